@@ -1,0 +1,746 @@
+"""The hostile mirror, asked by plain HTTP clients and by cargo, go and pip themselves.
+
+`Loopback*` needs nothing but openssl. `InNamespace*` runs the real tools against the real registries, through the
+mirror, in a network that holds nothing else; where namespaces or registries cannot be had it is skipped, or fails if
+XTASK_REQUIRE names `netns` or is `all`.
+"""
+
+import hashlib
+import http.client
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+DIRECTORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(DIRECTORY))
+
+import hostile_mirror  # noqa: E402
+import netns  # noqa: E402
+import upstream  # noqa: E402
+from faults import Fault, FaultError  # noqa: E402
+from protocols import relative  # noqa: E402
+from routes import Route, RouteError, RouteTable  # noqa: E402
+
+TEST_TIMEOUT_SECONDS = 120
+CRATE, CRATE_VERSION = "fnv", "1.0.7"
+MODULE, MODULE_VERSION = "github.com/pkg/errors", "v0.9.1"
+WHEEL, WHEEL_VERSION = "six", "1.16.0"
+REQUIRED = {"netns", "all"} & set(os.environ.get("XTASK_REQUIRE", "").split(","))
+
+
+def unavailable(reason: str):
+    """Skips the class or test, loudly; fails it where XTASK_REQUIRE says so."""
+    print(f"skipped: {reason}", file=sys.stderr)
+    raise RuntimeError(reason) if REQUIRED else unittest.SkipTest(reason)
+
+
+class TimedTest(unittest.TestCase):
+    def setUp(self):
+        def expire(_number, _frame):
+            raise TimeoutError(f"the test took longer than {TEST_TIMEOUT_SECONDS} s")
+
+        signal.signal(signal.SIGALRM, expire)
+        signal.alarm(TEST_TIMEOUT_SECONDS)
+        self.addCleanup(signal.alarm, 0)
+
+    def temporary_directory(self) -> Path:
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        return Path(directory.name)
+
+    def await_condition(self, condition, what: str):
+        deadline = time.monotonic() + 10
+        while not (result := condition()):
+            self.assertLess(time.monotonic(), deadline, f"never came true: {what}")
+            time.sleep(0.02)
+        return result
+
+
+class Tables(TimedTest):
+    def test_longest_prefix_wins_and_unknown_paths_have_no_route(self):
+        table = RouteTable.load(DIRECTORY / "cn.toml")
+        cases = {
+            ("mirrors.aliyun.com", "/goproxy/x/@v/list"): ("go", "/goproxy/"),
+            ("mirrors.aliyun.com", "/pypi/packages/x.whl"): ("simple", "/pypi/packages/"),
+            ("mirrors.aliyun.com", "/crates/api/v1/crates/a/1/download"): ("crates-files", "/crates/api/v1/crates/"),
+        }
+        for (host, path), expected in cases.items():
+            route, prefix = table.find(host, path)
+            self.assertEqual((route.kind, prefix), expected)
+        nested = RouteTable([Route("h", "/", "go"), Route("h", "/a/b/", "sumdb"), Route("h", "/a/", "hub")])
+        self.assertEqual(nested.find("h", "/a/b/c")[0].kind, "sumdb")
+        self.assertIsNone(table.find("rsproxy.cn", "/elsewhere"))
+        self.assertIn("registry.npmmirror.com", table.hosts)
+
+    def test_broken_tables_are_named_with_file_and_entry(self):
+        cases = {
+            "routes = [": "table.toml: ",
+            'routes = [{ host = "a", path = "/", kind = "gopher" }]': "kind is one of",
+            'routes = [{ host = "a", path = "/", kind = "simple" }]': "needs `files`",
+            'routes = [{ host = "a", path = "/", kind = "go", colour = "red" }]': "colour",
+        }
+        path = self.temporary_directory() / "table.toml"
+        for text, message in cases.items():
+            path.write_text(text)
+            with self.subTest(text), self.assertRaisesRegex(RouteError, re.escape(message)) as caught:
+                RouteTable.load(path)
+            self.assertIn(str(path), str(caught.exception))
+
+    def test_faults_are_parsed_or_refused_with_the_right_spelling(self):
+        self.assertEqual(Fault.parse("a/*.whl=flip"), Fault("a", "/*.whl", "flip", ""))
+        self.assertEqual(Fault.parse("a=429"), Fault("a", "/*", "429", "1"))
+        self.assertEqual(Fault.parse("a/x=redirect:https://b/?c=d"), Fault("a", "/x", "redirect", "https://b/?c=d"))
+        cases = {
+            "flip": "write HOST/GLOB=NAME",
+            "a/*=flop": "unknown name `flop`; known: ",
+            "a/*=stale": "stale:VERSION",
+            "a/x=refuse": "write a=refuse",
+            "a/*=flip:2": "takes no argument",
+            "a/*=429:soon": "takes a number",
+        }
+        for text, message in cases.items():
+            with self.subTest(text), self.assertRaisesRegex(FaultError, re.escape(message)):
+                Fault.parse(text)
+
+    def test_relative_links(self):
+        cases = [
+            ("/pypi/packages/", "/pypi/simple/six/", "../../packages/"),
+            ("/packages/", "/simple/six/", "../../packages/"),
+            ("/packages/", "/simple/six", "../packages/"),
+        ]
+        for target, page, expected in cases:
+            self.assertEqual(relative(target, page), expected)
+            self.assertEqual(urllib.parse.urljoin(f"https://h{page}", expected), f"https://h{target}")
+
+
+class LoopbackTest(TimedTest):
+    """A mirror over a directory of fixtures; `serve(*faults)` starts it."""
+
+    CONTENT = bytes(range(256)) * 400
+
+    def setUp(self):
+        super().setUp()
+        self.root = self.temporary_directory()
+        files = {
+            "crates/index/fn/v/fnv": b'{"name":"fnv","vers":"1.0.6"}\n{"name":"fnv","vers":"1.0.7"}\n',
+            "crates/fnv-1.0.7.crate": self.CONTENT,
+            "go/sumdb/x/supported": b"",
+            "go/example.org/m/@v/list": b"v1.0.0\nv1.1.0\n",
+            "go/example.org/m/@v/v1.1.0.zip": self.CONTENT,
+            "simple/Some_Pkg-1.0-py3-none-any.whl": b"wheel one",
+            "simple/some_pkg-2.0-py3-none-any.whl": self.CONTENT,
+            "hub/org/repo/model.safetensors": self.CONTENT,
+            "secret": b"outside of every fixture directory",
+        }
+        for name, content in files.items():
+            path = self.root / "fixtures" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    def serve(self, *faults: str) -> hostile_mirror.HostileMirror:
+        fixtures = {name: self.root / "fixtures" / name for name in ("crates", "go", "simple", "hub")}
+        options = hostile_mirror.Options(
+            DIRECTORY / "cn.toml", self.root / "state", self.root / "cache", list(faults), fixtures
+        )
+        serving = hostile_mirror.serve_on_loopback(options)
+        self.mirror = serving.__enter__()
+        self.addCleanup(serving.__exit__, None, None, None)
+        return self.mirror
+
+    def get(self, host, path, headers=None, method="GET", timeout=10):
+        """Returns (status, headers, body), redirects not followed."""
+        connection = http.client.HTTPConnection(self.mirror.url(host, "http").removeprefix("http://"), timeout=timeout)
+        try:
+            connection.request(method, path, headers=headers or {})
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+        finally:
+            connection.close()
+
+    CRATE_PATH = "/api/v1/crates/fnv/1.0.7/download"
+
+
+class LoopbackProtocols(LoopbackTest):
+    def test_crates_index_names_this_mirror_as_download_host(self):
+        mirror = self.serve()
+        config = json.loads(self.get("rsproxy.cn", "/index/config.json")[2])
+        self.assertEqual(config, {"dl": mirror.url("rsproxy.cn", "http") + "/api/v1/crates"})
+        second_host = json.loads(self.get("mirrors.ustc.edu.cn", "/crates.io-index/config.json")[2])["dl"]
+        self.assertEqual(second_host, mirror.url("crates-io.proxy.ustclug.org", "http") + "/api/v1/crates")
+        self.assertIn(b'"1.0.7"', self.get("rsproxy.cn", "/index/fn/v/fnv")[2])
+        self.assertEqual(self.get("rsproxy.cn", self.CRATE_PATH)[2], self.CONTENT)
+
+    def test_go_proxy_passes_the_checksum_database_only_where_the_table_says(self):
+        self.serve()
+        self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/list")[2], b"v1.0.0\nv1.1.0\n")
+        self.assertEqual(self.get("mirrors.aliyun.com", "/goproxy/example.org/m/@v/v1.1.0.zip")[2], self.CONTENT)
+        self.assertEqual(self.get("goproxy.cn", "/sumdb/x/supported")[0], 200)
+        self.assertEqual(self.get("mirrors.aliyun.com", "/goproxy/sumdb/x/supported")[0], 404)
+
+    def test_simple_pages_link_to_this_mirror_in_html_and_json(self):
+        mirror = self.serve()
+        digest = hashlib.sha256(self.CONTENT).hexdigest()
+        wanted = {"Accept": "application/vnd.pypi.simple.v1+json"}
+        for host, path in (
+            ("mirrors.aliyun.com", "/pypi/simple/some-pkg/"),
+            ("mirrors.ustc.edu.cn", "/pypi/simple/some-pkg/"),
+        ):
+            with self.subTest(host):
+                page_url = mirror.url(host, "http") + path
+                expected = mirror.url(host, "http") + "/pypi/packages/some_pkg-2.0-py3-none-any.whl"
+                _, headers, page = self.get(host, path)
+                self.assertTrue(headers["Content-Type"].startswith("text/html"))
+                links = re.findall(r'href="([^"#]+)#sha256=(\w+)"', page.decode())
+                self.assertEqual((urllib.parse.urljoin(page_url, links[1][0]), links[1][1]), (expected, digest))
+                _, headers, page = self.get(host, path, wanted)
+                self.assertEqual(headers["Content-Type"], wanted["Accept"])
+                file = json.loads(page)["files"][1]
+                self.assertEqual(urllib.parse.urljoin(page_url, file["url"]), expected)
+                self.assertEqual(file["hashes"], {"sha256": digest})
+        self.assertEqual(
+            self.get("mirrors.aliyun.com", "/pypi/packages/some_pkg-2.0-py3-none-any.whl")[2], self.CONTENT
+        )
+        self.assertEqual(self.get("mirrors.aliyun.com", "/pypi/simple/unknown/")[0], 404)
+
+    def test_hub_resolve_has_the_headers_clients_need(self):
+        self.serve()
+        digest = hashlib.sha256(self.CONTENT).hexdigest()
+        for method, body in (("HEAD", b""), ("GET", self.CONTENT)):
+            status, headers, got = self.get("hf-mirror.com", "/org/repo/resolve/main/model.safetensors", method=method)
+            self.assertEqual((status, got), (200, body))
+            self.assertRegex(headers["X-Repo-Commit"], r"^[0-9a-f]{40}$")
+            self.assertEqual((headers["ETag"], headers["X-Linked-Size"]), (f'"{digest}"', str(len(self.CONTENT))))
+
+    def test_redirect_routes_lead_to_another_host_of_the_table(self):
+        mirror = self.serve()
+        status, headers, _ = self.get("mirrors.cernet.edu.cn", "/pypi/web/simple/some-pkg/")
+        expected = mirror.url("mirrors.tuna.tsinghua.edu.cn", "http") + "/pypi/web/simple/some-pkg/"
+        self.assertEqual((status, headers["Location"]), (302, expected))
+
+    def test_fixtures_cannot_be_left(self):
+        self.serve()
+        for path in ("/org/repo/resolve/main/../../../secret", "/org/repo/resolve/main/..%2f..%2f..%2fsecret"):
+            self.assertEqual(self.get("hf-mirror.com", path)[0], 404)
+
+    def test_ranges(self):
+        self.serve()
+        size = len(self.CONTENT)
+        etag = self.get("rsproxy.cn", self.CRATE_PATH)[1]["ETag"]
+        cases = [
+            ({"Range": "bytes=10-19"}, 206, f"bytes 10-19/{size}", self.CONTENT[10:20]),
+            ({"Range": f"bytes={size - 5}-"}, 206, f"bytes {size - 5}-{size - 1}/{size}", self.CONTENT[-5:]),
+            ({"Range": "bytes=-7"}, 206, f"bytes {size - 7}-{size - 1}/{size}", self.CONTENT[-7:]),
+            ({"Range": f"bytes={size}-"}, 416, f"bytes */{size}", b""),
+            ({"Range": "bytes=10-19", "If-Range": etag}, 206, f"bytes 10-19/{size}", self.CONTENT[10:20]),
+            ({"Range": "bytes=10-19", "If-Range": '"old"'}, 200, None, self.CONTENT),
+            ({"If-None-Match": etag}, 304, None, b""),
+        ]
+        for headers, status, content_range, body in cases:
+            with self.subTest(headers):
+                got = self.get("rsproxy.cn", self.CRATE_PATH, headers)
+                self.assertEqual((got[0], got[1]["Content-Range"], got[2]), (status, content_range, body))
+
+    def test_tls_by_the_test_authority_only(self):
+        mirror = self.serve()
+        url = mirror.url("rsproxy.cn", "https")
+        context = ssl.create_default_context(cafile=mirror.authority.bundle)
+        with urllib.request.urlopen(f"{url}/index/config.json", context=context, timeout=10) as response:
+            self.assertEqual(json.load(response), {"dl": f"{url}/api/v1/crates"})
+        with self.assertRaises(ssl.SSLCertVerificationError):
+            self.handshake("rsproxy.cn", ssl.create_default_context())
+        self.handshake("rsproxy.cn", context)
+        with self.assertRaisesRegex(ssl.SSLCertVerificationError, "mismatch"):
+            self.handshake("rsproxy.cn", context, name="goproxy.cn")
+
+    def handshake(self, host, context, name=None):
+        address = urllib.parse.urlsplit(self.mirror.url(host, "https"))
+        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+            with context.wrap_socket(connection, server_hostname=name or host):
+                pass
+
+    def test_log_has_one_line_for_every_answer_by_the_time_the_client_has_it(self):
+        mirror = self.serve("rsproxy.cn/index/*=html")
+        for _ in range(50):
+            self.get("goproxy.cn", "/example.org/m/@v/list", {"User-Agent": "probe"})
+        self.get("rsproxy.cn", self.CRATE_PATH, {"Range": "bytes=0-9"})
+        self.get("rsproxy.cn", "/index/fn/v/fnv")
+        self.get("rsproxy.cn", "/nowhere")
+        entries = mirror.log_entries()
+        self.assertEqual(len(entries), 53)
+        self.assertEqual(
+            {name: value for name, value in entries[0].items() if name != "time"},
+            {
+                "ecosystem": "go",
+                "host": "goproxy.cn",
+                "scheme": "http",
+                "method": "GET",
+                "path": "/example.org/m/@v/list",
+                "status": 200,
+                "bytes": 14,
+                "range": None,
+                "user_agent": "probe",
+                "fault": None,
+            },
+        )
+        facts = [(e["ecosystem"], e["status"], e["bytes"], e["range"], e["fault"]) for e in entries[50:]]
+        portal_bytes = facts[1][2]
+        self.assertEqual(
+            facts,
+            [
+                ("crates", 206, 10, "bytes=0-9", None),
+                ("crates", 200, portal_bytes, None, "html"),
+                (None, 404, 10, None, None),
+            ],
+        )
+
+    def test_serve_announces_itself_in_one_line_and_stops_on_sigterm(self):
+        argv = [
+            sys.executable,
+            "-B",
+            str(DIRECTORY / "hostile_mirror.py"),
+            "serve",
+            "--state",
+            str(self.root / "cli"),
+            "--fixtures",
+            f"go={self.root / 'fixtures/go'}",
+            "--fault",
+            "goproxy.io/*=html",
+        ]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+            self.addCleanup(process.kill)
+            ready = json.loads(process.stdout.readline())
+            with urllib.request.urlopen(
+                ready["hosts"]["goproxy.cn"]["http"] + "/example.org/m/@v/list", timeout=10
+            ) as got:
+                self.assertEqual(got.read(), b"v1.0.0\nv1.1.0\n")
+            with urllib.request.urlopen(
+                ready["hosts"]["goproxy.io"]["http"] + "/example.org/m/@v/list", timeout=10
+            ) as got:
+                self.assertIn(b"<html>", got.read())
+            self.assertEqual(len(Path(ready["log"]).read_text().splitlines()), 2)
+            process.terminate()
+            self.assertEqual((process.wait(10), process.stdout.read()), (0, ""))
+        broken = subprocess.run([*argv, "--fault", "x=y"], capture_output=True, text=True, timeout=30)
+        self.assertEqual(broken.returncode, 2)
+        self.assertIn("unknown name `y`", broken.stderr)
+
+
+class LoopbackFaults(LoopbackTest):
+    def fetch(self, **keywords):
+        return self.get("rsproxy.cn", self.CRATE_PATH, **keywords)
+
+    def last_fault(self):
+        entry = self.mirror.log_entries()[-1]
+        return entry["fault"], entry["status"]
+
+    def test_a_fault_hits_its_host_and_path_only(self):
+        self.serve("rsproxy.cn/*/download=html")
+        self.assertNotEqual(self.fetch()[2], self.CONTENT)
+        self.assertIn(b'"dl"', self.get("rsproxy.cn", "/index/config.json")[2])
+        self.assertEqual(self.get("mirrors.aliyun.com", f"/crates{self.CRATE_PATH}")[2], self.CONTENT)
+
+    def test_refuse(self):
+        self.serve("rsproxy.cn=refuse")
+        with self.assertRaises(ConnectionRefusedError):
+            self.fetch()
+        self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/list")[0], 200)
+
+    def test_blackhole(self):
+        self.serve("rsproxy.cn=blackhole")
+        with self.assertRaises(TimeoutError):
+            socket.create_connection(("127.0.0.1", int(self.mirror.url("rsproxy.cn", "http").rpartition(":")[2])), 0.5)
+        self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/list")[0], 200)
+
+    def test_tls(self):
+        mirror = self.serve("rsproxy.cn=tls")
+        context = ssl.create_default_context(cafile=mirror.authority.bundle)
+        with self.assertRaises(urllib.error.URLError) as caught:
+            urllib.request.urlopen(mirror.url("rsproxy.cn", "https"), context=context, timeout=10)
+        self.assertIn("self-signed", str(caught.exception).replace("self signed", "self-signed"))
+        self.await_condition(mirror.log_entries, "a log line for the failed handshake")
+        self.assertEqual(self.last_fault(), ("tls", 0))
+
+    def test_silent(self):
+        self.serve("rsproxy.cn/*=silent")
+        with self.assertRaises(TimeoutError):
+            self.fetch(timeout=0.5)
+        self.assertEqual(self.last_fault(), ("silent", 0))
+
+    def test_drip(self):
+        self.serve("rsproxy.cn/*=drip")
+        connection = http.client.HTTPConnection(
+            self.mirror.url("rsproxy.cn", "http").removeprefix("http://"), timeout=10
+        )
+        self.addCleanup(connection.close)
+        connection.request("GET", self.CRATE_PATH)
+        response = connection.getresponse()
+        self.assertEqual((response.status, response.length), (200, len(self.CONTENT)))
+        response.read(1)
+        started = time.monotonic()
+        response.read(2)
+        self.assertGreater(time.monotonic() - started, 1.5)
+        connection.close()
+        response.close()
+        self.await_condition(self.mirror.log_entries, "a log line once the client hung up")
+        self.assertEqual(self.last_fault(), ("drip", 200))
+        self.assertLess(self.mirror.log_entries()[-1]["bytes"], 10)
+
+    def test_html(self):
+        self.serve("rsproxy.cn/*=html")
+        status, headers, body = self.fetch()
+        self.assertEqual((status, headers["Content-Type"]), (200, "text/html; charset=utf-8"))
+        self.assertTrue(body.startswith(b"<!doctype html>"))
+
+    def test_trunc(self):
+        self.serve("rsproxy.cn/*=trunc")
+        with self.assertRaises(http.client.IncompleteRead) as caught:
+            self.fetch()
+        self.assertEqual(caught.exception.partial, self.CONTENT[: len(self.CONTENT) // 2])
+
+    def test_429_ends_when_its_retry_after_has_passed(self):
+        self.serve("rsproxy.cn/*=429:1", "goproxy.cn/*=429:3600")
+        started = time.monotonic()
+        status, headers, _ = self.fetch()
+        self.assertEqual((status, headers["Retry-After"]), (429, "1"))
+        self.assertEqual(self.fetch()[0], 429)
+        self.await_condition(lambda: self.fetch()[0] == 200, "200 after the time of Retry-After")
+        self.assertGreater(time.monotonic() - started, 0.9)
+        self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/list")[1]["Retry-After"], "3600")
+
+    def test_502_then_ok_counts_by_path(self):
+        self.serve("rsproxy.cn/*=502-then-ok:2")
+        self.assertEqual([self.fetch()[0] for _ in range(4)], [502, 502, 200, 200])
+        self.assertEqual(self.last_fault(), (None, 200))
+        self.assertEqual(self.get("rsproxy.cn", "/index/config.json")[0], 502)
+
+    def test_flip_changes_one_byte_whether_ranged_or_whole_and_keeps_the_etag(self):
+        self.serve("rsproxy.cn/*=flip")
+        _, headers, body = self.fetch()
+        differing = [index for index, (got, sent) in enumerate(zip(body, self.CONTENT)) if got != sent]
+        self.assertEqual((len(body), len(differing)), (len(self.CONTENT), 1))
+        self.assertEqual(headers["ETag"], f'"{hashlib.sha256(self.CONTENT).hexdigest()[:32]}"')
+        position = differing[0]
+        ranged = self.fetch(headers={"Range": f"bytes={position}-{position}"})[2]
+        self.assertEqual(ranged, body[position : position + 1])
+
+    def test_redirect(self):
+        self.serve("rsproxy.cn/*=redirect:https://goproxy.cn", "goproxy.io/*=redirect:https://leak.invalid/cdn/")
+        self.assertEqual(self.fetch()[1]["Location"], self.mirror.url("goproxy.cn", "http") + self.CRATE_PATH)
+        self.assertEqual(self.get("goproxy.io", "/x")[1]["Location"], "https://leak.invalid/cdn/x")
+
+    def test_norange(self):
+        self.serve("rsproxy.cn/*=norange")
+        status, headers, body = self.fetch(headers={"Range": "bytes=10-19"})
+        self.assertEqual((status, headers["Accept-Ranges"], body), (200, None, self.CONTENT))
+
+    def test_stale_hides_one_version_in_every_ecosystem(self):
+        self.serve("rsproxy.cn/*=stale:1.0.7", "goproxy.cn/*=stale:1.1.0", "mirrors.aliyun.com/*=stale:2.0")
+        self.assertEqual(self.get("rsproxy.cn", "/index/fn/v/fnv")[2], b'{"name":"fnv","vers":"1.0.6"}\n')
+        self.assertEqual(self.fetch()[0], 404)
+        self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/list")[2], b"v1.0.0\n")
+        self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/v1.1.0.zip")[0], 404)
+        for headers in ({}, {"Accept": "application/vnd.pypi.simple.v1+json"}):
+            page = self.get("mirrors.aliyun.com", "/pypi/simple/some-pkg/", headers)[2]
+            self.assertIn(b"Some_Pkg-1.0-py3", page)
+            self.assertNotIn(b"some_pkg-2.0-py3", page)
+        self.assertEqual(self.get("mirrors.aliyun.com", "/pypi/packages/some_pkg-2.0-py3-none-any.whl")[0], 404)
+
+
+class InNamespaceTest(TimedTest):
+    @classmethod
+    def setUpClass(cls):
+        if reason := netns.why_impossible():
+            unavailable(f"no network namespaces here: {reason}")
+
+    def setUp(self):
+        super().setUp()
+        self.directory = self.temporary_directory()
+        self.state = self.directory / "state"
+
+    def run_inside(self, command, *options, network="run", environment=None):
+        """Runs the command in the namespace; returns the finished process, output as text."""
+        argv = [sys.executable, "-B", str(DIRECTORY / "netns.py"), network]
+        if network == "run":
+            argv += ["--state", str(self.state)]
+        argv += [word for option in options for word in ("--fault", option)]
+        argv += [word for name, value in (environment or {}).items() for word in ("--env", f"{name}={value}")]
+        return subprocess.run(
+            [*argv, "--", *command], cwd=self.directory, capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS
+        )
+
+    def log(self):
+        return [json.loads(line) for line in (self.state / "access.jsonl").read_text().splitlines()]
+
+
+class InNamespaceIsolation(InNamespaceTest):
+    def test_only_the_hosts_of_the_table_resolve_and_nothing_else_is_routed(self):
+        script = """
+import socket, sys
+for host in ("rsproxy.cn", "goproxy.cn"):
+    print(socket.gethostbyname(host).rpartition(".")[0])
+for attempt in (lambda: socket.gethostbyname("example.com"), lambda: socket.create_connection(sys.argv[1].split(), 3)):
+    try:
+        print(attempt())
+    except OSError as error:
+        print("failed")
+"""
+        outside = socket.create_server(("0.0.0.0", 0))
+        self.addCleanup(outside.close)
+        route = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(route.close)
+        try:
+            route.connect(("203.0.113.1", 9))  # Sends nothing; names the address this machine would send from.
+            address = route.getsockname()[0]
+        except OSError:
+            address = "203.0.113.1"
+        target = f"{address} {outside.getsockname()[1]}"
+        done = self.run_inside([sys.executable, "-c", script, target])
+        self.assertEqual(done.stdout.split(), ["10.231.0", "10.231.0", "failed", "failed"], done.stderr)
+        done = self.run_inside(
+            [sys.executable, "-c", script.replace("rsproxy.cn", "localhost").replace('"goproxy.cn"', ""), target],
+            network="empty",
+        )
+        self.assertEqual(done.stdout.split(), ["127.0.0", "failed", "failed"], done.stderr)
+
+    def test_environment_keeps_no_mirror_proxy_or_real_authority(self):
+        hostile = {"PIP_INDEX_URL": "http://x", "https_proxy": "http://x", "CURL_CA_BUNDLE": "/x", "GOPROXY": "off"}
+        for name, value in hostile.items():
+            self.addCleanup(os.environ.__setitem__, name, os.environ[name]) if name in os.environ else self.addCleanup(
+                os.environ.pop, name, None
+            )
+            os.environ[name] = value
+        done = self.run_inside(["env", "-0"], environment={"ADDED": "a=b"})
+        seen = dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
+        self.assertEqual(hostile.keys() & seen.keys(), set())
+        self.assertEqual(seen["ADDED"], "a=b")
+        self.assertEqual(seen["SSL_CERT_FILE"], str(self.state / "authority/ca.pem"))
+
+    def test_exit_codes_are_the_commands_own(self):
+        self.assertEqual(self.run_inside(["sh", "-c", "exit 7"], network="empty").returncode, 7)
+        self.assertEqual(self.run_inside(["sh", "-c", "kill -9 $$"], network="empty").returncode, 137)
+        missing = self.run_inside(["no-such-command"], network="empty")
+        self.assertEqual(missing.returncode, 127)
+        self.assertIn("no-such-command", missing.stderr)
+
+    def test_nothing_survives_the_command_or_the_death_of_netns_itself(self):
+        marker = f"{os.getpid()}{time.monotonic_ns()}"
+        self.run_inside(["sh", "-c", f"sleep {marker} & exit 0"], network="empty")
+        self.await_condition(lambda: not processes_named(marker), "the background process is gone")
+        argv = [
+            sys.executable,
+            "-B",
+            str(DIRECTORY / "netns.py"),
+            "run",
+            "--state",
+            str(self.state),
+            "--",
+            "sleep",
+            marker,
+        ]
+        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            self.await_condition(lambda: ["sleep", marker] in processes_named(marker), "the command runs")
+            process.kill()
+        self.await_condition(lambda: not processes_named(marker), "the command is gone")
+
+    def test_refused_and_blackholed_hosts(self):
+        script = """
+import socket, sys
+for host in ("rsproxy.cn", "goproxy.io", "goproxy.cn"):
+    try:
+        socket.create_connection((host, 443), 1).close()
+        print("connected")
+    except OSError as error:
+        print(type(error).__name__)
+"""
+        done = self.run_inside([sys.executable, "-c", script], "rsproxy.cn=refuse", "goproxy.io=blackhole")
+        self.assertEqual(done.stdout.split(), ["ConnectionRefusedError", "TimeoutError", "connected"], done.stderr)
+
+
+def processes_named(word: str) -> list[list[str]]:
+    """The argument lists of all processes that have this argument."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_bytes().decode("utf-8", "replace").split("\0")[:-1]
+        except OSError:
+            continue
+        if any(word in argument for argument in arguments):
+            found.append(arguments)
+    return found
+
+
+class InNamespaceTools(InNamespaceTest):
+    """The tools' own words are asserted only where a fault shall stop them; who was asked for what is in the log."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        missing = [tool for tool in ("cargo", "go") if shutil.which(tool) is None]
+        missing += ["pip"] if importlib.util.find_spec("pip") is None else []
+        if missing:
+            unavailable(f"{', '.join(missing)} not found")
+        registries = upstream.Registries()
+        try:
+            for url in (registries.crates_index + "config.json", registries.go_proxy, registries.simple_index + "six/"):
+                upstream.fetch(url, "*/*")
+        except upstream.UpstreamError as error:
+            unavailable(f"the real registries cannot be reached: {error}")
+
+    def cargo(self, *faults, index="https://rsproxy.cn/index/"):
+        package = self.directory / "package"
+        (package / "src").mkdir(parents=True)
+        (package / "src/lib.rs").touch()
+        (package / "Cargo.toml").write_text(
+            f'[package]\nname = "tiny"\nedition = "2021"\n[dependencies]\n{CRATE} = "={CRATE_VERSION}"\n'
+        )
+        command = [
+            "cargo",
+            "fetch",
+            "--manifest-path",
+            str(package / "Cargo.toml"),
+            "--config",
+            'source.crates-io.replace-with="mirror"',
+            "--config",
+            f'source.mirror.registry="sparse+{index}"',
+        ]
+        cargo_home = self.directory / "cargo-home"
+        return self.run_inside(command, *faults, environment={"CARGO_HOME": cargo_home, "CARGO_NET_RETRY": "1"})
+
+    def go(self, *faults, proxy="https://goproxy.cn", **environment):
+        (self.directory / "go.mod").write_text("module tiny\n\ngo 1.20\n")
+        environment = {
+            "GOPROXY": proxy,
+            "GOMODCACHE": self.directory / "modules",
+            "GOPATH": self.directory / "gopath",
+            "GOENV": "off",
+            "GOTOOLCHAIN": "local",
+            "GOFLAGS": "-modcacherw",
+            **environment,
+        }
+        command = ["go", "mod", "download", f"{MODULE}@{MODULE_VERSION}"]
+        return self.run_inside(command, *faults, environment=environment)
+
+    def pip(self, *faults, index="https://mirrors.aliyun.com/pypi/simple/"):
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--isolated",
+            "--disable-pip-version-check",
+            "download",
+            "--no-cache-dir",
+            "--no-deps",
+            "--retries",
+            "0",
+            "--index-url",
+            index,
+            "--cert",
+            str(self.state / "authority/ca.pem"),
+            "--dest",
+            str(self.directory / "wheels"),
+            f"{WHEEL}=={WHEEL_VERSION}",
+        ]
+        return self.run_inside(command, *faults)
+
+    def assert_done(self, done):
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def assert_refused(self, done, message):
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn(message, done.stdout + done.stderr)
+
+    def requests(self, host):
+        return [entry["path"] for entry in self.log() if entry["host"] == host and entry["status"] == 200]
+
+    def hosts(self):
+        return {entry["host"] for entry in self.log()}
+
+    def test_cargo_fetches_from_an_empty_home(self):
+        self.assert_done(self.cargo())
+        self.assertEqual(
+            self.requests("rsproxy.cn"),
+            [
+                "/index/config.json",
+                "/index/3/f/fnv",
+                f"/api/v1/crates/{CRATE}/{CRATE_VERSION}/download",
+            ],
+        )
+        self.assertEqual(self.hosts(), {"rsproxy.cn"})
+        crates = list(self.directory.glob(f"cargo-home/registry/cache/*/{CRATE}-{CRATE_VERSION}.crate"))
+        self.assertEqual(len(crates), 1)
+
+    def test_cargo_follows_dl_to_the_second_host(self):
+        self.assert_done(self.cargo(index="https://mirrors.ustc.edu.cn/crates.io-index/"))
+        self.assertEqual(self.hosts(), {"mirrors.ustc.edu.cn", "crates-io.proxy.ustclug.org"})
+
+    def test_cargo_refuses_a_flipped_crate(self):
+        self.assert_refused(self.cargo("rsproxy.cn/*/download=flip"), "failed to verify the checksum")
+        self.assertEqual([entry["fault"] for entry in self.log()][-1], "flip")
+
+    def test_cargo_calls_a_stale_index_a_missing_version(self):
+        self.assert_refused(self.cargo(f"rsproxy.cn/*=stale:{CRATE_VERSION}"), "failed to select a version")
+
+    def test_cargo_retries_a_502(self):
+        self.assert_done(self.cargo("rsproxy.cn/*/download=502-then-ok"))
+        statuses = [entry["status"] for entry in self.log() if entry["path"].endswith("/download")]
+        self.assertEqual(statuses, [502, 200])
+
+    def test_go_downloads_with_the_checksum_database_through_the_proxy(self):
+        self.assert_done(self.go())
+        paths = self.requests("goproxy.cn")
+        self.assertIn(f"/{MODULE}/@v/{MODULE_VERSION}.zip", paths)
+        self.assertTrue(any(re.match(rf"/sumdb/[^/]+/lookup/{MODULE}@{MODULE_VERSION}", path) for path in paths), paths)
+        self.assertEqual(self.hosts(), {"goproxy.cn"})
+
+    def test_go_downloads_with_a_checksum_database_of_its_own_host(self):
+        self.assert_done(self.go(proxy="https://mirrors.aliyun.com/goproxy/", GOSUMDB="sum.golang.google.cn"))
+        self.assertIn(f"/lookup/{MODULE}@{MODULE_VERSION}", self.requests("sum.golang.google.cn"))
+        self.assertEqual(self.hosts(), {"mirrors.aliyun.com", "sum.golang.google.cn"})
+
+    def test_go_refuses_a_flipped_module(self):
+        done = self.go("goproxy.cn/*.zip=flip")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertRegex(done.stderr, "SECURITY ERROR|checksum error|invalid|flate")
+        self.assertFalse((self.directory / "modules" / f"{MODULE}@{MODULE_VERSION}").exists())
+
+    def test_go_stops_at_a_portal_page(self):
+        self.assert_refused(self.go("goproxy.cn/*=html"), "errors@v0.9.1")
+
+    def test_pip_downloads_a_wheel(self):
+        self.assert_done(self.pip())
+        self.assertEqual(
+            [path.name for path in (self.directory / "wheels").iterdir()], ["six-1.16.0-py2.py3-none-any.whl"]
+        )
+        index, *metadata, wheel = self.requests("mirrors.aliyun.com")
+        self.assertIn(metadata, ([], [f"{wheel}.metadata"]))  # Newer pips ask for the metadata first.
+        self.assertEqual(index, "/pypi/simple/six/")
+        self.assertRegex(wheel, r"^/pypi/packages/.*/six-1\.16\.0-py2\.py3-none-any\.whl$")
+        self.assertEqual(self.hosts(), {"mirrors.aliyun.com"})
+
+    def test_pip_follows_a_redirecting_mirror(self):
+        self.assert_done(self.pip(index="https://mirrors.cernet.edu.cn/pypi/web/simple/"))
+        self.assertEqual(self.hosts(), {"mirrors.cernet.edu.cn", "mirrors.tuna.tsinghua.edu.cn"})
+
+    def test_pip_refuses_a_flipped_wheel(self):
+        self.assert_refused(self.pip("mirrors.aliyun.com/*.whl=flip"), "DO NOT MATCH THE HASHES")
+
+    def test_pip_calls_a_portal_page_no_such_package(self):
+        self.assert_refused(self.pip("mirrors.aliyun.com/*=html"), "from versions: none")
+
+
+if __name__ == "__main__":
+    unittest.main()
