@@ -1,0 +1,462 @@
+//! Builds a binary of the nested workspace, trying the crates endpoints of the chosen profile in turn.
+//!
+//! It never writes a cargo configuration file (settings are arguments and environment of that one cargo) and never
+//! contacts anything while the crates are already here. Cargo itself knows no fallback and waits for minutes on a
+//! silent host, hence the bounds, the probe and the order. Cargo verifies every crate against `Cargo.lock`, so a lying
+//! endpoint is one more endpoint that failed.
+
+use crate::arguments::Request;
+use crate::failure::{self, Failure};
+use crate::profile::{Choice, Endpoint, Profiles};
+use crate::stamp;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+/// A host that does not even accept a connection in this time is not asked for crates.
+const PROBE_SECONDS: u64 = 3;
+
+/// Bounds of one endpoint. Without them cargo waits 132 s on a silent host and for ever on one byte a second; with them
+/// it gives up after two tries of about six seconds. A caller's own values are kept.
+const BOUNDS: [(&str, &str); 3] =
+    [("CARGO_HTTP_TIMEOUT", "5"), ("CARGO_HTTP_LOW_SPEED_LIMIT", "1000"), ("CARGO_NET_RETRY", "1")];
+
+/// With one of these, hosts are reached through a proxy and connecting to them directly proves nothing.
+const PROXY_VARIABLES: [&str; 6] =
+    ["CARGO_HTTP_PROXY", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "http_proxy"];
+
+/// One binary of the nested workspace `xtask/crates`:
+/// ```text
+/// target/xtask/tool/            cargo's target folder for all of them
+///   conductor.stamp             what its binary was built from
+///   endpoint                    the crates endpoint that last served: another URL would compile every crate again
+/// ```
+pub struct Tool<'a> {
+    root: &'a Path,
+    package: &'a str,
+    workspace: PathBuf,
+    target: PathBuf,
+}
+
+enum Attempt {
+    /// With what CARGO_HOME holds from this endpoint.
+    Offline(Endpoint),
+    Online(Endpoint),
+    /// Not worth a try, and why.
+    Dead(Endpoint, String),
+}
+
+/// How one run of cargo ended.
+enum Outcome {
+    Built(PathBuf),
+    /// This endpoint did not deliver, in cargo's last words.
+    Unserved(String),
+    /// A crate was not the one that `Cargo.lock` pins.
+    Forged(String),
+}
+
+impl<'a> Tool<'a> {
+    pub fn new(root: &'a Path, package: &'a str) -> Result<Self, Failure> {
+        let workspace = root.join("xtask").join("crates");
+        let plain = package.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        if !plain || !workspace.join(package).join("Cargo.toml").is_file() {
+            let message = format!("there is no package `{package}` in {}", workspace.display());
+            return Err(Failure::new(failure::USAGE, message).hint("is this checkout complete? `git status` tells"));
+        }
+        Ok(Self { root, package, workspace, target: root.join("target").join("xtask").join("tool") })
+    }
+
+    /// # Errors
+    /// Why a build is needed.
+    pub fn fresh(&self) -> Result<PathBuf, String> {
+        stamp::check(&self.stamp(), self.root)
+    }
+
+    pub fn build(&self, request: &Request, reason: &str) -> Result<PathBuf, Failure> {
+        let profiles = Profiles::of(request.repo.as_deref().unwrap_or(self.root));
+        let choice = profiles.choose(request)?;
+        let offline_asked = profiles.offline(request);
+        fs::create_dir_all(&self.target).map_err(|error| {
+            Failure::new(failure::DISK, format!("cannot create the folder {}", self.target.display())).because(error)
+        })?;
+        let through = match &choice {
+            Choice::Plain { .. } => String::new(),
+            Choice::Profile { name, .. } => format!(", crates through mirror `{name}`"),
+        };
+        eprintln!("building {} ({reason}){through}", self.name());
+        let mut failures = Vec::new();
+        for attempt in self.attempts(&choice, offline_asked) {
+            let (endpoint, offline) = match attempt {
+                Attempt::Offline(endpoint) => (endpoint, true),
+                Attempt::Online(endpoint) => (endpoint, false),
+                Attempt::Dead(endpoint, reason) => {
+                    failures.push((endpoint, Outcome::Unserved(reason)));
+                    continue;
+                }
+            };
+            let bounded = matches!(choice, Choice::Profile { .. });
+            match self.cargo(&endpoint, offline, bounded)? {
+                Outcome::Built(binary) => {
+                    // Best effort: without it the next build may start at another endpoint.
+                    let _ = stamp::write_atomically(&self.last_endpoint(), &endpoint.to_string());
+                    return Ok(binary);
+                }
+                _ if offline && !offline_asked => {}
+                failed => {
+                    if let (false, Outcome::Unserved(reason) | Outcome::Forged(reason)) = (offline, &failed) {
+                        eprintln!("  {endpoint}: {reason}");
+                    }
+                    failures.push((endpoint, failed));
+                }
+            }
+        }
+        Err(self.unserved(&choice, request, &profiles, failures))
+    }
+
+    /// First what needs no network, since crates that are here already are verified and cost nothing; then the endpoints
+    /// that accept a connection.
+    fn attempts(&self, choice: &Choice, offline: bool) -> Box<dyn Iterator<Item = Attempt>> {
+        let last = fs::read_to_string(self.last_endpoint()).unwrap_or_default();
+        let is_last = |endpoint: &Endpoint| endpoint.to_string() == last;
+        let mut endpoints = match choice {
+            Choice::Plain { known, contacts } => {
+                let mut attempts: Vec<Attempt> =
+                    known.iter().filter(|&endpoint| is_last(endpoint)).cloned().map(Attempt::Offline).collect();
+                let direct = if offline || !contacts { Attempt::Offline } else { Attempt::Online };
+                attempts.push(direct(Endpoint::Direct));
+                return Box::new(attempts.into_iter());
+            }
+            Choice::Profile { endpoints, .. } => endpoints.clone(),
+        };
+        endpoints.sort_by_key(|endpoint| !is_last(endpoint));
+        if offline {
+            return Box::new(endpoints.into_iter().map(Attempt::Offline));
+        }
+        let candidates = if endpoints.first().is_some_and(is_last) { 1 } else { endpoints.len() };
+        let cached = endpoints.clone().into_iter().take(candidates).map(Attempt::Offline);
+        // Lazily: hosts are probed only when nothing cached sufficed.
+        Box::new(cached.chain(std::iter::once_with(|| reachable(endpoints)).flatten()))
+    }
+
+    /// Runs cargo once and relays what it says, except the error of an endpoint that did not deliver.
+    ///
+    /// One `cargo build` rather than a `cargo fetch` before it: fetching would bring the crates of the whole workspace,
+    /// tests and satellites included, over a network that is slow.
+    fn cargo(&self, endpoint: &Endpoint, offline: bool, bounded: bool) -> Result<Outcome, Failure> {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(&cargo);
+        command.args(["build", "--locked", "--package", self.package, "--bin", self.package]);
+        // Where the binary is depends on the caller's cargo configuration: cargo says it.
+        command.arg("--message-format=json-render-diagnostics");
+        command.args(offline.then_some("--offline"));
+        command.args(arguments(endpoint));
+        command.current_dir(&self.workspace).env("CARGO_TARGET_DIR", &self.target);
+        // The tool runs on this machine, whatever the caller is building for.
+        command.env_remove("CARGO_BUILD_TARGET");
+        if bounded {
+            command.envs(BOUNDS.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
+        }
+        if std::io::stderr().is_terminal() && env::var_os("CARGO_TERM_COLOR").is_none() {
+            command.env("CARGO_TERM_COLOR", "always");
+        }
+        let started = SystemTime::now();
+        let cannot_start = |error| {
+            let message = format!("cannot build {}: cannot start {}", self.name(), cargo.to_string_lossy());
+            Failure::new(failure::MISSING, message).because(error).hint("start it through cargo: `cargo xtask …`")
+        };
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null()).spawn().map_err(cannot_start)?;
+        let messages = child.stdout.take().map(|mut pipe| {
+            thread::spawn(move || {
+                let mut text = String::new();
+                pipe.read_to_string(&mut text).map(|_| text).unwrap_or_default()
+            })
+        });
+        let complaint = child.stderr.take().map(relay).unwrap_or_default();
+        let status = child.wait().map_err(cannot_start)?;
+        let messages = messages.and_then(|reader| reader.join().ok()).unwrap_or_default();
+        if status.success() {
+            eprint!("{complaint}");
+            let binary = executable(&messages)
+                .ok_or_else(|| Failure::new(failure::CHILD, format!("cargo built no binary `{}`", self.package)))?;
+            // Best effort: without a stamp the next run asks cargo again.
+            let _ = stamp::record(&self.stamp(), &binary, &self.workspace, started);
+            return Ok(Outcome::Built(binary));
+        }
+        let plain = without_colours(&complaint);
+        match fault(&plain) {
+            Some(Fault::Endpoint) => Ok(Outcome::Unserved(reason(&plain))),
+            Some(Fault::Crate) => Ok(Outcome::Forged(self.forgery(&plain))),
+            None => {
+                eprint!("{complaint}");
+                Err(self.failed(&plain, &command, status.to_string()))
+            }
+        }
+    }
+
+    fn failed(&self, complaint: &str, command: &Command, status: String) -> Failure {
+        let message = format!("cannot build {}", self.name());
+        if complaint.contains("No space left on device") {
+            return Failure::new(failure::DISK, message)
+                .because(format!("no space left on the file system of {}", self.target.display()))
+                .hint("free some space; what is finished so far is kept");
+        }
+        if complaint.contains("linker `cc` not found") {
+            return Failure::new(failure::MISSING, message)
+                .because("there is no C linker (`cc`) on PATH")
+                .hint("install one: `apt-get install gcc` or `dnf install gcc` (macOS: `xcode-select --install`)");
+        }
+        // Up to the settings, which may hold credentials.
+        let words = command.get_args().take_while(|word| *word != "--config");
+        let line = [command.get_program()].into_iter().chain(words).map(|word| word.to_string_lossy());
+        let line = line.collect::<Vec<_>>().join(" ");
+        Failure::new(failure::CHILD, message)
+            .because(format!("`{line}` in {} failed ({status}); its message is above", self.workspace.display()))
+    }
+
+    /// Cargo names the crate only; what was expected stands in the lock file.
+    fn forgery(&self, complaint: &str) -> String {
+        let lock = fs::read_to_string(self.workspace.join("Cargo.lock")).unwrap_or_default();
+        let words = complaint.split_once("failed to verify the checksum of `").map_or("", |(_, rest)| rest);
+        let mut words = words.split([' ', '`']);
+        let (name, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let entry = format!("name = \"{name}\"\nversion = \"{}\"\n", version.trim_start_matches('v'));
+        let pinned = lock.split("\n\n").find_map(|package| package.split_once(&entry)?.1.split_once("checksum = \""));
+        match pinned.and_then(|(_, rest)| rest.split('"').next()) {
+            Some(sha256) => {
+                format!("it sent `{name} {version}` with other bytes than Cargo.lock pins (sha256 {sha256})")
+            }
+            None => reason(complaint),
+        }
+    }
+
+    fn unserved(
+        &self,
+        choice: &Choice,
+        request: &Request,
+        profiles: &Profiles,
+        failures: Vec<(Endpoint, Outcome)>,
+    ) -> Failure {
+        let forged = failures.iter().any(|(_, outcome)| matches!(outcome, Outcome::Forged(_)));
+        let exit = if forged { failure::INTEGRITY } else { failure::NETWORK };
+        let message = format!("cannot build {}: its crates could not be fetched", self.name());
+        let mut it = Failure::new(exit, message);
+        for (endpoint, outcome) in failures {
+            let place = match endpoint {
+                Endpoint::Direct => "cargo's own registry".to_owned(),
+                Endpoint::Registry(_) => endpoint.to_string(),
+            };
+            if let Outcome::Unserved(reason) | Outcome::Forged(reason) = outcome {
+                it = it.because(format!("{place}: {reason}"));
+            }
+        }
+        let others = profiles.names().join(", ");
+        it.hint(match choice {
+            _ if profiles.offline(request) => "run it once without `--offline`, or copy CARGO_HOME from a machine where it ran".into(),
+            Choice::Plain { contacts: false, .. } => format!("`mirrors-only` needs a profile: `--mirror NAME` ({others})"),
+            Choice::Plain { .. } => {
+                format!("behind a slow or filtered network choose a profile: `--mirror NAME` ({others}), or set HTTPS_PROXY")
+            }
+            Choice::Profile { name, .. } => format!(
+                "add an endpoint under [mirror.{name}.crates] in xtask.local.toml, choose another profile with `--mirror \
+                 NAME` ({others}), or set HTTPS_PROXY"
+            ),
+        })
+    }
+
+    fn name(&self) -> &str {
+        if self.package == "conductor" { "xtask" } else { self.package }
+    }
+
+    fn stamp(&self) -> PathBuf {
+        self.target.join(format!("{}.stamp", self.package))
+    }
+
+    fn last_endpoint(&self) -> PathBuf {
+        self.target.join("endpoint")
+    }
+}
+
+fn arguments(endpoint: &Endpoint) -> Vec<OsString> {
+    let Endpoint::Registry(url) = endpoint else { return Vec::new() };
+    let settings = [
+        r#"source.crates-io.replace-with="xtask-mirror""#.to_owned(),
+        format!("source.xtask-mirror.registry=\"{url}\""),
+    ];
+    settings.into_iter().flat_map(|setting| ["--config".into(), setting.into()]).collect()
+}
+
+/// The endpoints worth asking, in their order. Where nothing at all answers, the probe is what is wrong (a proxy that
+/// only cargo or git is told about), so everything is asked.
+fn reachable(endpoints: Vec<Endpoint>) -> Vec<Attempt> {
+    if PROXY_VARIABLES.iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty())) {
+        return endpoints.into_iter().map(Attempt::Online).collect();
+    }
+    let deadline = Instant::now() + Duration::from_secs(PROBE_SECONDS);
+    let (sender, answers) = mpsc::channel();
+    let mut pending = 0;
+    for (index, authority) in endpoints.iter().map(Endpoint::authority).enumerate() {
+        let Some(authority) = authority else { continue };
+        let sender = sender.clone();
+        pending += 1;
+        // Not joined: looking up a name cannot be bounded.
+        thread::spawn(move || sender.send((index, connect(&authority, deadline))));
+    }
+    let silent = format!("no connection within {PROBE_SECONDS} s");
+    let mut verdicts: Vec<Option<String>> =
+        endpoints.iter().map(|endpoint| endpoint.authority().map(|_| silent.clone())).collect();
+    while pending > 0 {
+        let Ok((index, verdict)) = answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
+            break;
+        };
+        verdicts[index] = verdict.err();
+        pending -= 1;
+    }
+    let believed = endpoints.iter().zip(&verdicts).any(|(it, verdict)| *it != Endpoint::Direct && verdict.is_none());
+    let attempt = |(endpoint, verdict)| match verdict {
+        Some(reason) if believed => Attempt::Dead(endpoint, reason),
+        _ => Attempt::Online(endpoint),
+    };
+    endpoints.into_iter().zip(verdicts).map(attempt).collect()
+}
+
+fn connect(authority: &str, deadline: Instant) -> Result<(), String> {
+    let mut reason = "its name has no address".to_owned();
+    for address in authority.to_socket_addrs().map_err(|error| error.to_string())? {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(&address, left) {
+            Ok(_) => return Ok(()),
+            Err(error) => reason = format!("{address}: {error}"),
+        }
+    }
+    Err(reason)
+}
+
+/// Passes cargo's lines on as they come, up to its first error, which the caller judges; returns the rest.
+fn relay(pipe: impl Read) -> String {
+    let mut complaint = String::new();
+    for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        if complaint.is_empty() && !without_colours(&line).starts_with("error") {
+            eprintln!("{line}");
+        } else {
+            complaint = complaint + &line + "\n";
+        }
+    }
+    complaint
+}
+
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| plain + part.split_once('m').map_or("", |(_, rest)| rest))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    Endpoint,
+    Crate,
+}
+
+/// Whose fault cargo's error is; `None`: not the endpoint's, so another one would not help.
+/// Source: cargo 1.95, `sources/registry/`, `core/package.rs`, `core/resolver/errors.rs`.
+fn fault(complaint: &str) -> Option<Fault> {
+    const ENDPOINT: [&str; 11] = [
+        "failed to get `",
+        "failed to download",
+        "failed to fetch",
+        "download of ",
+        "failed to query replaced source",
+        "unable to update",
+        // A stale index, or a page that is no index.
+        "no matching package",
+        "failed to select a version",
+        "perhaps a crate was updated",
+        "--offline was specified",
+        "already defined by `crates-io`",
+    ];
+    const OURS: [&str; 3] = ["could not compile", "--locked was passed", "No space left on device"];
+    if OURS.iter().any(|text| complaint.contains(text)) {
+        None
+    } else if complaint.contains("failed to verify the checksum") {
+        Some(Fault::Crate)
+    } else {
+        ENDPOINT.iter().any(|text| complaint.to_lowercase().contains(text)).then_some(Fault::Endpoint)
+    }
+}
+
+/// The innermost cause that cargo gives, put right where its words mislead.
+fn reason(complaint: &str) -> String {
+    const MISLEADING: [(&str, &str); 5] = [
+        (
+            "already defined by `crates-io`",
+            "this is cargo's own registry; as a mirror's endpoint it is written \"direct\"",
+        ),
+        ("expected value at line 1 column 1", "answered with a page that is no index (a login or blocking page?)"),
+        ("--offline was specified", "its crates are not in CARGO_HOME"),
+        ("you're using offline mode", "its crates are not in CARGO_HOME"),
+        ("no matching package", "its index lacks a crate: it is stale, or the answer was a login or blocking page"),
+    ];
+    if let Some((_, meaning)) = MISLEADING.iter().find(|(text, _)| complaint.contains(text)) {
+        return (*meaning).to_owned();
+    }
+    complaint.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no message").to_owned()
+}
+
+/// The path in cargo's last `"executable":"…"` message.
+fn executable(messages: &str) -> Option<PathBuf> {
+    let (_, rest) = messages.rsplit_once("\"executable\":\"")?;
+    let mut path = String::new();
+    let mut chars = rest.chars();
+    loop {
+        match chars.next()? {
+            '"' => return Some(path.into()),
+            '\\' => path.push(chars.next()?),
+            c => path.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_endpoints_fault_leads_to_the_next_endpoint() {
+        for (complaint, expected) in [
+            (
+                "error: failed to get `a` as a dependency\nCaused by:\n  [7] Could not connect to server",
+                Some(Fault::Endpoint),
+            ),
+            ("error: failed to verify the checksum of `a v1.0.0`", Some(Fault::Crate)),
+            ("error[E0308]: mismatched types\nerror: could not compile `a` (bin)", None),
+            ("error: cannot update the lock file, because --locked was passed", None),
+            ("error: failed to parse manifest at `/Cargo.toml`", None),
+        ] {
+            assert_eq!(fault(complaint), expected, "{complaint}");
+        }
+    }
+
+    #[test]
+    fn the_reason_is_the_innermost_cause_without_colours() {
+        let complaint = "\u{1b}[1m\u{1b}[31merror\u{1b}[0m: failed to get `a`\n\nCaused by:\n  [7] refused\n\n";
+        assert_eq!(reason(&without_colours(complaint)), "[7] refused");
+        let page = "error: failed to get `a`\nCaused by:\n  expected value at line 1 column 1";
+        assert!(reason(page).contains("no index"));
+    }
+
+    #[test]
+    fn the_executable_is_read_with_its_escapes() {
+        let messages = r#"{"executable":null}
+{"name":"a","executable":"/tmp/a \"b\"/tool","fresh":false}
+{"reason":"build-finished"}"#;
+        assert_eq!(executable(messages), Some(PathBuf::from(r#"/tmp/a "b"/tool"#)));
+    }
+}
