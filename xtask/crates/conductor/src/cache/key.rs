@@ -1,0 +1,276 @@
+//! What decides a result, and nothing else.
+//!
+//! A key is the SHA-256 of the canonical JSON of one of the structs below: field names are part of it, maps are sorted,
+//! so there is no order or separator to get wrong. Computing one needs no network, no Go and no downloaded dependency.
+//!
+//! | input | in the key of | why |
+//! | --- | --- | --- |
+//! | `schema` | all | a change of how we build makes every old result foreign |
+//! | kind, name | all | two libraries with equal sources are still two |
+//! | source digests, by path inside the package | native library, Go binary | they are compiled in |
+//! | manifest | native library, Go binary | profile, features, edition; `go`, `require` and `replace` lines |
+//! | locked packages (name, version, checksum) of the closure | native library | dev-dependencies are not linked in |
+//! | `go.sum` | Go binary | Go has no smaller closure without the modules at hand |
+//! | `rustc -vV`, target | native library | code generation |
+//! | Go version | Go binary | code generation, standard library |
+//! | C compiler, linker, libc versions | both | they make the symbol versions that a result needs |
+//! | features, cargo profile, tags, ldflags, linking | both | they select code |
+//! | declared environment (see `settings::env`) | both | the variables that the tools obey and that we pass on |
+//! | flags of cargo configuration files | native library | `build`, `target`, `profile` and `env` tables decide code |
+//! | library interface: exported symbols, header | Go binary, shared linking | what a link can notice |
+//! | library digest | Go binary, static linking | its bytes are copied in |
+//! | pinned hashes | toolchain, wheel set, model | they *are* the result |
+//!
+//! Left out on purpose: **mtime** (checkouts differ), **absolute paths** (`--remap-path-prefix`, `-trimpath` keep them out of
+//! the bytes), **user, umask, locale, time** (cannot reach the bytes), **mirror, proxy, CA** (every byte that arrives has a pin:
+//! a mirror must not change an artifact), **variables not declared** (children do not get them).
+
+use crate::digest::Digest;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Raised whenever our way of building changes the bytes of an unchanged declaration.
+const SCHEMA: u32 = 1;
+
+/// Names one result of one step for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Key(Digest);
+
+impl Key {
+    pub fn short(&self) -> String {
+        self.0.short()
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The inputs of one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Inputs {
+    NativeLibrary(NativeLibrary),
+    GoBinary(GoBinary),
+    Toolchain(Pinned),
+    WheelSet(Pinned),
+    Model(Pinned),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NativeLibrary {
+    pub name: String,
+    /// Path inside the package → digest: every file that can enter the library, `Cargo.toml` and the header included.
+    pub sources: BTreeMap<String, Digest>,
+    /// `name version` → checksum, for each package that the library links or builds with.
+    pub locked: BTreeMap<String, String>,
+    pub rustc: String,
+    pub target: String,
+    pub features: Vec<String>,
+    pub profile: String,
+    pub c_compiler: String,
+    pub libc: String,
+    pub environment: BTreeMap<String, String>,
+    /// Digest of the `build`, `target`, `profile` and `env` tables of each cargo configuration file in force.
+    pub cargo_configuration: BTreeMap<String, Digest>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GoBinary {
+    pub name: String,
+    /// `module/path/file` → digest: the packages that the main package reaches inside its module and its local replacements,
+    /// with `go.mod` and `go.sum`.
+    pub sources: BTreeMap<String, Digest>,
+    pub main: String,
+    pub go: String,
+    pub tags: Vec<String>,
+    pub ldflags: Vec<String>,
+    pub c_compiler: String,
+    pub libc: String,
+    pub environment: BTreeMap<String, String>,
+    /// Library name → digest of its interface (shared linking).
+    pub interfaces: BTreeMap<String, Digest>,
+}
+
+/// A result that is its pins: verified bytes, unpacked or placed by a fixed rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pinned {
+    pub name: String,
+    /// What is pinned (`go1.27.3 linux-amd64`, a file name) → its hash.
+    pub pins: BTreeMap<String, String>,
+}
+
+impl Inputs {
+    pub fn key(&self) -> Key {
+        Key(Digest::of(self.canonical().to_string().as_bytes()))
+    }
+
+    /// The same inputs as one level of `name → value`, for comparing with an earlier result.
+    pub fn flat(&self) -> BTreeMap<String, String> {
+        let mut flat = BTreeMap::new();
+        flatten(String::new(), &self.canonical(), &mut flat);
+        flat
+    }
+
+    fn canonical(&self) -> serde_json::Value {
+        // serde_json's map is sorted by key (its `preserve_order` feature is off), so the text is canonical. These structs hold
+        // only strings, lists and maps with string keys: serialisation cannot fail.
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        if let serde_json::Value::Object(map) = &mut value {
+            map.insert("schema".to_owned(), SCHEMA.into());
+        }
+        value
+    }
+}
+
+fn flatten(name: String, value: &serde_json::Value, flat: &mut BTreeMap<String, String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}: {key}") };
+                flatten(name, value, flat);
+            }
+        }
+        serde_json::Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(plain).collect();
+            flat.insert(name, items.join(" "));
+        }
+        other => {
+            flat.insert(name, plain(other));
+        }
+    }
+}
+
+fn plain(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::cache::reason::Reason;
+
+    pub fn library() -> NativeLibrary {
+        NativeLibrary {
+            name: "binding".into(),
+            sources: [("src/lib.rs".to_owned(), Digest::of(b"1")), ("Cargo.toml".to_owned(), Digest::of(b"2"))].into(),
+            locked: [("serde 1.0.0".to_owned(), "aa".to_owned())].into(),
+            rustc: "rustc 1.95.0".into(),
+            target: "x86_64-unknown-linux-gnu".into(),
+            features: vec![],
+            profile: "release".into(),
+            c_compiler: "cc 12".into(),
+            libc: "glibc 2.36".into(),
+            environment: BTreeMap::new(),
+            cargo_configuration: BTreeMap::new(),
+        }
+    }
+
+    pub fn binary() -> GoBinary {
+        GoBinary {
+            name: "router".into(),
+            sources: [("router/cmd/main.go".to_owned(), Digest::of(b"1"))].into(),
+            main: "./cmd".into(),
+            go: "go1.27.3".into(),
+            tags: vec![],
+            ldflags: vec!["-s".into()],
+            c_compiler: "cc 12".into(),
+            libc: "glibc 2.36".into(),
+            environment: BTreeMap::new(),
+            interfaces: [("binding".to_owned(), Digest::of(b"i"))].into(),
+        }
+    }
+
+    /// Each declared input, changed alone, changes the key, and the reason names exactly that input.
+    #[test]
+    fn every_input_moves_the_key_and_is_named() {
+        type Change<T> = (&'static str, fn(&mut T));
+        let native: [Change<NativeLibrary>; 15] = [
+            ("name", |it| it.name.push('x')),
+            ("sources: src/lib.rs", |it| {
+                it.sources.insert("src/lib.rs".into(), Digest::of(b"changed"));
+            }),
+            ("sources: src/new.rs", |it| {
+                it.sources.insert("src/new.rs".into(), Digest::of(b"new"));
+            }),
+            ("sources: Cargo.toml", |it| {
+                it.sources.remove("Cargo.toml");
+            }),
+            ("locked: serde 1.0.0", |it| {
+                it.locked.insert("serde 1.0.0".into(), "bb".into());
+            }),
+            ("locked: toml 1.0.0", |it| {
+                it.locked.insert("toml 1.0.0".into(), "cc".into());
+            }),
+            ("rustc", |it| it.rustc.push('x')),
+            ("target", |it| it.target.push('x')),
+            ("features", |it| it.features.push("cuda".into())),
+            ("profile", |it| it.profile.push('x')),
+            ("c_compiler", |it| it.c_compiler.push('x')),
+            ("libc", |it| it.libc.push('x')),
+            ("environment: RUSTFLAGS", |it| {
+                it.environment.insert("RUSTFLAGS".into(), "-Ctarget-cpu=native".into());
+            }),
+            ("environment: CFLAGS", |it| {
+                it.environment.insert("CFLAGS".into(), "-O2".into());
+            }),
+            ("cargo_configuration: $CARGO_HOME", |it| {
+                it.cargo_configuration.insert("$CARGO_HOME".into(), Digest::of(b"c"));
+            }),
+        ];
+        let go: [Change<GoBinary>; 11] = [
+            ("name", |it| it.name.push('x')),
+            ("sources: router/cmd/main.go", |it| {
+                it.sources.insert("router/cmd/main.go".into(), Digest::of(b"changed"));
+            }),
+            ("sources: router/go.sum", |it| {
+                it.sources.insert("router/go.sum".into(), Digest::of(b"s"));
+            }),
+            ("main", |it| it.main.push('x')),
+            ("go", |it| it.go.push('x')),
+            ("tags", |it| it.tags.push("x".into())),
+            ("ldflags", |it| it.ldflags.push("-w".into())),
+            ("c_compiler", |it| it.c_compiler.push('x')),
+            ("libc", |it| it.libc.push('x')),
+            ("environment: CGO_CFLAGS", |it| {
+                it.environment.insert("CGO_CFLAGS".into(), "-O2".into());
+            }),
+            ("interfaces: binding", |it| {
+                it.interfaces.insert("binding".into(), Digest::of(b"j"));
+            }),
+        ];
+        let mut flipped = 0;
+        let mut check = |name: &str, old: Inputs, new: Inputs| {
+            assert_ne!(old.key(), new.key(), "{name}");
+            let reasons = Reason::compare(&old.flat(), &new.flat());
+            assert_eq!(reasons.iter().map(|it| it.input.as_str()).collect::<Vec<_>>(), [name]);
+            flipped += 1;
+        };
+        for (name, change) in native {
+            let mut new = library();
+            change(&mut new);
+            check(name, Inputs::NativeLibrary(library()), Inputs::NativeLibrary(new));
+        }
+        for (name, change) in go {
+            let mut new = binary();
+            change(&mut new);
+            check(name, Inputs::GoBinary(binary()), Inputs::GoBinary(new));
+        }
+        assert!(flipped >= 25);
+    }
+
+    #[test]
+    fn a_key_does_not_depend_on_the_process_that_computes_it() {
+        // Frozen: if this moves, raise SCHEMA on purpose rather than by accident.
+        let once = Inputs::NativeLibrary(library()).key();
+        assert_eq!(once, Inputs::NativeLibrary(library()).key());
+        assert_ne!(
+            Inputs::WheelSet(Pinned { name: "a".into(), pins: BTreeMap::new() }).key(),
+            Inputs::Model(Pinned { name: "a".into(), pins: BTreeMap::new() }).key()
+        );
+    }
+}

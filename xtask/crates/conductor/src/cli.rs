@@ -1,0 +1,191 @@
+//! What can be typed: clap types, help and examples, nothing else.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    about = "Builds, runs and tests this project, also behind slow or filtered networks",
+    after_help = "Examples:\n  cargo xtask build --mirror cn                  build through the mirrors of profile `cn`\n  cargo xtask run --once examples/chat.json      one request through the whole stack\n  cargo xtask why router                         why it would be built again\n  cargo xtask mirror list                        the profiles there are",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Checkout to work on [default: the one around the current folder]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub repo: Option<PathBuf>,
+    /// Mirror profile; `auto` tries each tool's own default and then every mirror, `off` leaves every tool as you configured it
+    #[arg(long, global = true, value_name = "NAME|auto|off")]
+    pub mirror: Option<String>,
+    /// Contact nothing; what is missing is named
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// `json`: one object a line on standard output
+    #[arg(long, global = true, value_name = "human|json")]
+    pub format: Option<String>,
+    /// Which hosts a profile may fall back to
+    #[arg(long, global = true, value_name = "prefer-mirrors|mirrors-only|direct")]
+    pub egress: Option<String>,
+    /// How progress is shown on standard error
+    #[arg(long, global = true, value_name = "auto|tty|plain|quiet")]
+    pub progress: Option<String>,
+    #[arg(long, global = true, value_name = "auto|always|never", help = "Colours on standard error")]
+    pub color: Option<String>,
+    /// Show the plan and change nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+    /// Say for each step why it runs
+    #[arg(long, global = true)]
+    pub explain: bool,
+    /// Errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Show the output of children as it comes
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build native libraries and Go binaries into dist/
+    #[command(
+        after_help = "Examples:\n  cargo xtask build\n  cargo xtask build router --mirror cn\n  cargo xtask build --mirror cn --dry-run --format json"
+    )]
+    Build(Build),
+    /// Run the test suites
+    #[command(
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test rust go\n  cargo xtask test --require end-to-end"
+    )]
+    Test(Test),
+    /// Run the built stack: backend, router and Envoy, until Ctrl-C
+    #[command(after_help = "Examples:\n  cargo xtask run\n  cargo xtask run --once examples/chat.json")]
+    Run(Run),
+    /// Show the steps of a build, with their keys, without doing any
+    #[command(after_help = "Examples:\n  cargo xtask plan\n  cargo xtask plan --format json")]
+    Plan(Targets),
+    /// Say why a target would be built again
+    #[command(after_help = "Examples:\n  cargo xtask why router")]
+    Why(Why),
+    /// Mirror profiles: which there are, what they set
+    #[command(subcommand)]
+    Mirror(Mirror),
+    /// The pins of toolchains, wheels and models
+    #[command(after_help = "Examples:\n  cargo xtask lock\n  cargo xtask lock update mock-vllm")]
+    Lock(Lock),
+    /// Print the JSON Schema of xtask.toml
+    #[command(after_help = "Examples:\n  cargo xtask schema")]
+    Schema,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Targets {
+    /// Names of native libraries and Go binaries in xtask.toml [default: all]
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// Feature set of the native libraries
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    pub features: String,
+    /// Cargo profile of the native libraries
+    #[arg(long, value_name = "NAME", default_value = "release")]
+    pub profile: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Build {
+    #[command(flatten)]
+    pub targets: Targets,
+    /// Build again even where the result is known
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Test {
+    /// Suites to run [default: all]
+    #[arg(value_name = "SUITE")]
+    pub suites: Vec<String>,
+    /// A part that cannot run here is a failure instead of a skip; `all` for every part
+    #[arg(long, value_name = "NAME")]
+    pub require: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Send this request, print the answer and the decision, and end
+    #[arg(long, value_name = "REQUEST.json")]
+    pub once: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Why {
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Mirror {
+    /// The profiles there are, and which is in force
+    List,
+    /// A profile's endpoints, ecosystem by ecosystem
+    Show {
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// What each tool would get: variables set and removed, arguments
+    #[command(
+        after_help = "Examples:\n  cargo xtask mirror env --mirror cn\n  cargo xtask mirror env --mirror cn --format json"
+    )]
+    Env,
+    /// Write the choice of a profile into xtask.local.toml
+    #[command(after_help = "Examples:\n  cargo xtask mirror use cn\n  cargo xtask mirror use off")]
+    Use {
+        #[arg(value_name = "NAME|off")]
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Lock {
+    #[command(subcommand)]
+    pub command: Option<LockCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LockCommand {
+    /// Resolve pins anew and write xtask.lock
+    Update {
+        /// `go`, a wheel set or a model [default: all]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_are_understood_before_and_after_the_command() {
+        for words in [["xtask", "--mirror", "cn", "build"], ["xtask", "build", "--mirror", "cn"]] {
+            assert_eq!(Cli::try_parse_from(words).unwrap().global.mirror.as_deref(), Some("cn"));
+        }
+    }
+}

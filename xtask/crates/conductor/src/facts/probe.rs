@@ -1,0 +1,309 @@
+//! Asking: each function looks at one thing. What is missing is answered with the one command that installs it.
+
+use super::{Binary, Compiler, Go, Library, Python, Rust};
+use crate::cache::stat::{Stat, StatIndex, input_error};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::process::{self, Invocation};
+use crate::project::Project;
+use crate::settings::Settings;
+use crate::settings::env;
+use crate::toolchain::{cargo, go};
+use crate::wheel::Interpreter;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub struct Probe<'a> {
+    pub settings: &'a Settings,
+    pub project: &'a Project,
+    pub stats: &'a StatIndex,
+}
+
+impl Probe<'_> {
+    fn digest(&self, path: &Path) -> Result<Digest> {
+        self.stats.digest(path).map_err(|error| input_error(path, error))
+    }
+
+    /// A tool's answer, asked again when the tool's own file (links followed) or `also` changed.
+    fn ask(&self, program: &Path, arguments: &[&str], also: &str) -> Result<String> {
+        let invocation = Invocation {
+            program: program.to_owned(),
+            arguments: arguments.iter().map(Into::into).collect(),
+            // Not the checkout: a toolchain file or go.mod there would change the answer.
+            directory: PathBuf::from("/"),
+            environment: self.settings.environment.only(env::PASSED),
+        };
+        let real = std::fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
+        let stat = Stat::of(&real).map_err(|error| input_error(&real, error))?;
+        let depends_on = format!("{stat:?} {also}");
+        self.stats.answer(&invocation.command_line(), &depends_on, || process::ask(&invocation))
+    }
+
+    pub fn rust(&self) -> Result<Rust> {
+        let environment = &self.settings.environment;
+        // `cargo run` says which cargo it is: the real one, past any rustup proxy, with rustc beside it.
+        let cargo = environment.get("CARGO").map(PathBuf::from).filter(|path| path.is_file());
+        let cargo = cargo
+            .or_else(|| environment.find("cargo"))
+            .ok_or_else(|| Error::missing("there is no cargo on PATH").hint(install_rust(self.settings)))?;
+        let beside = cargo.with_file_name("rustc");
+        let rustc = if beside.is_file() { beside } else { environment.find("rustc").unwrap_or(beside) };
+        let toolchain = environment.get("RUSTUP_TOOLCHAIN").unwrap_or("");
+        let version = self.ask(&rustc, &["-vV"], toolchain)?;
+        let host = version
+            .lines()
+            .find_map(|line| line.strip_prefix("host: "))
+            .ok_or_else(|| Error::missing(format!("`{} -vV` names no host", rustc.display())))?
+            .to_owned();
+        let home = || environment.get("HOME").map(|home| Path::new(home).join(".cargo"));
+        let cargo_home = environment.get("CARGO_HOME").map(PathBuf::from).or_else(home).ok_or_else(|| {
+            Error::configuration("neither CARGO_HOME nor HOME is set")
+                .hint("set CARGO_HOME to a folder that this user may write")
+        })?;
+        let configuration = self.cargo_configuration(&cargo_home)?;
+        Ok(Rust { cargo, version, host, cargo_home, configuration })
+    }
+
+    fn cargo_configuration(&self, cargo_home: &Path) -> Result<BTreeMap<String, Digest>> {
+        let root = &self.settings.workspace.root;
+        // Labels without paths: two checkouts below one home directory share results.
+        let above =
+            root.ancestors().enumerate().map(|(level, folder)| (format!("ancestor {level}"), folder.join(".cargo")));
+        let places = above.chain([("CARGO_HOME".to_owned(), cargo_home.to_owned())]);
+        let mut configuration = BTreeMap::new();
+        for (label, folder) in places {
+            for name in ["config.toml", "config"] {
+                let path = folder.join(name);
+                if let Ok(Some(bytes)) = files::read_if_present(&path)
+                    && let Some(deciding) = cargo::deciding_tables(&String::from_utf8_lossy(&bytes), &path)?
+                {
+                    configuration.insert(label.clone(), Digest::of(deciding.as_bytes()));
+                }
+            }
+        }
+        Ok(configuration)
+    }
+
+    pub fn compiler(&self) -> Result<Compiler> {
+        let environment = &self.settings.environment;
+        let name = environment.get("CC").and_then(|cc| cc.split_whitespace().next()).unwrap_or("cc");
+        let path = environment.find(name).ok_or_else(|| {
+            Error::missing(format!("there is no C compiler: `{name}` is not on PATH")).hint(install(
+                self.settings,
+                &[
+                    ("apt-get", "gcc libc6-dev"),
+                    ("dnf", "gcc glibc-devel"),
+                    ("apk", "gcc musl-dev"),
+                    ("pacman", "gcc"),
+                    ("zypper", "gcc glibc-devel"),
+                ],
+            ))
+        })?;
+        let first = |text: String| text.lines().next().unwrap_or("").to_owned();
+        let version = first(self.ask(&path, &["--version"], "")?);
+        // The file that the linker would take; its stat stands for the installed C library.
+        let libc = self.ask(&path, &["-print-file-name=libc.so.6"], "")?;
+        let libc = match environment.find("getconf") {
+            Some(getconf) => {
+                let stat = Stat::of(Path::new(libc.trim())).map(|stat| format!("{stat:?}")).unwrap_or_default();
+                self.ask(&getconf, &["GNU_LIBC_VERSION"], &stat).unwrap_or_else(|_| "unknown".to_owned())
+            }
+            None => "unknown".to_owned(),
+        };
+        Ok(Compiler { path, version, libc: libc.trim().to_owned() })
+    }
+
+    pub fn go(&self) -> Result<Go> {
+        let minimum = &self.project.declaration.toolchain.go.minimum;
+        let wanted = go::version(minimum).ok_or_else(|| {
+            let path = self.settings.workspace.declaration();
+            Error::configuration(format!("{}: toolchain.go.minimum is `{minimum}`", path.display()))
+                .hint("write a version such as 1.26.9")
+        })?;
+        let mut passed_over = None;
+        if let Some(path) = self.settings.environment.find("go") {
+            // A `go` that does not answer is as good as none.
+            let answer = self.ask(&path, &["version"], "").unwrap_or_default();
+            if let Some(version) = go::version_of_answer(&answer) {
+                if go::version(version) >= Some(wanted) {
+                    return Ok(Go::Installed { path, version: version.to_owned() });
+                }
+                passed_over = Some(version.to_owned());
+            }
+        }
+        let platform = go_platform();
+        let pinned = self.project.pins.go.as_ref().filter(|pins| pins.platform.contains_key(&platform));
+        match pinned {
+            Some(pins) => Ok(Go::Pinned { version: pins.version.clone(), platform, passed_over }),
+            None => Err(Error::missing(format!(
+                "there is no Go {minimum} or newer on PATH, and xtask.lock pins none for {platform}"
+            ))
+            .hint("install Go, or add the pin with `cargo xtask lock update go`")),
+        }
+    }
+
+    pub fn python(&self) -> Result<Python> {
+        let path = self.settings.environment.find("python3").ok_or_else(|| {
+            Error::missing("there is no python3 on PATH").hint(install(
+                self.settings,
+                &[
+                    ("apt-get", "python3"),
+                    ("dnf", "python3"),
+                    ("apk", "python3"),
+                    ("pacman", "python"),
+                    ("zypper", "python3"),
+                ],
+            ))
+        })?;
+        // The interpreter itself says where it really is (a version manager's shim is a shell script) and what it is.
+        let script = "import sys, platform, os; libc = platform.libc_ver(); \
+            print(os.path.realpath(sys.executable), *sys.version_info[:2], platform.machine(), \
+            libc[1] if libc[0] == 'glibc' else '-', sep='|')";
+        let also = self.settings.environment.get("PYENV_VERSION").unwrap_or("");
+        let answer = self.ask(&path, &["-I", "-S", "-c", script], also)?;
+        let understood = || {
+            let mut fields = answer.trim().split('|');
+            let path = PathBuf::from(fields.next()?);
+            let version = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            let architecture = fields.next()?.to_owned();
+            let glibc = fields
+                .next()?
+                .split_once('.')
+                .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+            Some(Python { path, interpreter: Interpreter { version, architecture, glibc } })
+        };
+        let python = understood()
+            .ok_or_else(|| Error::missing(format!("{} gives an unknown answer: {answer}", path.display())))?;
+        if python.interpreter.version < (3, 10) {
+            let (major, minor) = python.interpreter.version;
+            return Err(Error::missing(format!(
+                "{} is Python {major}.{minor}; 3.10 or newer is needed",
+                python.path.display()
+            ))
+            .hint("install a newer python3 and put it first on PATH"));
+        }
+        Ok(python)
+    }
+
+    pub fn library(&self, name: &str, rust: &Rust, features: &str) -> Result<Library> {
+        let declared = self
+            .project
+            .declaration
+            .native_library
+            .get(name)
+            .ok_or_else(|| Error::bug(format!("no library {name}")))?;
+        let root = &self.settings.workspace.root;
+        let folder = root.join(&declared.path);
+        let manifest_path = folder.join("Cargo.toml");
+        let manifest_text = files::read_text(&manifest_path).map_err(|error| {
+            Error::configuration(format!("native-library.{name}: there is no package in {}", folder.display()))
+                .because(error)
+        })?;
+        let invocation = Invocation {
+            program: rust.cargo.clone(),
+            arguments: ["metadata", "--no-deps", "--format-version", "1", "--offline", "--manifest-path"]
+                .into_iter()
+                .map(Into::into)
+                .chain([manifest_path.clone().into_os_string()])
+                .collect(),
+            directory: folder.clone(),
+            environment: self.settings.environment.only(env::PASSED),
+        };
+        let depends_on = format!("{} {:?}", Digest::of(manifest_text.as_bytes()), Stat::of(&rust.cargo));
+        let metadata = self.stats.answer(&invocation.command_line(), &depends_on, || process::ask(&invocation))?;
+        let manifest = cargo::Manifest::of_metadata(&metadata, &manifest_path)?;
+        let lock_path = folder.join("Cargo.lock");
+        let lock = files::read_text(&lock_path).map_err(|error| {
+            Error::configuration(format!("native-library.{name}: {} is not locked", declared.path))
+                .because(error)
+                .hint(format!("run `cargo generate-lockfile` in {} and commit Cargo.lock", declared.path))
+        })?;
+        let mut sources = BTreeMap::new();
+        let mut take = |path: PathBuf| -> Result<()> {
+            let label = path.strip_prefix(&folder).unwrap_or(&path).display().to_string();
+            sources.insert(label, self.digest(&path)?);
+            Ok(())
+        };
+        take(manifest_path.clone())?;
+        let header_path = root.join(&declared.header);
+        take(header_path.clone())?;
+        let built_in = ["src", "build.rs"].map(str::to_owned);
+        for source in built_in.iter().chain(&declared.sources) {
+            let path = folder.join(source);
+            if path.is_dir() {
+                for file in files::walk(&path, &|_| false)? {
+                    take(path.join(file))?;
+                }
+            } else if path.is_file() {
+                take(path)?;
+            } else if declared.sources.contains(source) {
+                return Err(Error::configuration(format!(
+                    "native-library.{name}.sources: there is no {}",
+                    path.display()
+                )));
+            }
+        }
+        let cargo_features = match declared.features.get(features) {
+            Some(list) => list.clone(),
+            None if features == "cpu" => Vec::new(),
+            None => {
+                let known = declared.features.keys().cloned().collect::<Vec<_>>().join(", ");
+                return Err(Error::usage(format!("native-library.{name} has no feature set `{features}` ({known})")));
+            }
+        };
+        Ok(Library {
+            file: format!("lib{}.so", manifest.library),
+            target: manifest.library.clone(),
+            header: self.digest(&header_path)?,
+            locked: cargo::locked_closure(&lock, &lock_path, &manifest)?,
+            checksums: cargo::checksums(&lock, &lock_path)?,
+            folder,
+            sources,
+            feature_set: features.to_owned(),
+            cargo_features,
+        })
+    }
+
+    pub fn binary(&self, name: &str) -> Result<Binary> {
+        let declared =
+            self.project.declaration.go_binary.get(name).ok_or_else(|| Error::bug(format!("no binary {name}")))?;
+        let folder = self.settings.workspace.root.join(&declared.module);
+        let closure = go::closure(&folder, &declared.main, &|path| self.digest(path))
+            .map_err(|error| error.context(format!("cannot tell what go-binary.{name} is made of")))?;
+        Ok(Binary { folder, sources: closure.sources, packages: closure.folders })
+    }
+}
+
+/// Go's name for this platform.
+pub fn go_platform() -> String {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("{}-{architecture}", std::env::consts::OS)
+}
+
+/// The one command that installs something here, by whichever package manager this machine has.
+fn install(settings: &Settings, packages: &[(&str, &str)]) -> String {
+    for (manager, names) in packages {
+        if settings.environment.find(manager).is_some() {
+            return match *manager {
+                "apk" => format!("apk add {names}"),
+                "pacman" => format!("pacman -S --noconfirm {names}"),
+                "apt-get" => format!("apt-get install -y {names}"),
+                manager => format!("{manager} install -y {names}"),
+            };
+        }
+    }
+    let names = packages.first().map_or("", |(_, names)| names);
+    format!("install {names} with this system's package manager")
+}
+
+fn install_rust(settings: &Settings) -> String {
+    install(
+        settings,
+        &[("apt-get", "cargo"), ("dnf", "cargo"), ("apk", "cargo"), ("pacman", "rust"), ("zypper", "cargo")],
+    )
+}

@@ -1,0 +1,233 @@
+//! The rim towards the disk: the only place that makes, replaces or removes files for good.
+//!
+//! Publishing is one discipline: write beside, flush the file, rename, flush the folder. A reader sees the old file, the
+//! new one or none, never half of one, also after a power cut. Temporary names carry our process id, so that
+//! [`sweep`] can tell a dead writer's leftovers from a living one's.
+
+use crate::error::{Error, Result};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const TEMPORARY: &str = ".xtask-tmp-";
+
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|error| Error::disk("read", path, error))
+}
+
+pub fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| Error::disk("read", path, error))
+}
+
+/// `None` where there is no such file; every other failure is one.
+pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::disk("read", path, error)),
+    }
+}
+
+pub fn create_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|error| Error::disk("create the folder", path, error))
+}
+
+/// A name beside `target` that no other process uses.
+pub fn temporary_beside(target: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let mut name =
+        OsString::from(format!("{TEMPORARY}{}-{}-", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    name.push(target.file_name().unwrap_or(OsStr::new("file")));
+    target.with_file_name(name)
+}
+
+/// Publishes `bytes` under `path`, making parent folders.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with_mode(path, bytes, 0o644)
+}
+
+pub fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    publish_with(path, mode, |file| file.write_all(bytes))
+}
+
+/// Publishes what `fill` writes, under `path` with `mode`, making parent folders.
+fn publish_with(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    let folder = parent(path)?;
+    create_folder(folder)?;
+    let temporary = Temporary(temporary_beside(path));
+    let attempt = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).read(true).create_new(true).mode(0o600).open(&temporary.0)?;
+        fill(&mut file)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        // A failed fsync is never retried: the kernel may have dropped the pages already.
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&temporary.0, path)?;
+        sync_folder(folder)
+    };
+    attempt().map_err(|error| Error::disk("write", path, error))
+}
+
+/// Publishes a copy of `from` under `to`: shared blocks where the file system can, a plain copy elsewhere.
+/// Never a hard link: whoever edits `to` in place must not reach `from`.
+pub fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
+    let mut source = File::open(from).map_err(|error| Error::disk("read", from, error))?;
+    publish_with(to, mode, |file| {
+        if rustix::fs::ioctl_ficlone(&*file, &source).is_err() {
+            io::copy(&mut source, file)?;
+        }
+        Ok(())
+    })
+}
+
+/// Publishes a finished file or folder by renaming it; both must be on one file system.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    create_folder(parent(to)?)?;
+    fs::rename(from, to)
+        .and_then(|()| sync_folder(to.parent().unwrap_or(Path::new("."))))
+        .map_err(|error| Error::disk("publish", to, error))
+}
+
+/// Removes a file or a whole folder; absent is fine.
+pub fn remove(path: &Path) -> Result<()> {
+    let result = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::disk("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a fresh, empty folder inside `parent` under a temporary name.
+pub fn temporary_folder(parent: &Path, label: &str) -> Result<PathBuf> {
+    create_folder(parent)?;
+    let path = temporary_beside(&parent.join(label));
+    fs::create_dir(&path).map_err(|error| Error::disk("create the folder", &path, error))?;
+    Ok(path)
+}
+
+/// Removes what dead processes of ours left half-written directly inside `folder`. Best effort: a leftover costs space only.
+pub fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(TEMPORARY)) else { continue };
+        let alive = rest.split('-').next().and_then(|pid| pid.parse::<i32>().ok()).is_some_and(process_is_alive);
+        if !alive {
+            let _ = remove(&entry.path());
+        }
+    }
+}
+
+pub fn process_is_alive(pid: i32) -> bool {
+    rustix::process::Pid::from_raw(pid)
+        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+/// All regular files below `folder`, as sorted paths relative to it. Hidden names and folders that `skip` names are left out;
+/// a symbolic link to a file counts as that file.
+pub fn walk(folder: &Path, skip: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut open = vec![PathBuf::new()];
+    while let Some(relative) = open.pop() {
+        let path = folder.join(&relative);
+        let entries = fs::read_dir(&path).map_err(|error| Error::disk("list", &path, error))?;
+        for entry in entries {
+            let entry = entry.map_err(|error| Error::disk("list", &path, error))?;
+            let name = entry.file_name();
+            let child = relative.join(&name);
+            if name.as_encoded_bytes().starts_with(b".") || skip(&child) {
+                continue;
+            }
+            let mut kind = entry.file_type().map_err(|error| Error::disk("list", &path, error))?;
+            if kind.is_symlink() {
+                match fs::metadata(entry.path()) {
+                    Ok(target) => kind = target.file_type(),
+                    Err(_) => continue,
+                }
+                if kind.is_dir() {
+                    continue;
+                }
+            }
+            if kind.is_dir() {
+                open.push(child);
+            } else if kind.is_file() {
+                found.push(child);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Reads `path` in pieces, without holding it in memory.
+pub fn read_pieces(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 256 * 1024];
+    let mut total = 0;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(count) => {
+                take(&buffer[..count]);
+                total += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn parent(path: &Path) -> Result<&Path> {
+    path.parent().ok_or_else(|| Error::bug(format!("{} has no parent folder", path.display())))
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Removed when dropped, unless the rename took it away.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_of_a_dead_writer_are_swept_and_a_living_ones_are_kept() {
+        let folder = temporary_folder(&std::env::temp_dir(), "sweep").unwrap();
+        let dead = folder.join(format!("{TEMPORARY}{}-0-x", i32::MAX - 1));
+        let alive = folder.join(format!("{TEMPORARY}{}-0-x", std::process::id()));
+        fs::write(&dead, "half").unwrap();
+        fs::write(&alive, "half").unwrap();
+        sweep(&folder);
+        assert!(!dead.exists());
+        assert!(alive.exists());
+        remove(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_copy_does_not_share_its_bytes_with_the_original() {
+        let folder = temporary_folder(&std::env::temp_dir(), "copy").unwrap();
+        let (from, to) = (folder.join("from"), folder.join("deep/to"));
+        write(&from, b"one").unwrap();
+        copy(&from, &to, 0o755).unwrap();
+        OpenOptions::new().append(true).open(&to).unwrap().write_all(b"two").unwrap();
+        assert_eq!(read(&from).unwrap(), b"one");
+        assert_eq!(read(&to).unwrap(), b"onetwo");
+        assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o755);
+        remove(&folder).unwrap();
+    }
+}

@@ -1,0 +1,34 @@
+//! The conductor: the tool behind `cargo xtask`, as a library so that its tests can look inside.
+//!
+//! One sentence for every command: `Args → Settings + Project + Facts → Plan → effects → Events → text or JSON`. In reading
+//! order, each module importing only from those below it (a test checks this):
+//!
+//! - [`command`]: what each command strings together.
+//! - [`execute`]: obeys a plan; the only caller of the rim.
+//! - [`plan`]: decides, purely.
+//! - [`settings`], [`project`], [`facts`]: what is meant, what is declared, what is there.
+//! - [`cli`], [`mirror`], [`cache`], [`toolchain`], [`wheel`], [`digest`]: nouns.
+//! - [`process`], [`files`], [`satellite`], [`loopback`]: the rim: spawn, publish, the gateway, a local socket.
+//! - [`report`]: receives events.
+//! - [`workspace`], [`error`], [`interrupt`]: known to all.
+
+pub mod cache;
+pub mod cli;
+pub mod command;
+pub mod digest;
+pub mod error;
+pub mod execute;
+pub mod facts;
+pub mod files;
+pub mod interrupt;
+pub mod loopback;
+pub mod mirror;
+pub mod plan;
+pub mod process;
+pub mod project;
+pub mod report;
+pub mod satellite;
+pub mod settings;
+pub mod toolchain;
+pub mod wheel;
+pub mod workspace;

@@ -1,0 +1,456 @@
+//! What `direct` means on this machine: each tool's own default, found out at run time, since no file of ours names one.
+//!
+//! One function an ecosystem; the first answer wins and says where it came from: the tool's variable, its configuration
+//! files, the installed tool itself, data of a pinned artefact. Nothing leaves the machine: cargo, which states its
+//! registry nowhere, is asked through a proxy of ours that refuses everything and reads the host it wanted.
+//! Only the path behind a host (`/`, `/simple/`) is our knowledge.
+
+use super::endpoint::{Masked, MirrorUrl};
+use super::profile::Ecosystem;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// The defaults that are known, for whoever has to name their hosts.
+pub type Defaults = BTreeMap<Ecosystem, Known>;
+
+/// A default and who said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// An index URL; for Go a whole `GOPROXY` list.
+    pub value: Masked,
+    /// For messages: `PIP_INDEX_URL`, `/etc/pip.conf`, `go env GOPROXY`.
+    pub origin: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Known(Known),
+    /// Each way the user has to say it, as a phrase that completes "either …".
+    Unknown {
+        ways: Vec<String>,
+    },
+}
+
+pub type Run<'a> = dyn Fn(&[&str], &BTreeMap<String, String>) -> io::Result<Output> + 'a;
+
+/// What this module may ask of the machine. The only spawner of processes stays the caller's.
+pub struct Machine<'a> {
+    pub environment: &'a BTreeMap<String, String>,
+    pub current_dir: &'a Path,
+    /// An empty folder that cargo may write to; the caller removes it.
+    pub scratch: &'a Path,
+    pub read: &'a dyn Fn(&Path) -> io::Result<String>,
+    /// Runs argv with exactly this environment, for at most a few seconds.
+    pub run: &'a Run<'a>,
+    /// `go.env` of a pinned Go that is at hand.
+    pub pinned_go_env: Option<&'a str>,
+}
+
+impl Known {
+    fn new(value: &str, origin: impl fmt::Display) -> Self {
+        let shown = |entry: &str| MirrorUrl::parse(entry).map_or_else(|_| entry.to_owned(), |url| url.to_string());
+        let masked = value.split_inclusive([',', '|']).map(|entry| {
+            let end = entry.trim_end_matches([',', '|']).len();
+            shown(&entry[..end]) + &entry[end..]
+        });
+        Self { value: Masked::new(value, masked.collect::<String>()), origin: origin.to_string() }
+    }
+
+    /// The URLs of the value; none for Go's `direct` and `off`.
+    pub fn urls(&self) -> Vec<MirrorUrl> {
+        self.value.expose().split([',', '|']).filter_map(|entry| MirrorUrl::parse(entry).ok()).collect()
+    }
+
+    pub fn hosts(&self) -> Vec<String> {
+        self.urls().iter().map(|url| url.host().to_owned()).collect()
+    }
+}
+
+impl Machine<'_> {
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn home(&self, below: &str) -> Option<PathBuf> {
+        self.variable("HOME").map(|home| Path::new(home).join(below))
+    }
+
+    fn user_configuration(&self, below: &str) -> Option<PathBuf> {
+        let folder = self.variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| self.home(".config"))?;
+        Some(folder.join(below))
+    }
+
+    /// Standard output of a run that succeeded.
+    fn ask(&self, argv: &[&str], environment: &BTreeMap<String, String>) -> Option<String> {
+        let output = (self.run)(argv, environment).ok().filter(|output| output.status.success())?;
+        String::from_utf8(output.stdout).ok()
+    }
+
+    fn environment_without(&self, names: &[&str]) -> BTreeMap<String, String> {
+        let kept = self.environment.iter().filter(|(name, _)| !names.contains(&name.as_str()));
+        kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+}
+
+/// Go's module proxies, as a `GOPROXY` list.
+pub fn go(machine: &Machine) -> Answer {
+    if let Some(list) = machine.variable("GOPROXY") {
+        return Answer::Known(Known::new(list, "GOPROXY"));
+    }
+    let file = go_environment_file(machine);
+    if let Some((path, list)) = file.as_ref().and_then(|(path, values)| Some((path, values.get("GOPROXY")?))) {
+        return Answer::Known(Known::new(list, path.display()));
+    }
+    let mut environment = machine.environment.clone();
+    // Otherwise a go.mod nearby may make go look for another toolchain first.
+    environment.insert("GOTOOLCHAIN".to_owned(), "local".to_owned());
+    let said = machine.ask(&["go", "env", "GOPROXY"], &environment);
+    if let Some(list) = said.as_deref().map(str::trim).filter(|list| !list.is_empty()) {
+        return Answer::Known(Known::new(list, "go env GOPROXY"));
+    }
+    if let Some(list) = machine.pinned_go_env.and_then(|text| parse_go_environment(text).remove("GOPROXY")) {
+        return Answer::Known(Known::new(&list, "go.env of the pinned Go"));
+    }
+    unknown("set GOPROXY to a module proxy's URL")
+}
+
+/// The file that `go env -w` writes, and its values; `None` where there is none or `GOENV=off`.
+/// Source: <https://pkg.go.dev/cmd/go#hdr-Environment_variables>.
+pub fn go_environment_file(machine: &Machine) -> Option<(PathBuf, BTreeMap<String, String>)> {
+    let path = match machine.variable("GOENV") {
+        Some("off") => return None,
+        Some(path) => PathBuf::from(path),
+        None if cfg!(target_os = "macos") => machine.home("Library/Application Support/go/env")?,
+        None => machine.user_configuration("go/env")?,
+    };
+    let text = (machine.read)(&path).ok()?;
+    Some((path, parse_go_environment(&text)))
+}
+
+/// `NAME=value` lines; anything else is a comment.
+fn parse_go_environment(text: &str) -> BTreeMap<String, String> {
+    let pair = |line: &str| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    text.lines().map(str::trim).filter(|line| !line.starts_with('#')).filter_map(pair).collect()
+}
+
+/// The index URL of pip, which is uv's too.
+pub fn python(machine: &Machine) -> Answer {
+    for name in ["PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL"] {
+        if let Some(url) = machine.variable(name) {
+            // uv allows `name=URL`.
+            let url = url.split_once('=').filter(|(name, _)| !name.contains('/')).map_or(url, |(_, url)| url);
+            return Answer::Known(Known::new(url, name));
+        }
+    }
+    for path in pip_configuration_files(machine) {
+        if let Some(url) = (machine.read)(&path).ok().and_then(|text| pip_index_url(&text)) {
+            return Answer::Known(Known::new(&url, path.display()));
+        }
+    }
+    let said = machine.ask(&["python3", "-I", "-c", PIPS_OWN_CONSTANT], machine.environment);
+    if let Some((origin, url)) = said.as_deref().and_then(|said| said.trim().split_once('\t')) {
+        return Answer::Known(Known::new(url, origin));
+    }
+    unknown("set PIP_INDEX_URL to a simple index")
+}
+
+/// pip's constant, from the installed pip or from a wheel of it that python or the distribution carries.
+const PIPS_OWN_CONSTANT: &str = r#"
+import glob, importlib, os, sys, sysconfig
+
+def ask(origin):
+    try:
+        url = importlib.import_module("pip._internal.models.index").PyPI.simple_url
+    except Exception:
+        return False
+    print(origin + "\t" + url.rstrip("/") + "/")
+    return True
+
+def wheels():
+    folders = [sysconfig.get_config_var("WHEEL_PKG_DIR"), "/usr/share/python-wheels"]
+    spec = importlib.util.find_spec("ensurepip")
+    if spec and spec.origin:
+        folders.append(os.path.join(os.path.dirname(spec.origin), "_bundled"))
+    return [wheel for folder in folders if folder for wheel in sorted(glob.glob(os.path.join(folder, "pip-*.whl")))]
+
+import importlib.util
+if not ask("the installed pip"):
+    for wheel in wheels():
+        for name in [name for name in sys.modules if name.split(".")[0] == "pip"]:
+            del sys.modules[name]
+        sys.path.insert(0, wheel)
+        if ask(wheel):
+            break
+"#;
+
+/// In pip's order of strength. Source: <https://pip.pypa.io/en/stable/topics/configuration/>.
+fn pip_configuration_files(machine: &Machine) -> Vec<PathBuf> {
+    if machine.variable("PIP_CONFIG_FILE") == Some("/dev/null") {
+        return Vec::new();
+    }
+    let of = |folder: &str| Path::new(folder).join("pip/pip.conf");
+    let global = machine.variable("XDG_CONFIG_DIRS").unwrap_or("/etc/xdg").split(':').map(of);
+    [
+        machine.variable("PIP_CONFIG_FILE").map(PathBuf::from),
+        machine.variable("VIRTUAL_ENV").map(|folder| Path::new(folder).join("pip.conf")),
+        machine.user_configuration("pip/pip.conf"),
+        machine.home(".pip/pip.conf"),
+        Some(PathBuf::from("/etc/pip.conf")),
+    ]
+    .into_iter()
+    .flatten()
+    .chain(global)
+    .collect()
+}
+
+/// `index-url` of `[install]`, else of `[global]`.
+fn pip_index_url(text: &str) -> Option<String> {
+    let mut section = "";
+    let mut found: BTreeMap<&str, &str> = BTreeMap::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name;
+        } else if let Some((key, value)) = line.split_once(['=', ':'])
+            && key.trim().replace('_', "-") == "index-url"
+        {
+            found.insert(section, value.trim());
+        }
+    }
+    found.get("install").or_else(|| found.get("global")).filter(|url| !url.is_empty()).map(|&url| url.to_owned())
+}
+
+/// The index that cargo uses for crates without a registry of their own.
+pub fn crates(machine: &Machine) -> Answer {
+    match replaced_source(machine) {
+        Some(Ok(known)) => return Answer::Known(known),
+        Some(Err(way)) => return unknown(&way),
+        None => {}
+    }
+    match ask_cargo(machine) {
+        Ok(Some(host)) => Answer::Known(Known::new(&format!("sparse+https://{host}/"), "cargo")),
+        Ok(None) | Err(_) => unknown("replace `source.crates-io` in a cargo configuration file by a sparse index"),
+    }
+}
+
+/// Follows `[source.crates-io] replace-with`, nearest file first. `Err`: replaced by something that is no sparse index.
+fn replaced_source(machine: &Machine) -> Option<Result<Known, String>> {
+    let home = machine.variable("CARGO_HOME").map(PathBuf::from).or_else(|| machine.home(".cargo"));
+    let nearby = machine.current_dir.ancestors().map(|folder| folder.join(".cargo"));
+    let files: Vec<(PathBuf, toml::Table)> = nearby
+        .chain(home)
+        .map(|folder| folder.join("config.toml"))
+        .filter_map(|path| Some((path.clone(), (machine.read)(&path).ok()?.parse().ok()?)))
+        .collect();
+    let get = |path: [&str; 3]| -> Option<(&Path, &str)> {
+        files.iter().find_map(|(file, table)| {
+            let value = table.get(path[0])?.get(path[1])?.get(path[2])?;
+            Some((file.as_path(), value.as_str()?))
+        })
+    };
+    let (mut file, mut name) = get(["source", "crates-io", "replace-with"])?;
+    // More links than this are a circle, which cargo refuses too.
+    for _ in 0..8 {
+        match get(["source", name, "replace-with"]) {
+            Some((next_file, next)) => (file, name) = (next_file, next),
+            None => break,
+        }
+    }
+    let url = get(["source", name, "registry"]).or_else(|| get(["registries", name, "index"]));
+    Some(match url.filter(|(_, url)| url.starts_with("sparse+")) {
+        Some((_, url)) => Ok(Known::new(&format!("{}/", url.trim_end_matches('/')), file.display())),
+        None => Err(format!(
+            "give `source.{name}`, which replaces crates-io in {}, a sparse index (`registry = \"sparse+https://…/\"`)",
+            file.display()
+        )),
+    })
+}
+
+/// Lets cargo look for a crate with an empty CARGO_HOME, through a proxy that refuses: it names its host in `CONNECT`.
+fn ask_cargo(machine: &Machine) -> io::Result<Option<String>> {
+    let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = proxy.local_addr()?;
+    let mut environment = machine.environment_without(&["NO_PROXY", "no_proxy", "CARGO_NET_OFFLINE"]);
+    for (name, value) in [
+        ("CARGO_HOME", machine.scratch.display().to_string()),
+        ("CARGO_HTTP_PROXY", format!("http://{address}")),
+        ("CARGO_HTTP_TIMEOUT", "2".to_owned()),
+        ("CARGO_NET_RETRY", "0".to_owned()),
+    ] {
+        environment.insert(name.to_owned(), value);
+    }
+    let cargo = machine.variable("CARGO").unwrap_or("cargo");
+    let done = Arc::new(AtomicBool::new(false));
+    let listening = thread::spawn({
+        let done = Arc::clone(&done);
+        move || refuse(&proxy, &done)
+    });
+    let run = (machine.run)(&[cargo, "search", "--registry", "crates-io", "--limit", "1", "x"], &environment);
+    done.store(true, Ordering::SeqCst);
+    // Wakes the listener, which is waiting for a connection.
+    let _ =
+        TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())), Duration::from_secs(1));
+    let host = listening.join().ok().flatten();
+    run.map(|_| host)
+}
+
+/// Answers every connection with 403 until `done`; the host of the first `CONNECT`.
+fn refuse(proxy: &TcpListener, done: &AtomicBool) -> Option<String> {
+    let mut host = None;
+    for stream in proxy.incoming().map_while(Result::ok) {
+        if done.load(Ordering::SeqCst) {
+            break;
+        }
+        let wanted = refuse_one(stream).ok().flatten();
+        host = host.or(wanted);
+    }
+    host
+}
+
+fn refuse_one(mut stream: TcpStream) -> io::Result<Option<String>> {
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut head = BufReader::new(stream.try_clone()?.take(8192));
+    let mut request = String::new();
+    head.read_line(&mut request)?;
+    // The rest of the head is read so that closing does not reset the connection under the answer.
+    let mut line = String::new();
+    while head.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    let authority = request.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
+    Ok(authority.map(|authority| authority.trim_end_matches(":443").to_owned()))
+}
+
+fn unknown(way: &str) -> Answer {
+    Answer::Unknown { ways: vec![way.to_owned()] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::env;
+    use std::fs;
+    use std::process::Command;
+    use std::sync::atomic::AtomicUsize;
+
+    /// Asks the real tools of this machine, with the given variables on top of a bare environment.
+    fn ask(question: fn(&Machine) -> Answer, variables: &[(&str, &str)], files: &[(&str, &str)]) -> Answer {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("xtask-direct-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let root = env::temp_dir().join(name);
+        let home = root.join("home");
+        for (path, text) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        fs::create_dir_all(&home).unwrap();
+        fs::create_dir_all(root.join("scratch")).unwrap();
+        fs::create_dir_all(root.join("project")).unwrap();
+        let mut environment: BTreeMap<String, String> = ["PATH", "CARGO", "RUSTUP_TOOLCHAIN", "GOROOT"]
+            .iter()
+            .filter_map(|&name| Some((name.into(), env::var(name).ok()?)))
+            .collect();
+        let rustup = env::var("RUSTUP_HOME").unwrap_or_else(|_| env::var("HOME").unwrap() + "/.rustup");
+        environment.insert("RUSTUP_HOME".into(), rustup);
+        environment.insert("HOME".into(), home.display().to_string());
+        environment.extend(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        let answer = question(&Machine {
+            environment: &environment,
+            current_dir: &root.join("project"),
+            scratch: &root.join("scratch"),
+            read: &|path| fs::read_to_string(path),
+            run: &|argv, environment| {
+                Command::new(argv[0]).args(&argv[1..]).env_clear().envs(environment).current_dir(&root).output()
+            },
+            pinned_go_env: Some("# Go\nGOPROXY=https://pinned.example,direct\n"),
+        });
+        fs::remove_dir_all(root).unwrap();
+        answer
+    }
+
+    #[track_caller]
+    fn known(answer: Answer) -> (String, String) {
+        match answer {
+            Answer::Known(known) => (known.value.expose().to_owned(), known.origin),
+            Answer::Unknown { ways } => panic!("unknown: {ways:?}"),
+        }
+    }
+
+    fn pair(value: &str, origin: &str) -> (String, String) {
+        (value.into(), origin.into())
+    }
+
+    #[test]
+    fn the_installed_tools_name_a_default_each_and_nothing_is_contacted() {
+        let (list, origin) = known(ask(go, &[], &[]));
+        let own =
+            Command::new("go").args(["env", "GOPROXY"]).env("GOENV", "off").env_remove("GOPROXY").output().unwrap();
+        assert_eq!((list.as_str(), origin.as_str()), (String::from_utf8(own.stdout).unwrap().trim(), "go env GOPROXY"));
+
+        let (url, origin) = known(ask(python, &[], &[]));
+        assert!(url.starts_with("https://") && url.ends_with("/simple/"), "{url} from {origin}");
+
+        let (url, origin) = known(ask(crates, &[], &[]));
+        assert_eq!(origin, "cargo");
+        let url = MirrorUrl::parse(&url).unwrap();
+        assert!(url.is_sparse_index() && url.host().contains('.') && url.expose().ends_with('/'), "{url}");
+    }
+
+    #[test]
+    fn a_variable_wins_over_a_file_and_a_file_over_the_tool() {
+        let file = &[("home/.config/go/env", "GOFLAGS=-mod=mod\nGOPROXY=https://file.example\n")];
+        assert_eq!(known(ask(go, &[("GOPROXY", "https://a,direct")], file)), pair("https://a,direct", "GOPROXY"));
+        let (list, origin) = known(ask(go, &[], file));
+        assert!(list == "https://file.example" && origin.ends_with("home/.config/go/env"), "{list} {origin}");
+        assert_eq!(known(ask(go, &[("GOENV", "off"), ("PATH", "/nowhere")], file)).1, "go.env of the pinned Go");
+
+        let file = &[(
+            "home/.pip/pip.conf",
+            "[global]\nindex-url = https://global/\n[install]\nindex_url: https://install/\n",
+        )];
+        assert_eq!(
+            known(ask(python, &[("UV_DEFAULT_INDEX", "corp=https://uv/")], file)),
+            pair("https://uv/", "UV_DEFAULT_INDEX")
+        );
+        assert_eq!(known(ask(python, &[], file)).0, "https://install/");
+        let file = &[("home/.config/pip/pip.conf", "[global]\nindex_url=https://global/\n[freeze]\nindex-url = x\n")];
+        assert_eq!(known(ask(python, &[], file)).0, "https://global/");
+    }
+
+    #[test]
+    fn a_replaced_cargo_source_is_followed_and_one_that_is_no_index_is_said() {
+        let replaced = "[source.crates-io]\nreplace-with = 'a'\n[source.a]\nreplace-with = 'b'\n";
+        let near = ("project/.cargo/config.toml", replaced);
+        let home = ("home/.cargo/config.toml", "[registries.b]\nindex = 'sparse+https://u:secret@b/index'");
+        let Answer::Known(it) = ask(crates, &[], &[near, home]) else { panic!() };
+        assert_eq!(it.value.expose(), "sparse+https://u:secret@b/index/");
+        assert_eq!(format!("{it:?}").matches("secret").count(), 0);
+        let vendored = ("home/.cargo/config.toml", "[source.b]\ndirectory = 'vendor'");
+        let Answer::Unknown { ways } = ask(crates, &[], &[near, vendored]) else { panic!() };
+        assert!(ways[0].contains("`source.b`") && ways[0].contains("project/.cargo/config.toml"), "{ways:?}");
+    }
+
+    #[test]
+    fn without_pip_and_cargo_the_answer_is_how_to_say_it() {
+        let Answer::Unknown { ways } = ask(python, &[("PATH", "/nowhere")], &[]) else { panic!() };
+        assert_eq!(ways, ["set PIP_INDEX_URL to a simple index"]);
+        let nowhere = &[("PATH", "/nowhere"), ("CARGO", "/nowhere/cargo")];
+        assert!(matches!(ask(crates, nowhere, &[]), Answer::Unknown { .. }));
+    }
+
+    #[test]
+    fn a_list_is_masked_entry_by_entry() {
+        let it = Known::new("https://u:secret@a/go|https://b,direct", "GOPROXY");
+        assert_eq!(it.value.to_string(), "https://****@a/go|https://b,direct");
+        assert_eq!(it.hosts(), ["a", "b"]);
+    }
+}

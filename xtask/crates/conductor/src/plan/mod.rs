@@ -1,0 +1,160 @@
+//! Planning decides, execution obeys: a [`Plan`] is a value with every `if` behind it. This module does no I/O; what it must know
+//! of the store and of `dist/` it asks a [`View`].
+//!
+//! A Go binary's key needs the interface of the library that it links. While that library still has to be made, the
+//! binary's step is *provisional*: it waits for the next round, in which the plan is made anew and knows.
+
+mod steps;
+
+use crate::cache::key::{Inputs, Key};
+use crate::cache::reason::Reason;
+use crate::cache::store::{Entry, Lookup, Output};
+use crate::error::Result;
+use crate::facts::{Facts, Wants};
+use crate::project::Project;
+use crate::report::{PlannedStep, Status};
+use crate::settings::Settings;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+pub use steps::{build, chosen_wheels, go_toolchain_pins};
+
+/// What a plan may know of the results that exist.
+pub trait View {
+    fn lookup(&self, key: &Key) -> Result<Lookup>;
+    /// Whether `path` already holds this output.
+    fn is_in_place(&self, path: &Path, output: &Output) -> bool;
+    /// Inputs of the last result of this step in this checkout.
+    fn last_inputs(&self, step: &str) -> Option<BTreeMap<String, String>>;
+}
+
+/// Everything that a plan is a function of.
+pub struct Premise<'a> {
+    pub settings: &'a Settings,
+    pub project: &'a Project,
+    pub facts: &'a Facts,
+    pub wants: &'a Wants,
+    /// Ignore known results, except those of the steps named here.
+    pub fresh: Option<&'a HashSet<String>>,
+    pub view: &'a dyn View,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// In an order in which each step stands after those that it needs.
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// `kind:name`
+    pub id: String,
+    pub work: Work,
+    pub needs: Vec<String>,
+    /// `None`: depends on a step that has to run first, or has no result of its own.
+    pub inputs: Option<Inputs>,
+    pub status: Status,
+    pub reason: Option<Reason>,
+    /// Decided in the next round.
+    pub provisional: bool,
+    /// To be made although its result may be known.
+    pub anew: bool,
+    /// Where each output belongs, once they are known.
+    pub place: Place,
+    /// The result, where the store has it.
+    pub entry: Option<Entry>,
+    /// Files of the store to be set aside first.
+    pub broken: Vec<PathBuf>,
+}
+
+/// Where a result goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Used in the store.
+    Store,
+    Folder(PathBuf),
+}
+
+impl Place {
+    pub fn of(&self, output: &Output) -> Option<PathBuf> {
+        match self {
+            Self::Store => None,
+            Self::Folder(folder) => Some(folder.join(&output.path)),
+        }
+    }
+}
+
+/// What a step does, by the name of what it makes; the details are in the declaration, the pins and the facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    GoToolchain { version: String, platform: String },
+    GoModules { binary: String },
+    NativeLibrary { name: String },
+    GoBinary { name: String },
+    WheelSet { name: String },
+    Model { name: String },
+}
+
+impl Work {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::GoToolchain { .. } => "toolchain",
+            Self::GoModules { .. } => "go-modules",
+            Self::NativeLibrary { .. } => "native-library",
+            Self::GoBinary { .. } => "go-binary",
+            Self::WheelSet { .. } => "wheel-set",
+            Self::Model { .. } => "model",
+        }
+    }
+}
+
+impl Step {
+    /// A step that nobody needs; the start of every other.
+    fn skipped(work: Work, name: &str) -> Self {
+        Self {
+            id: format!("{}:{name}", work.kind()),
+            work,
+            needs: Vec::new(),
+            inputs: None,
+            status: Status::Skip,
+            reason: None,
+            provisional: false,
+            anew: false,
+            place: Place::Store,
+            entry: None,
+            broken: Vec::new(),
+        }
+    }
+
+    pub fn key(&self) -> Option<Key> {
+        self.inputs.as_ref().map(Inputs::key)
+    }
+
+    pub fn planned(&self, commands: Vec<String>, environment: BTreeMap<String, String>) -> PlannedStep {
+        PlannedStep {
+            id: self.id.clone(),
+            kind: self.work.kind(),
+            key: self.key(),
+            status: self.status,
+            reason: self.reason.clone(),
+            provisional: self.provisional,
+            commands,
+            environment,
+        }
+    }
+}
+
+impl Plan {
+    pub fn step(&self, id: &str) -> Option<&Step> {
+        self.steps.iter().find(|step| step.id == id)
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.steps.iter().all(|step| !step.provisional)
+    }
+
+    /// Steps that have to fetch or to make something.
+    pub fn running(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(|step| step.status == Status::Run)
+    }
+}

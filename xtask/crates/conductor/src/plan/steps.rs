@@ -1,0 +1,446 @@
+//! From declaration and facts to steps: one function a kind.
+
+use super::{Place, Plan, Premise, Step, Work};
+use crate::cache::key::{GoBinary, Inputs, NativeLibrary, Pinned};
+use crate::cache::reason::Reason;
+use crate::cache::store::Lookup;
+use crate::error::{Error, Result};
+use crate::facts::{Compiler, Go};
+use crate::project::pins::WheelPin;
+use crate::report::Status;
+use crate::settings::env;
+use crate::wheel;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+
+/// The plan for everything that is wanted.
+pub fn build(premise: &Premise) -> Result<Plan> {
+    let mut plan = Plan::default();
+    for name in &premise.wants.libraries {
+        plan.steps.push(native_library(premise, name)?);
+    }
+    let mut binaries = Vec::new();
+    for name in &premise.wants.binaries {
+        binaries.push(go_binary(premise, name, &plan)?);
+    }
+    let toolchain = go_toolchain(premise, binaries.iter().any(|(_, prepare)| *prepare))?;
+    let toolchain_id = toolchain.as_ref().map(|step| step.id.clone());
+    plan.steps.extend(toolchain);
+    for (mut binary, prepare) in binaries {
+        let modules = go_modules(&binary.work, toolchain_id.clone(), prepare);
+        binary.needs.extend(toolchain_id.clone());
+        binary.needs.push(modules.id.clone());
+        plan.steps.push(modules);
+        plan.steps.push(binary);
+    }
+    for name in &premise.wants.wheel_sets {
+        plan.steps.push(wheel_set(premise, name)?);
+    }
+    for name in &premise.wants.models {
+        plan.steps.push(model(premise, name)?);
+    }
+    Ok(plan)
+}
+
+/// A step with a key: its status follows from what the store and its place hold.
+fn keyed(premise: &Premise, work: Work, name: &str, inputs: Inputs, place: Place) -> Result<Step> {
+    let mut step = Step { status: Status::Run, place, ..Step::skipped(work, name) };
+    // Only what is compiled can come out differently; pinned bytes cannot.
+    let compiled = matches!(step.work, Work::NativeLibrary { .. } | Work::GoBinary { .. });
+    step.anew = compiled && premise.fresh.is_some_and(|made| !made.contains(&step.id));
+    match premise.view.lookup(&inputs.key())? {
+        _ if step.anew => step.reason = Some(Reason::because("asked for with --fresh")),
+        Lookup::Hit(entry) => {
+            let missing = entry
+                .outputs
+                .iter()
+                .find(|output| step.place.of(output).is_some_and(|path| !premise.view.is_in_place(&path, output)));
+            step.status = if missing.is_some() { Status::Restore } else { Status::Hit };
+            step.reason = missing.map(|output| Reason::because(format!("{} is not in place", output.path)));
+            step.entry = Some(entry);
+        }
+        Lookup::Broken(_, files) => {
+            let names: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
+            step.reason = Some(Reason::because(format!("altered in the store: {}", names.join(", "))));
+            step.broken = files;
+        }
+        Lookup::Absent => {
+            step.reason = Some(match premise.view.last_inputs(&step.id) {
+                None => Reason::because("first time in this checkout"),
+                Some(last) => smallest(Reason::compare(&last, &inputs.flat())),
+            });
+        }
+    }
+    step.inputs = Some(inputs);
+    Ok(step)
+}
+
+/// One reason for several: the first, with the count of the others.
+fn smallest(reasons: Vec<Reason>) -> Reason {
+    let others = reasons.len().saturating_sub(1);
+    match reasons.into_iter().next() {
+        None => Reason::because("its result is gone from the store"),
+        Some(mut first) => {
+            if others > 0 {
+                first.input.push_str(&format!(" (and {others} more)"));
+            }
+            first
+        }
+    }
+}
+
+fn environment(premise: &Premise, names: &[&str]) -> BTreeMap<String, String> {
+    let plain = |value: OsString| value.to_string_lossy().into_owned();
+    premise.settings.environment.only(names).into_iter().map(|(name, value)| (name, plain(value))).collect()
+}
+
+fn unknown(what: &str, name: &str) -> Error {
+    Error::bug(format!("the facts about {what} {name} were not gathered"))
+}
+
+fn compiler<'a>(premise: &'a Premise) -> Result<&'a Compiler> {
+    premise.facts.compiler.as_ref().ok_or_else(|| unknown("the", "C compiler"))
+}
+
+fn native_library(premise: &Premise, name: &str) -> Result<Step> {
+    let facts = premise.facts.libraries.get(name).ok_or_else(|| unknown("library", name))?;
+    let rust = premise.facts.rust.as_ref().ok_or_else(|| unknown("the", "Rust toolchain"))?;
+    let compiler = compiler(premise)?;
+    let inputs = Inputs::NativeLibrary(NativeLibrary {
+        name: name.to_owned(),
+        sources: facts.sources.clone(),
+        locked: facts.locked.clone(),
+        rustc: rust.version.clone(),
+        target: rust.host.clone(),
+        features: facts.cargo_features.clone(),
+        profile: premise.wants.profile.clone(),
+        c_compiler: compiler.version.clone(),
+        libc: compiler.libc.clone(),
+        environment: environment(premise, env::NATIVE_KEYED),
+        cargo_configuration: rust.configuration.clone(),
+    });
+    let place = Place::Folder(premise.settings.workspace.dist_lib());
+    keyed(premise, Work::NativeLibrary { name: name.to_owned() }, name, inputs, place)
+}
+
+/// The binary's step, and whether Go's downloads and the compilation of what it stands on should start at once.
+fn go_binary(premise: &Premise, name: &str, plan: &Plan) -> Result<(Step, bool)> {
+    let facts = premise.facts.binaries.get(name).ok_or_else(|| unknown("binary", name))?;
+    let declared = premise.project.declaration.go_binary.get(name).ok_or_else(|| unknown("binary", name))?;
+    let go = premise.facts.go.as_ref().ok_or_else(|| unknown("the", "Go toolchain"))?;
+    let compiler = compiler(premise)?;
+    let mut inputs = GoBinary {
+        name: name.to_owned(),
+        sources: facts.sources.clone(),
+        main: declared.main.clone(),
+        go: go.version().to_owned(),
+        tags: declared.tags.clone(),
+        ldflags: declared.ldflags.clone(),
+        c_compiler: compiler.version.clone(),
+        libc: compiler.libc.clone(),
+        environment: environment(premise, env::GO_KEYED),
+        interfaces: BTreeMap::new(),
+    };
+    let mut needs = Vec::new();
+    let mut unmade = Vec::new();
+    for library in &declared.links {
+        let id = format!("native-library:{library}");
+        let step = plan.step(&id).ok_or_else(|| unknown("library", library))?;
+        match step.entry.as_ref().and_then(|entry| entry.interfaces.get(library)) {
+            Some(interface) => {
+                inputs.interfaces.insert(library.clone(), *interface);
+            }
+            None => unmade.push(id.clone()),
+        }
+        needs.push(id);
+    }
+    let place = Place::Folder(premise.settings.workspace.dist_bin());
+    let work = Work::GoBinary { name: name.to_owned() };
+    if unmade.is_empty() {
+        let mut step = keyed(premise, work, name, Inputs::GoBinary(inputs), place)?;
+        step.needs = needs;
+        let prepare = step.status == Status::Run;
+        return Ok((step, prepare));
+    }
+    let step = Step { needs, status: Status::Run, provisional: true, place, ..Step::skipped(work, name) };
+    let flat = Inputs::GoBinary(inputs).flat();
+    let changed = premise.view.last_inputs(&step.id).map(|mut last| {
+        last.retain(|name, _| !name.starts_with("interfaces"));
+        Reason::compare(&last, &flat)
+    });
+    // Where nothing but the library changed, its interface most likely did not, and the binary will turn out a hit.
+    let prepare = premise.fresh.is_some() || changed.as_ref().is_none_or(|reasons| !reasons.is_empty());
+    let reason = match changed {
+        None => Reason::because("first time in this checkout"),
+        Some(reasons) if reasons.is_empty() => Reason::because(format!("{} is made first", unmade.join(", "))),
+        Some(reasons) => smallest(reasons),
+    };
+    let step = Step { reason: Some(reason), ..step };
+    Ok((step, prepare))
+}
+
+/// `None` where the installed Go is used.
+fn go_toolchain(premise: &Premise, wanted: bool) -> Result<Option<Step>> {
+    let Some(Go::Pinned { version, platform, passed_over }) = &premise.facts.go else { return Ok(None) };
+    let pins = premise.project.pins.go.as_ref().and_then(|go| go.platform.get(platform));
+    let pins = pins.ok_or_else(|| unknown("the pins of", platform))?;
+    let work = Work::GoToolchain { version: version.clone(), platform: platform.clone() };
+    if !wanted {
+        // A toolchain has thousands of files: whoever does not need it does not look at them.
+        return Ok(Some(Step::skipped(work, "go")));
+    }
+    let inputs = Inputs::Toolchain(go_toolchain_pins(version, platform, &pins.h1));
+    let mut step = keyed(premise, work, "go", inputs, Place::Store)?;
+    if step.status == Status::Run && step.broken.is_empty() {
+        let minimum = &premise.project.declaration.toolchain.go.minimum;
+        step.reason = Some(Reason::because(match passed_over {
+            Some(found) => format!("go {found} on PATH is older than {minimum}"),
+            None => "there is no go on PATH".to_owned(),
+        }));
+    }
+    Ok(Some(step))
+}
+
+/// Either artifact may serve the toolchain; they hold the same files, so one of the two hashes is enough to name the result.
+pub fn go_toolchain_pins(version: &str, platform: &str, h1: &str) -> Pinned {
+    Pinned { name: "go".to_owned(), pins: [(format!("go{version} {platform}"), h1.to_owned())].into() }
+}
+
+fn go_modules(binary: &Work, toolchain: Option<String>, wanted: bool) -> Step {
+    let name = match binary {
+        Work::GoBinary { name } => name.clone(),
+        _ => String::new(),
+    };
+    let mut step = Step::skipped(Work::GoModules { binary: name.clone() }, &name);
+    step.needs.extend(toolchain);
+    if wanted {
+        step.status = Status::Run;
+    }
+    step
+}
+
+/// The pinned files of a wheel set that suit this interpreter, one a project.
+pub fn chosen_wheels<'a>(premise: &'a Premise, name: &str) -> Result<Vec<&'a WheelPin>> {
+    let python = premise.facts.python.as_ref().ok_or_else(|| unknown("the", "Python interpreter"))?;
+    let pins = premise.project.pins.wheel_set.get(name).map_or(&[][..], Vec::as_slice);
+    let projects: BTreeSet<&String> = pins.iter().map(|pin| &pin.project).collect();
+    if projects.is_empty() {
+        return Err(Error::configuration(format!("xtask.lock pins nothing for wheel-set.{name}"))
+            .hint(format!("run `cargo xtask lock update {name}`")));
+    }
+    let mut chosen = Vec::new();
+    for project in projects {
+        let files: Vec<&WheelPin> = pins.iter().filter(|pin| pin.project == *project).collect();
+        let interpreter = &python.interpreter;
+        let (major, minor) = interpreter.version;
+        let best = wheel::choose(&files, |pin| &pin.filename, interpreter).ok_or_else(|| {
+            Error::missing(format!(
+                "xtask.lock pins no wheel of {project} for CPython {major}.{minor} on {}",
+                interpreter.architecture
+            ))
+            .hint("put a python3 between 3.10 and 3.14 first on PATH")
+        })?;
+        chosen.push(*best);
+    }
+    Ok(chosen)
+}
+
+fn wheel_set(premise: &Premise, name: &str) -> Result<Step> {
+    let wheels = chosen_wheels(premise, name)?;
+    let pins = wheels.iter().map(|pin| (pin.filename.clone(), pin.sha256.to_string())).collect();
+    let inputs = Inputs::WheelSet(Pinned { name: name.to_owned(), pins });
+    keyed(premise, Work::WheelSet { name: name.to_owned() }, name, inputs, Place::Store)
+}
+
+fn model(premise: &Premise, name: &str) -> Result<Step> {
+    let pins = premise.project.pins.model.get(name).filter(|pins| !pins.file.is_empty()).ok_or_else(|| {
+        Error::configuration(format!("xtask.lock pins nothing for model.{name}"))
+            .hint(format!("run `cargo xtask lock update {name}`"))
+    })?;
+    let pins = pins.file.iter().map(|file| (file.path.clone(), file.sha256.to_string())).collect();
+    let inputs = Inputs::Model(Pinned { name: name.to_owned(), pins });
+    let place = Place::Folder(premise.settings.workspace.models().join(name));
+    keyed(premise, Work::Model { name: name.to_owned() }, name, inputs, place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::key::Key;
+    use crate::cache::store::{Entry, Layout, Output};
+    use crate::digest::Digest;
+    use crate::facts::{Binary, Facts, Library, Rust, Wants};
+    use crate::plan::View;
+    use crate::project::{Declaration, Local, Project};
+    use crate::settings::Settings;
+    use crate::workspace::Workspace;
+    use std::cell::RefCell;
+    use std::path::Path;
+
+    /// A store held in memory: the second real implementation of [`View`].
+    #[derive(Default)]
+    struct Memory {
+        entries: RefCell<BTreeMap<Key, Entry>>,
+        last: RefCell<BTreeMap<String, BTreeMap<String, String>>>,
+        in_place: bool,
+    }
+
+    impl View for Memory {
+        fn lookup(&self, key: &Key) -> Result<Lookup> {
+            Ok(self.entries.borrow().get(key).map_or(Lookup::Absent, |entry| Lookup::Hit(entry.clone())))
+        }
+        fn is_in_place(&self, _: &Path, _: &Output) -> bool {
+            self.in_place
+        }
+        fn last_inputs(&self, step: &str) -> Option<BTreeMap<String, String>> {
+            self.last.borrow().get(step).cloned()
+        }
+    }
+
+    impl Memory {
+        /// As if the step had run with this interface.
+        fn made(&self, step: &Step, interface: Option<&[u8]>) {
+            let inputs = step.inputs.as_ref().unwrap();
+            let name = step.id.split_once(':').unwrap().1.to_owned();
+            let entry = Entry {
+                key: inputs.key(),
+                step: step.id.clone(),
+                layout: Layout::Objects,
+                outputs: vec![Output { path: "x".into(), digest: Digest::of(b"x"), size_bytes: 1, executable: false }],
+                interfaces: interface.map(|bytes| (name, Digest::of(bytes))).into_iter().collect(),
+                inputs: inputs.flat(),
+            };
+            self.last.borrow_mut().insert(step.id.clone(), inputs.flat());
+            self.entries.borrow_mut().insert(entry.key, entry);
+        }
+    }
+
+    struct World {
+        settings: Settings,
+        project: Project,
+        facts: Facts,
+        wants: Wants,
+    }
+
+    fn world() -> World {
+        let declaration: Declaration = toml::from_str(
+            r#"
+            project = { name = "x" }
+            native-library.binding = { path = "b", header = "b/b.h" }
+            go-binary.router = { module = "r", main = "./cmd", links = ["binding"] }
+            "#,
+        )
+        .unwrap();
+        let settings = Settings::resolve(
+            &crate::cli::Global::default(),
+            Workspace { root: "/repo".into() },
+            crate::settings::env::Environment([("HOME".to_owned(), "/home/me".into())].into()),
+            Local::default(),
+            &declaration,
+            false,
+        )
+        .unwrap();
+        let library = Library {
+            folder: "/repo/b".into(),
+            file: "libb.so".into(),
+            target: "b".into(),
+            sources: [("src/lib.rs".to_owned(), Digest::of(b"1"))].into(),
+            header: Digest::of(b"h"),
+            locked: BTreeMap::new(),
+            checksums: BTreeMap::new(),
+            feature_set: "cpu".into(),
+            cargo_features: vec![],
+        };
+        let binary = Binary {
+            folder: "/repo/r".into(),
+            sources: [("r/cmd/main.go".to_owned(), Digest::of(b"1"))].into(),
+            packages: BTreeSet::new(),
+        };
+        let facts = Facts {
+            rust: Some(Rust {
+                cargo: "cargo".into(),
+                version: "rustc 1".into(),
+                host: "x".into(),
+                cargo_home: "/c".into(),
+                configuration: BTreeMap::new(),
+            }),
+            compiler: Some(Compiler { path: "cc".into(), version: "cc 1".into(), libc: "glibc 2".into() }),
+            go: Some(Go::Installed { path: "go".into(), version: "1.27.3".into() }),
+            python: None,
+            libraries: [("binding".to_owned(), library)].into(),
+            binaries: [("router".to_owned(), binary)].into(),
+        };
+        let wants = Wants {
+            libraries: ["binding".to_owned()].into(),
+            binaries: ["router".to_owned()].into(),
+            profile: "release".into(),
+            features: "cpu".into(),
+            ..Wants::default()
+        };
+        World { settings, project: Project { declaration, pins: Default::default() }, facts, wants }
+    }
+
+    fn plan(world: &World, view: &Memory) -> Plan {
+        let World { settings, project, facts, wants } = world;
+        build(&Premise { settings, project, facts, wants, fresh: None, view }).unwrap()
+    }
+
+    fn shape(plan: &Plan) -> Vec<(String, Status, bool)> {
+        plan.steps.iter().map(|step| (step.id.clone(), step.status, step.provisional)).collect()
+    }
+
+    fn expected(library: Status, modules: Status, binary: Status, provisional: bool) -> Vec<(String, Status, bool)> {
+        vec![
+            ("native-library:binding".into(), library, false),
+            ("go-modules:router".into(), modules, false),
+            ("go-binary:router".into(), binary, provisional),
+        ]
+    }
+
+    #[test]
+    fn a_cold_build_prepares_go_beside_the_library_and_links_in_the_next_round() {
+        let (world, mut view) = (world(), Memory::default());
+        let first = plan(&world, &view);
+        assert_eq!(shape(&first), expected(Status::Run, Status::Run, Status::Run, true));
+        view.made(&first.steps[0], Some(b"interface"));
+        view.in_place = true;
+        let second = plan(&world, &view);
+        assert_eq!(shape(&second), expected(Status::Hit, Status::Run, Status::Run, false));
+        view.made(&second.steps[2], None);
+        assert_eq!(shape(&plan(&world, &view)), expected(Status::Hit, Status::Skip, Status::Hit, false));
+    }
+
+    #[test]
+    fn a_library_with_another_inside_and_the_same_interface_needs_no_link() {
+        let (mut world, mut view) = (world(), Memory::default());
+        view.in_place = true;
+        let first = plan(&world, &view);
+        view.made(&first.steps[0], Some(b"interface"));
+        let second = plan(&world, &view);
+        view.made(&second.steps[2], None);
+
+        let library = world.facts.libraries.get_mut("binding").unwrap();
+        library.sources.insert("src/lib.rs".into(), Digest::of(b"comment"));
+        let third = plan(&world, &view);
+        assert_eq!(shape(&third), expected(Status::Run, Status::Skip, Status::Run, true));
+        assert_eq!(third.steps[0].reason.as_ref().unwrap().input, "sources: src/lib.rs");
+        view.made(&third.steps[0], Some(b"interface"));
+        assert_eq!(shape(&plan(&world, &view)), expected(Status::Hit, Status::Skip, Status::Hit, false));
+
+        // Another interface: the link is made again, and the reason names it.
+        view.made(&third.steps[0], Some(b"one more symbol"));
+        let relink = plan(&world, &view);
+        assert_eq!(shape(&relink), expected(Status::Hit, Status::Run, Status::Run, false));
+        assert_eq!(relink.steps[2].reason.as_ref().unwrap().input, "interfaces: binding");
+    }
+
+    #[test]
+    fn a_result_that_is_not_in_place_is_restored_and_not_made() {
+        let (world, view) = (world(), Memory::default());
+        let first = plan(&world, &view);
+        view.made(&first.steps[0], Some(b"interface"));
+        let second = plan(&world, &view);
+        view.made(&second.steps[2], None);
+        assert_eq!(shape(&plan(&world, &view)), expected(Status::Restore, Status::Skip, Status::Restore, false));
+    }
+}

@@ -1,0 +1,387 @@
+//! A repository as data: what `xtask.toml` declares and what `xtask.lock` pins.
+//!
+//! The program knows the *shape* of such a project (a Rust cdylib outside any workspace, a cgo Go module, pinned models,
+//! services around them); names, paths, crates, tags and flags come from here. Nothing in this module touches the machine
+//! except [`Project::read`].
+
+pub mod document;
+pub mod pins;
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::mirror;
+use crate::workspace::Workspace;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// `xtask.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Declaration {
+    pub project: ProjectTable,
+    #[serde(default)]
+    pub toolchain: Toolchain,
+    /// Rust libraries with a C ABI, by name.
+    #[serde(default)]
+    pub native_library: BTreeMap<String, NativeLibrary>,
+    /// Go programs, by name.
+    #[serde(default)]
+    pub go_binary: BTreeMap<String, GoBinary>,
+    /// Sets of Python wheels pinned in `xtask.lock`, by name.
+    #[serde(default)]
+    pub wheel_set: BTreeMap<String, WheelSet>,
+    /// Models pinned in `xtask.lock`, by name.
+    #[serde(default)]
+    pub model: BTreeMap<String, Model>,
+    /// Programs of a running stack, by name; started in the order of `after`.
+    #[serde(default)]
+    pub service: BTreeMap<String, Service>,
+    pub run: Option<Run>,
+    /// Test suites, by name.
+    #[serde(default)]
+    pub suite: BTreeMap<String, Suite>,
+    /// Mirror profiles of this project, and the one used where neither flag, variable nor `xtask.local.toml` names one.
+    #[serde(default)]
+    pub mirror: mirror::Section,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ProjectTable {
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Toolchain {
+    #[serde(default)]
+    pub go: GoToolchain,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GoToolchain {
+    /// A `go` on PATH of this version or newer is used; an older one is passed over for the version in `xtask.lock`.
+    #[serde(default)]
+    pub minimum: String,
+    /// The version that `lock update go` pins.
+    #[serde(default)]
+    pub version: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NativeLibrary {
+    /// Folder of the package: its own `Cargo.toml` and `Cargo.lock`, outside any workspace.
+    pub path: String,
+    /// The C header that is the library's contract, relative to the repository.
+    pub header: String,
+    /// More inputs than `Cargo.toml`, `build.rs`, `src/` and the header: files or folders inside the package.
+    #[serde(default)]
+    pub sources: Vec<String>,
+    /// Name given to `--features` → cargo features of the package; `cpu` is the default choice.
+    #[serde(default)]
+    pub features: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GoBinary {
+    /// Folder of the Go module.
+    pub module: String,
+    /// The main package inside the module: `./cmd`.
+    pub main: String,
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// For `go build -ldflags`; the run path to the libraries is added.
+    #[serde(default)]
+    pub ldflags: Vec<String>,
+    /// Native libraries that cgo links.
+    #[serde(default)]
+    pub links: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct WheelSet {
+    /// `project==version`, or the path of a requirements file that holds such lines.
+    #[serde(default)]
+    pub requirements: Option<String>,
+    #[serde(default)]
+    pub projects: Vec<String>,
+    /// Paths inside the unpacked set that must be executable whatever the wheel says.
+    #[serde(default)]
+    pub executable: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Model {
+    /// Where its files may come from, in this order; the pins decide what is accepted.
+    pub sources: Vec<ModelSource>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
+pub enum ModelSource {
+    /// A folder that already holds the files; absolute, or relative to the repository.
+    Directory(String),
+    /// A wheel of the Python index with the files below `path`; its own pin is in `xtask.lock`.
+    Wheel { project: String, path: String },
+    /// A hub repository at a commit.
+    Hub { repo: String, revision: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Service {
+    pub program: Program,
+    /// Placeholders: `{port}` names of this service as `{ports.http}`, of another as `{mock-vllm.ports.http}`,
+    /// `{root}`, `{run}` (a folder for generated files), `{config}` (the file that `config` generates).
+    #[serde(default)]
+    pub arguments: Vec<String>,
+    /// Working folder, relative to the repository.
+    #[serde(default)]
+    pub directory: Option<String>,
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Name → preferred TCP port on the loopback address.
+    #[serde(default)]
+    pub ports: BTreeMap<String, u16>,
+    /// Answers 200 once the service can be used.
+    pub ready: Ready,
+    /// Services that must be ready first.
+    #[serde(default)]
+    pub after: Vec<String>,
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Command whose standard output becomes `{config}` before the service starts.
+    #[serde(default)]
+    pub config: Option<Generated>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
+pub enum Program {
+    /// A Go binary of this project.
+    Binary(String),
+    /// The Python interpreter with a wheel set on its path and nothing else.
+    Python { wheel_set: String },
+    /// An executable inside a wheel set.
+    Wheel { wheel_set: String, path: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Ready {
+    pub port: String,
+    pub path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Generated {
+    pub binary: String,
+    pub arguments: Vec<String>,
+}
+
+/// How `run --once` reaches the stack and what it shows.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Run {
+    pub service: String,
+    pub port: String,
+    pub path: String,
+    /// Response headers that tell the decision taken.
+    #[serde(default)]
+    pub show_headers: Vec<String>,
+    /// URLs printed once the stack is ready: label → `{service.ports.name}` template.
+    #[serde(default)]
+    pub urls: BTreeMap<String, String>,
+}
+
+/// Commands run one after another; each is a list of words.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Suite {
+    pub about: String,
+    #[serde(default)]
+    pub commands: Vec<SuiteCommand>,
+    /// What must be there first.
+    #[serde(default)]
+    pub libraries: Vec<String>,
+    #[serde(default)]
+    pub binaries: Vec<String>,
+    #[serde(default)]
+    pub wheel_sets: Vec<String>,
+    #[serde(default)]
+    pub models: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SuiteCommand {
+    pub tool: SuiteTool,
+    #[serde(default)]
+    pub directory: String,
+    pub arguments: Vec<String>,
+    /// Placeholders as in services, and `{wheel-set:NAME}`.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
+pub enum SuiteTool {
+    Cargo,
+    Go,
+    Python { wheel_set: Option<String> },
+}
+
+/// The declaration with its pins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Project {
+    pub declaration: Declaration,
+    pub pins: pins::Pins,
+}
+
+impl Project {
+    pub fn read(workspace: &Workspace) -> Result<Self> {
+        let path = workspace.declaration();
+        let text = files::read_text(&path).map_err(|error| {
+            Error::configuration(format!("{} declares no project", workspace.root.display()))
+                .because(error)
+                .hint("run this inside a checkout that has an xtask.toml, or name one with --repo DIR")
+        })?;
+        let declaration: Declaration = document::parse(&path, &text)?;
+        let pins = match files::read_if_present(&workspace.pins())? {
+            Some(bytes) => pins::Pins::parse(&workspace.pins(), &String::from_utf8_lossy(&bytes))?,
+            None => pins::Pins::default(),
+        };
+        let project = Self { declaration, pins };
+        project.check(&path)?;
+        Ok(project)
+    }
+
+    /// References between tables: each must lead somewhere.
+    fn check(&self, path: &Path) -> Result<()> {
+        let it = &self.declaration;
+        for (name, binary) in &it.go_binary {
+            for library in &binary.links {
+                known(path, &format!("go-binary.{name}.links"), library, it.native_library.keys())?;
+            }
+        }
+        for (name, service) in &it.service {
+            let at = format!("service.{name}");
+            match &service.program {
+                Program::Binary(binary) => known(path, &format!("{at}.program"), binary, it.go_binary.keys())?,
+                Program::Python { wheel_set } | Program::Wheel { wheel_set, .. } => {
+                    known(path, &format!("{at}.program"), wheel_set, it.wheel_set.keys())?;
+                }
+            }
+            for other in &service.after {
+                known(path, &format!("{at}.after"), other, it.service.keys())?;
+            }
+            for model in &service.models {
+                known(path, &format!("{at}.models"), model, it.model.keys())?;
+            }
+            known(path, &format!("{at}.ready.port"), &service.ready.port, service.ports.keys())?;
+        }
+        if let Some(run) = &it.run {
+            known(path, "run.service", &run.service, it.service.keys())?;
+            if let Some(service) = it.service.get(&run.service) {
+                known(path, "run.port", &run.port, service.ports.keys())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn known<'a>(path: &Path, key: &str, value: &str, names: impl Iterator<Item = &'a String> + Clone) -> Result<()> {
+    if names.clone().any(|name| name == value) {
+        return Ok(());
+    }
+    let all = names.clone().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let error =
+        Error::configuration(format!("{}: {key} names `{value}`, which is not declared ({all})", path.display()));
+    Err(match document::nearest(value, names.map(String::as_str)) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error,
+    })
+}
+
+/// `xtask.local.toml`: one person's settings, never tracked.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Local {
+    pub egress: Option<String>,
+    pub offline: Option<bool>,
+    pub progress: Option<String>,
+    pub color: Option<String>,
+    pub cache_dir: Option<String>,
+    /// Preferred ports of services: `[ports.envoy] http = 8802`.
+    #[serde(default)]
+    pub ports: BTreeMap<String, BTreeMap<String, u16>>,
+    #[serde(default)]
+    pub mirror: mirror::Section,
+}
+
+impl Local {
+    pub fn read(workspace: &Workspace) -> Result<Self> {
+        let path = workspace.local();
+        match files::read_if_present(&path)? {
+            Some(bytes) => document::parse(&path, &String::from_utf8_lossy(&bytes)),
+            None => Ok(Self::default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEMA: &str = include_str!("../../../../schema/xtask.schema.json");
+
+    #[test]
+    fn the_checked_in_schema_is_the_one_of_the_types() {
+        let schema = serde_json::to_string_pretty(&schemars::schema_for!(Declaration)).unwrap() + "\n";
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/../../schema/xtask.schema.json"), &schema).unwrap();
+        } else {
+            assert!(SCHEMA == schema, "the schema is out of date: run this test with UPDATE_EXPECT=1");
+        }
+    }
+
+    #[test]
+    fn a_reference_to_nothing_is_answered_with_the_nearest_name() {
+        let text = r#"
+            project = { name = "x" }
+            native-library.binding = { path = "b", header = "b/b.h" }
+            go-binary.router = { module = "r", main = "./cmd", links = ["bindin"] }
+        "#;
+        let declaration = document::parse(Path::new("xtask.toml"), text).unwrap();
+        let project = Project { declaration, pins: pins::Pins::default() };
+        let error = project.check(Path::new("xtask.toml")).unwrap_err();
+        assert!(error.render().contains("go-binary.router.links names `bindin`"), "{}", error.render());
+        assert_eq!(error.hints(), ["did you mean `binding`?"]);
+    }
+}

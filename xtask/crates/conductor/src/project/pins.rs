@@ -1,0 +1,146 @@
+//! `xtask.lock`: the hash of everything that is fetched, and no host. Written by `cargo xtask lock update` only.
+
+use crate::digest::Digest;
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Pins {
+    /// Version of this file's format.
+    #[serde(default)]
+    pub version: u32,
+    #[serde(default)]
+    pub go: Option<Go>,
+    /// Wheel set → its files, for every interpreter and platform.
+    #[serde(default)]
+    pub wheel_set: BTreeMap<String, Vec<WheelPin>>,
+    #[serde(default)]
+    pub model: BTreeMap<String, ModelPins>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Go {
+    /// `1.27.3`
+    pub version: String,
+    /// `linux-amd64` → the same toolchain as a module zip and as a wheel.
+    pub platform: BTreeMap<String, GoPlatform>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GoPlatform {
+    /// Go's directory hash of the `golang.org/toolchain` module.
+    pub h1: String,
+    pub wheel: WheelPin,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct WheelPin {
+    pub project: String,
+    pub filename: String,
+    pub sha256: Digest,
+    pub size_bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ModelPins {
+    pub file: Vec<FilePin>,
+    /// The wheel that a `wheel` source names.
+    #[serde(default)]
+    pub wheel: Option<WheelPin>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FilePin {
+    pub path: String,
+    pub sha256: Digest,
+    pub size_bytes: u64,
+}
+
+pub const VERSION: u32 = 1;
+
+impl Pins {
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        super::document::parse(path, text)
+    }
+
+    /// The file's text: one line a pin, sorted, so that a change reads well in a diff.
+    pub fn render(&self) -> String {
+        let mut text = format!(
+            "# Pins of everything that is fetched: hashes, never hosts. Written by `cargo xtask lock update`.\nversion = {VERSION}\n"
+        );
+        // Writing to a String cannot fail.
+        if let Some(go) = &self.go {
+            let _ = write!(text, "\n[go]\nversion = \"{}\"\n", go.version);
+            for (platform, pins) in &go.platform {
+                let _ =
+                    write!(text, "\n[go.platform.{platform}]\nh1 = \"{}\"\nwheel = {}\n", pins.h1, wheel(&pins.wheel));
+            }
+        }
+        if !self.wheel_set.is_empty() {
+            text.push_str("\n[wheel-set]\n");
+        }
+        for (name, wheels) in &self.wheel_set {
+            let _ = writeln!(text, "{name} = [");
+            for pin in wheels {
+                let _ = writeln!(text, "  {},", wheel(pin));
+            }
+            text.push_str("]\n");
+        }
+        for (name, pins) in &self.model {
+            let _ = write!(text, "\n[model.{name}]\n");
+            if let Some(pin) = &pins.wheel {
+                let _ = writeln!(text, "wheel = {}", wheel(pin));
+            }
+            text.push_str("file = [\n");
+            for file in &pins.file {
+                let _ = writeln!(
+                    text,
+                    "  {{ path = \"{}\", sha256 = \"{}\", size-bytes = {} }},",
+                    file.path, file.sha256, file.size_bytes
+                );
+            }
+            text.push_str("]\n");
+        }
+        text
+    }
+}
+
+fn wheel(pin: &WheelPin) -> String {
+    format!(
+        "{{ project = \"{}\", filename = \"{}\", sha256 = \"{}\", size-bytes = {} }}",
+        pin.project, pin.filename, pin.sha256, pin.size_bytes
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back_equal() {
+        let pin = WheelPin {
+            project: "six".into(),
+            filename: "six-1.0-py3-none-any.whl".into(),
+            sha256: Digest::of(b"six"),
+            size_bytes: 3,
+        };
+        let platform = BTreeMap::from([("linux-amd64".into(), GoPlatform { h1: "h1:x=".into(), wheel: pin.clone() })]);
+        let file = FilePin { path: "config.json".into(), sha256: Digest::of(b"c"), size_bytes: 1 };
+        let pins = Pins {
+            version: VERSION,
+            go: Some(Go { version: "1.27.3".into(), platform }),
+            wheel_set: [("mock".to_owned(), vec![pin.clone()])].into(),
+            model: [("mini".to_owned(), ModelPins { file: vec![file], wheel: Some(pin) })].into(),
+        };
+        assert_eq!(Pins::parse(Path::new("xtask.lock"), &pins.render()).unwrap(), pins);
+    }
+}

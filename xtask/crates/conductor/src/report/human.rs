@@ -1,0 +1,261 @@
+//! Text for a person, on standard error. `tty` redraws one status line at most ten times a second; `plain` only ever appends,
+//! with a sign of life every thirty seconds; `quiet` shows failures.
+
+use super::{Done, Event, PlannedStep, Severity, Status, Summary, Voice, bytes, is_quiet};
+use crate::settings::{Progress, Verbosity};
+use crate::workspace::Workspace;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+pub struct Human {
+    progress: Progress,
+    verbosity: Verbosity,
+    color: bool,
+    explain: bool,
+    workspace: Workspace,
+    /// Steps under way: start, last line, when a person last saw a sign of life.
+    running: BTreeMap<String, Running>,
+    drawn: bool,
+}
+
+struct Running {
+    start: Instant,
+    text: String,
+    told: Instant,
+}
+
+#[derive(Clone, Copy)]
+enum Tone {
+    Good,
+    Bad,
+    Warning,
+    Dim,
+}
+
+impl Human {
+    pub fn new(progress: Progress, verbosity: Verbosity, color: bool, explain: bool, workspace: Workspace) -> Self {
+        Self { progress, verbosity, color, explain, workspace, running: BTreeMap::new(), drawn: false }
+    }
+
+    fn paint(&self, tone: Tone, text: &str) -> String {
+        if !self.color {
+            return text.to_owned();
+        }
+        let code = match tone {
+            Tone::Good => "32;1",
+            Tone::Bad => "31;1",
+            Tone::Warning => "33;1",
+            Tone::Dim => "2",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+
+    /// A whole line; whatever status line is on screen makes room for it.
+    fn say(&mut self, text: &str) {
+        let erase = if std::mem::take(&mut self.drawn) { "\r\x1b[K" } else { "" };
+        let _ = writeln!(std::io::stderr(), "{erase}{text}");
+    }
+
+    /// Cargo's shape: a right-aligned verb in twelve columns, then the subject.
+    fn verb(&mut self, tone: Tone, verb: &str, text: &str) {
+        let verb = self.paint(tone, &format!("{verb:>12}"));
+        self.say(&format!("{verb} {text}"));
+    }
+
+    fn quiet(&self) -> bool {
+        is_quiet(self.progress, self.verbosity)
+    }
+
+    fn plan_line(&mut self, step: &PlannedStep) {
+        let status = match step.status {
+            Status::Hit => "hit",
+            Status::Restore => "restore",
+            Status::Run => "run",
+            Status::Skip => "skip",
+        };
+        let key = step.key.map_or_else(|| "-".repeat(12), |key| key.short());
+        let mut line = format!("{status:>12} {key} {}", step.id);
+        if step.provisional {
+            line.push_str(" (may turn out unchanged)");
+        }
+        if let Some(reason) = &step.reason {
+            line.push_str(&format!(": {reason}"));
+        }
+        self.say(&line);
+        if self.explain || self.verbosity == Verbosity::Verbose {
+            for command in &step.commands {
+                let command = self.paint(Tone::Dim, &format!("{:>27}$ {command}", ""));
+                self.say(&command);
+            }
+        }
+    }
+}
+
+impl Voice for Human {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Failed(text) => {
+                let text = match text.strip_prefix("error:") {
+                    Some(rest) => format!("{}{rest}", self.paint(Tone::Bad, "error:")),
+                    None => text.clone(),
+                };
+                self.say(&text);
+            }
+            Event::Fail { id, seconds, .. } => {
+                self.running.remove(id);
+                self.verb(Tone::Bad, "Failed", &format!("{id} after {seconds:.1} s"));
+            }
+            Event::Finding(finding) if finding.severity != Severity::Note || !self.quiet() => {
+                let (tone, word) = match finding.severity {
+                    Severity::Error => (Tone::Bad, "error"),
+                    Severity::Warning => (Tone::Warning, "warning"),
+                    Severity::Note => (Tone::Dim, "note"),
+                };
+                let word = self.paint(tone, word);
+                self.say(&format!("{word}: {}: {}", finding.subject, finding.message));
+                if let Some(fix) = &finding.fix {
+                    self.say(&format!("hint: {fix}"));
+                }
+            }
+            // What was asked for is shown in every mode.
+            Event::Answer { status, decision, body } => {
+                self.verb(if *status < 400 { Tone::Good } else { Tone::Bad }, "Answer", &format!("HTTP {status}"));
+                for (name, value) in decision {
+                    self.say(&format!("{:>12} {name}: {value}", ""));
+                }
+                println!("{body}");
+            }
+            Event::Suite { name, outcome, seconds, message } => {
+                let tone = match outcome.as_str() {
+                    "ok" => Tone::Good,
+                    "skipped" => Tone::Warning,
+                    _ => Tone::Bad,
+                };
+                let message = message.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
+                self.verb(tone, outcome, &format!("{name} ({seconds:.1} s){message}"));
+            }
+            _ if self.quiet() => {}
+            Event::Plan { asked, .. } if !asked && !self.explain => {}
+            Event::Plan { steps, egress, tools, .. } => {
+                for step in steps {
+                    self.plan_line(step);
+                }
+                for tool in tools {
+                    self.say(&format!("{:>12} {}", "tool", tool.tool));
+                    for (name, value) in &tool.set {
+                        self.say(&format!("{:>14} {name}={value}", ""));
+                    }
+                    for name in &tool.removed {
+                        self.say(&format!("{:>14} unset {name}", ""));
+                    }
+                    if !tool.arguments.is_empty() {
+                        self.say(&format!("{:>14} {}", "", tool.arguments.join(" ")));
+                    }
+                    for note in &tool.notes {
+                        self.say(&format!("{:>14} note: {note}", ""));
+                    }
+                }
+                if !egress.is_empty() {
+                    self.say(&format!("{:>12} {}", "may contact", egress.join(", ")));
+                }
+            }
+            Event::Start { id, reason } => {
+                let now = Instant::now();
+                self.running.insert(id.clone(), Running { start: now, text: String::new(), told: now });
+                let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+                self.verb(Tone::Good, "Making", &format!("{id}{reason}"));
+            }
+            Event::Progress { id, text } => {
+                if let Some(running) = self.running.get_mut(id) {
+                    running.text.clone_from(text);
+                }
+            }
+            Event::Output { text, .. } if self.verbosity == Verbosity::Verbose => self.say(text),
+            Event::Waiting { id, holder, seconds } => {
+                self.verb(Tone::Warning, "Waiting", &format!("{id}: {holder} is making it ({seconds} s so far)"));
+            }
+            Event::Done { id, done, seconds, cpu_seconds, .. } => {
+                self.running.remove(id);
+                match done {
+                    Done::Hit => {
+                        let verb = self.paint(Tone::Dim, &format!("{:>12}", "CACHED"));
+                        self.say(&format!("{verb} {id}"));
+                    }
+                    Done::Restored => self.verb(Tone::Good, "Restored", &format!("{id} ({seconds:.1} s)")),
+                    Done::Ran => {
+                        self.verb(Tone::Good, "Made", &format!("{id} ({seconds:.1} s, {cpu_seconds:.1} CPU-s)"))
+                    }
+                }
+            }
+            Event::Artifact { path, digest, size_bytes, .. } => {
+                let path = self.workspace.relative(path).display().to_string();
+                self.say(&format!("{:>12} {path} sha256:{} {}", "", digest.short(), bytes(*size_bytes)));
+            }
+            Event::Ready { service, url, seconds } => {
+                self.verb(Tone::Good, "Ready", &format!("{service} {url} ({seconds:.1} s)"));
+            }
+            Event::Note(text) => {
+                let text = text.clone();
+                self.say(&text);
+            }
+            Event::Output { .. } | Event::Finding(_) | Event::Contacted { .. } => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        match self.progress {
+            Progress::Quiet => {}
+            Progress::Plain => {
+                let now = Instant::now();
+                let mut lines = Vec::new();
+                for (id, running) in &mut self.running {
+                    if now.duration_since(running.told) >= HEARTBEAT {
+                        running.told = now;
+                        let seconds = running.start.elapsed().as_secs();
+                        lines.push(format!("{:>12} {id} for {seconds} s: {}", "still making", running.text));
+                    }
+                }
+                if !self.quiet() {
+                    lines.iter().for_each(|line| self.say(line));
+                }
+            }
+            Progress::Tty if self.running.is_empty() || self.quiet() => {}
+            Progress::Tty => {
+                let status = self
+                    .running
+                    .iter()
+                    .map(|(id, running)| format!("{id} {} s {}", running.start.elapsed().as_secs(), running.text))
+                    .collect::<Vec<_>>()
+                    .join(" | ");
+                let width = rustix::termios::tcgetwinsize(std::io::stderr())
+                    .map_or(80, |size| usize::from(size.ws_col.max(20)));
+                let status: String = status.chars().take(width.saturating_sub(1)).collect();
+                let mut stderr = std::io::stderr();
+                let _ = write!(stderr, "\r\x1b[K{status}").and_then(|()| stderr.flush());
+                self.drawn = true;
+            }
+        }
+    }
+
+    fn summary(&mut self, summary: &Summary) {
+        if self.quiet() || !summary.ok {
+            if std::mem::take(&mut self.drawn) {
+                let _ = write!(std::io::stderr(), "\r\x1b[K");
+            }
+            return;
+        }
+        let mut text = format!("in {:.1} s", summary.seconds);
+        let counts = summary.cache;
+        if counts.hit + counts.restored + counts.ran > 0 {
+            text.push_str(&format!(": {} cached, {} restored, {} made", counts.hit, counts.restored, counts.ran));
+        }
+        if !summary.hosts_contacted.is_empty() {
+            let hosts = summary.hosts_contacted.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            text.push_str(&format!("; contacted {hosts}"));
+        }
+        self.verb(Tone::Good, "Finished", &text);
+    }
+}

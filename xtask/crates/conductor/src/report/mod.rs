@@ -1,0 +1,301 @@
+//! What happened, told. Receives [`Event`]s and knows nothing else: not who sent them, not what will come.
+//!
+//! Human text goes to standard error and may change; with `--format json` standard output carries one object a line, which is
+//! a contract (additive only). Neither ever holds a secret: events are made of names, digests and hosts.
+
+mod human;
+mod json;
+
+use crate::cache::key::Key;
+use crate::cache::reason::Reason;
+use crate::digest::Digest;
+use crate::error::{Error, ExitCode};
+use crate::settings::{Format, Progress, Settings, Verbosity};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What a plan says of a step before anything is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// The result is where it belongs.
+    Hit,
+    /// The store has the result; it is put where it belongs.
+    Restore,
+    Run,
+    /// Not needed: whoever would use it is a hit.
+    Skip,
+}
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Done {
+    Hit,
+    Restored,
+    Ran,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PlannedStep {
+    pub id: String,
+    pub kind: &'static str,
+    /// Unknown as long as a step before it has to run.
+    pub key: Option<Key>,
+    pub status: Status,
+    pub reason: Option<Reason>,
+    /// The status may become `hit` or `restore` once the steps before have run.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub provisional: bool,
+    pub commands: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// `asked`: a person wants to read it, not only a machine.
+    Plan {
+        steps: Vec<PlannedStep>,
+        egress: Vec<String>,
+        tools: Vec<ToolMapping>,
+        asked: bool,
+    },
+    Start {
+        id: String,
+        reason: Option<Reason>,
+    },
+    /// A line that shows that a step lives: a crate compiled, bytes received.
+    Progress {
+        id: String,
+        text: String,
+    },
+    /// Output of a child; shown with `--verbose` only.
+    Output {
+        id: String,
+        text: String,
+    },
+    Waiting {
+        id: String,
+        holder: String,
+        seconds: u64,
+    },
+    Done {
+        id: String,
+        done: Done,
+        seconds: f64,
+        cpu_seconds: f64,
+        key: Option<Key>,
+        reason: Option<Reason>,
+        log: Option<PathBuf>,
+    },
+    Fail {
+        id: String,
+        seconds: f64,
+        log: Option<PathBuf>,
+    },
+    Artifact {
+        name: String,
+        path: PathBuf,
+        digest: Digest,
+        size_bytes: u64,
+    },
+    Finding(Finding),
+    Contacted {
+        ecosystem: String,
+        host: String,
+    },
+    /// Something a person should read; JSON has no line for it.
+    Note(String),
+    /// A suite of `test`.
+    Suite {
+        name: String,
+        outcome: String,
+        seconds: f64,
+        message: Option<String>,
+    },
+    /// The answer of `run --once`.
+    Answer {
+        status: u16,
+        decision: BTreeMap<String, String>,
+        body: String,
+    },
+    /// A service of `run` is ready.
+    Ready {
+        service: String,
+        url: String,
+        seconds: f64,
+    },
+    Failed(String),
+}
+
+/// What one tool would get from a profile.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ToolMapping {
+    pub tool: String,
+    pub set: BTreeMap<String, String>,
+    pub removed: Vec<String>,
+    pub arguments: Vec<String>,
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    pub code: String,
+    pub severity: Severity,
+    pub subject: String,
+    pub message: String,
+    pub fix: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    Error,
+    Warning,
+    Note,
+}
+
+/// The last line.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    pub ok: bool,
+    pub exit_code: i32,
+    pub seconds: f64,
+    pub cache: Counts,
+    /// Ecosystem → endpoint that served it.
+    pub mirror: BTreeMap<String, String>,
+    pub hosts_contacted: BTreeSet<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    pub hit: u32,
+    pub restored: u32,
+    pub ran: u32,
+}
+
+/// Where anybody may drop an event; cheap to clone, never blocks, never fails.
+#[derive(Clone, Debug)]
+pub struct Sink(mpsc::Sender<Event>);
+
+impl Sink {
+    pub fn send(&self, event: Event) {
+        // The reporter lives until the last sink is gone; if it died of a bug there is nobody left to tell.
+        let _ = self.0.send(event);
+    }
+
+    pub fn note(&self, text: impl Into<String>) {
+        self.send(Event::Note(text.into()));
+    }
+
+    /// A sink that nobody listens to.
+    pub fn nowhere() -> Self {
+        Self(mpsc::channel().0)
+    }
+}
+
+/// A way of showing events.
+trait Voice: Send {
+    fn event(&mut self, event: &Event);
+    /// Called ten times a second while nothing happens.
+    fn tick(&mut self) {}
+    fn summary(&mut self, summary: &Summary);
+}
+
+/// The running reporter; [`Reporter::finish`] prints the last line.
+pub struct Reporter {
+    sink: Sink,
+    thread: thread::JoinHandle<(Box<dyn Voice>, Summary)>,
+    start: Instant,
+}
+
+impl Reporter {
+    pub fn start(settings: &Settings) -> Self {
+        let voice: Box<dyn Voice> = match settings.format {
+            Format::Json => Box::new(json::Json::new(std::io::stdout(), settings.verbosity)),
+            Format::Human => Box::new(human::Human::new(
+                settings.progress,
+                settings.verbosity,
+                settings.color,
+                settings.explain,
+                settings.workspace.clone(),
+            )),
+        };
+        let (sender, receiver) = mpsc::channel();
+        Self { sink: Sink(sender), thread: thread::spawn(move || listen(voice, &receiver)), start: Instant::now() }
+    }
+
+    pub fn sink(&self) -> Sink {
+        self.sink.clone()
+    }
+
+    /// All other sinks must be gone.
+    pub fn finish(self, result: Result<(), &Error>) -> ExitCode {
+        let exit = match result {
+            Ok(()) => ExitCode::Ok,
+            Err(error) => {
+                // Whoever pressed Ctrl-C knows why it ended.
+                let asked_for = matches!(error.exit(), ExitCode::Interrupted | ExitCode::Terminated);
+                self.sink.send(if asked_for { Event::Note(error.to_string()) } else { Event::Failed(error.render()) });
+                error.exit()
+            }
+        };
+        drop(self.sink);
+        if let Ok((mut voice, mut summary)) = self.thread.join() {
+            summary.ok = exit == ExitCode::Ok;
+            summary.exit_code = exit as i32;
+            summary.seconds = seconds(self.start.elapsed());
+            voice.summary(&summary);
+        }
+        exit
+    }
+}
+
+fn listen(mut voice: Box<dyn Voice>, receiver: &mpsc::Receiver<Event>) -> (Box<dyn Voice>, Summary) {
+    let mut summary = Summary::default();
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(100)) {
+            Ok(event) => {
+                match &event {
+                    Event::Done { done: Done::Hit, .. } => summary.cache.hit += 1,
+                    Event::Done { done: Done::Restored, .. } => summary.cache.restored += 1,
+                    Event::Done { done: Done::Ran, .. } => summary.cache.ran += 1,
+                    Event::Contacted { ecosystem, host } => {
+                        summary.hosts_contacted.insert(host.clone());
+                        summary.mirror.insert(ecosystem.clone(), host.clone());
+                    }
+                    _ => {}
+                }
+                voice.event(&event);
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => voice.tick(),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return (voice, summary),
+        }
+    }
+}
+
+/// Rounded to milliseconds: more digits would only be noise.
+pub fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+/// Bytes with a unit that keeps three digits.
+pub fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "KiB", "MiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.2} GiB")
+}
+
+fn is_quiet(progress: Progress, verbosity: Verbosity) -> bool {
+    progress == Progress::Quiet || verbosity == Verbosity::Quiet
+}

@@ -1,0 +1,284 @@
+//! Our side of the gateway: started when the first byte is needed, spoken to in JSON lines, gone when we are.
+//!
+//! This module knows the protocol and nothing of what is fetched or why.
+
+use crate::error::{Error, ExitCode, Result};
+use crate::interrupt;
+use crate::process::{Companion, Invocation};
+use crate::report::{Event as Report, Finding, Severity, Sink, bytes};
+use protocol::{
+    Artifact, Attempt, Event, Failure, FailureKind, Job, ListedFile, Outcome, Request, Setup, Unpack, UnpackedFile,
+};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::ChildStdin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+/// How long a started gateway may take to answer.
+const READY_SECONDS: u64 = 20;
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    stdin: Mutex<ChildStdin>,
+    shared: Arc<Shared>,
+    next_id: AtomicU64,
+    /// Where children reach it.
+    pub door: Door,
+}
+
+/// Where children reach the gateway, for this run only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    pub address: String,
+    pub user: String,
+    pub password: String,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<HashMap<u64, mpsc::Sender<Answer>>>,
+    /// What the gateway refused to children, by artifact.
+    refused: Mutex<Vec<Failure>>,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Progress { received_bytes: u64, total_bytes: Option<u64> },
+    Done(Outcome),
+    Failed(Failure),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    pub path: PathBuf,
+    pub upstream: Option<String>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gateway {
+    pub fn start(invocation: Invocation, setup: &Setup, log: PathBuf, sink: Sink) -> Result<Self> {
+        let setup = line(setup)?;
+        let shared = Arc::new(Shared::default());
+        let heard = Arc::clone(&shared);
+        let (sender, started) = mpsc::channel();
+        // The thread that starts the gateway also lives for it: the kernel ends a companion with its thread.
+        thread::spawn(move || live(&invocation, &setup, &log, &heard, &sink, &sender));
+        let silent = |_| Error::bug(format!("the gateway did not answer within {READY_SECONDS} s"));
+        let (stdin, door) = started.recv_timeout(Duration::from_secs(READY_SECONDS)).map_err(silent)??;
+        Ok(Self { stdin: Mutex::new(stdin), shared, next_id: AtomicU64::new(1), door })
+    }
+
+    /// Brings an artifact into the downloads folder; `progress` hears how far it is.
+    pub fn fetch(&self, artifact: Artifact, progress: impl FnMut(String)) -> Result<Fetched> {
+        match self.request(Job::Fetch { artifact }, progress)? {
+            Outcome::Fetched { path, upstream, .. } => Ok(Fetched { path, upstream }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub fn unpack(&self, unpack: Unpack) -> Result<Vec<UnpackedFile>> {
+        match self.request(Job::Unpack(unpack), |_| {})? {
+            Outcome::Unpacked { files } => Ok(files),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub fn list(&self, project: &str) -> Result<Vec<ListedFile>> {
+        match self.request(Job::List { project: project.to_owned() }, |_| {})? {
+            Outcome::Listed { files } => Ok(files),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What children asked for and no upstream had in the pinned form, since the last call.
+    pub fn refused(&self) -> Option<Error> {
+        let failures = std::mem::take(&mut *locked(&self.shared.refused));
+        let worst = failures.into_iter().max_by_key(|failure| failure.kind == FailureKind::Integrity)?;
+        Some(explain(&worst))
+    }
+
+    fn request(&self, job: Job, mut progress: impl FnMut(String)) -> Result<Outcome> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::channel();
+        locked(&self.shared.waiting).insert(id, sender);
+        let text = line(&Request { id, job })?;
+        locked(&self.stdin)
+            .write_all(text.as_bytes())
+            .map_err(|error| Error::bug("the gateway is gone").because(error))?;
+        loop {
+            interrupt::check()?;
+            match receiver.recv_timeout(Duration::from_millis(100)) {
+                Ok(Answer::Progress { received_bytes, total_bytes }) => progress(match total_bytes {
+                    Some(total) => format!("{} of {}", bytes(received_bytes), bytes(total)),
+                    None => bytes(received_bytes),
+                }),
+                Ok(Answer::Done(outcome)) => return Ok(outcome),
+                Ok(Answer::Failed(failure)) => return Err(explain(&failure)),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(Error::bug("the gateway ended in the middle of a request"));
+                }
+            }
+        }
+    }
+}
+
+type Started = mpsc::Sender<Result<(ChildStdin, Door)>>;
+
+/// The life of one gateway: greets it, hands its input over once it is ready, and passes on what it says until it ends.
+fn live(invocation: &Invocation, setup: &str, log: &Path, shared: &Shared, sink: &Sink, started: &Started) {
+    let greet = || -> Result<(Companion, ChildStdin, std::process::ChildStdout)> {
+        let mut companion = Companion::start("gateway", invocation, log, true)?;
+        let (mut stdin, stdout) = companion.pipes().ok_or_else(|| Error::bug("the gateway has no pipes"))?;
+        stdin.write_all(setup.as_bytes()).map_err(|error| Error::bug("the gateway does not listen").because(error))?;
+        Ok((companion, stdin, stdout))
+    };
+    let (_companion, stdin, stdout) = match greet() {
+        Ok(greeted) => greeted,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let mut stdin = Some(stdin);
+    for text in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
+        match serde_json::from_str(&text) {
+            Ok(Event::Ready { address, user, password, .. }) => {
+                if let Some(stdin) = stdin.take() {
+                    let _ = started.send(Ok((stdin, Door { address, user, password })));
+                }
+            }
+            Ok(event) => shared.hear(event, sink),
+            Err(_) => sink.note(format!("gateway: {text}")),
+        }
+    }
+    // Whoever still waits hears that nobody will answer.
+    locked(&shared.waiting).clear();
+}
+
+impl Shared {
+    fn hear(&self, event: Event, sink: &Sink) {
+        let answer = |id: u64, answer: Answer| {
+            if let Some(sender) = locked(&self.waiting).get(&id) {
+                let _ = sender.send(answer);
+            }
+        };
+        match event {
+            Event::Progress { id, received_bytes, total_bytes } => {
+                answer(id, Answer::Progress { received_bytes, total_bytes })
+            }
+            Event::Done { id, outcome } => {
+                answer(id, Answer::Done(outcome));
+                locked(&self.waiting).remove(&id);
+            }
+            Event::Failed { id, failure } => {
+                answer(id, Answer::Failed(failure));
+                locked(&self.waiting).remove(&id);
+            }
+            Event::Egress(egress) => {
+                let ecosystem = name(&egress.ecosystem);
+                for host in egress.redirect_hosts {
+                    sink.send(Report::Contacted { ecosystem: format!("{ecosystem} (redirect)"), host });
+                }
+                sink.send(Report::Contacted { ecosystem, host: egress.host });
+            }
+            Event::Finding { code, subject, message } => {
+                sink.send(Report::Finding(Finding { code, severity: Severity::Warning, subject, message, fix: None }));
+            }
+            Event::Refused { failure, .. } => locked(&self.refused).push(failure),
+            Event::Ready { .. } => {}
+        }
+    }
+}
+
+/// A value's name on the wire.
+fn name(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn line(value: &impl serde::Serialize) -> Result<String> {
+    let text = serde_json::to_string(value).map_err(|error| Error::bug("cannot serialise a request").because(error))?;
+    Ok(text + "\n")
+}
+
+fn unexpected(outcome: &Outcome) -> Error {
+    Error::bug(format!("the gateway answered another question: {outcome:?}"))
+}
+
+/// A gateway's failure as ours: what was wanted, each upstream's part in it, and what to do.
+pub fn explain(failure: &Failure) -> Error {
+    let exit = match failure.kind {
+        FailureKind::Network => ExitCode::Network,
+        FailureKind::Integrity => ExitCode::Integrity,
+        FailureKind::Disk => ExitCode::Disk,
+        FailureKind::Configuration => ExitCode::Configuration,
+        FailureKind::Bug => ExitCode::Bug,
+    };
+    let attempts: Vec<String> = failure.attempts.iter().map(|attempt| format!("  - {}", describe(attempt))).collect();
+    let error = Error::new(exit, format!("{}: {}", failure.subject, failure.message));
+    let error = if attempts.is_empty() { error } else { error.excerpt(attempts.join("\n")) };
+    match failure.kind {
+        FailureKind::Network => error.hint(
+            "name other endpoints under [mirror.NAME.ECOSYSTEM] in xtask.local.toml, choose a profile with --mirror, \
+             or set HTTPS_PROXY",
+        ),
+        FailureKind::Integrity => error.hint(
+            "the bytes are not the pinned ones and were thrown away; take that mirror out of the list, or use another with --mirror",
+        ),
+        _ => error,
+    }
+}
+
+fn describe(attempt: &Attempt) -> String {
+    let mut text = format!("{} ({})", attempt.url, attempt.origin);
+    if let Some(address) = &attempt.address {
+        text.push_str(&format!(" at {address}"));
+    }
+    if let Some(proxy) = &attempt.proxy {
+        text.push_str(&format!(" through {proxy}"));
+    }
+    text.push_str(&format!(": {}", attempt.error));
+    if let (Some(expected), Some(got)) = (&attempt.expected, &attempt.got)
+        && !attempt.error.contains(got.as_str())
+    {
+        text.push_str(&format!("; expected {expected}, got {got}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_integrity_failure_names_artifact_mirror_expected_and_got() {
+        let error = explain(&Failure {
+            kind: FailureKind::Integrity,
+            subject: "wheel six-1.17.0-py2.py3-none-any.whl".into(),
+            message: "no upstream has the pinned bytes".into(),
+            attempts: vec![Attempt {
+                url: "https://mirror.example/six.whl".into(),
+                origin: "mirror lab".into(),
+                address: Some("192.0.2.1:443".into()),
+                proxy: None,
+                error: "other bytes than pinned".into(),
+                expected: Some("aa".into()),
+                got: Some("bb".into()),
+            }],
+        });
+        assert_eq!(error.exit(), ExitCode::Integrity);
+        expect_test::expect![[r#"
+            error: wheel six-1.17.0-py2.py3-none-any.whl: no upstream has the pinned bytes
+              - https://mirror.example/six.whl (mirror lab) at 192.0.2.1:443: other bytes than pinned; expected aa, got bb
+            hint: the bytes are not the pinned ones and were thrown away; take that mirror out of the list, or use another with --mirror"#]]
+        .assert_eq(&error.render());
+    }
+}

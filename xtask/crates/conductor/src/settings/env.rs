@@ -1,0 +1,147 @@
+//! The environment: read once, and every variable that we obey or pass on, each named here and nowhere else.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+/// A snapshot of our own environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment(pub BTreeMap<String, OsString>);
+
+impl Environment {
+    /// Variables whose name is not Unicode are left out: no tool that we start reads one.
+    pub fn of_this_process() -> Self {
+        Self(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
+    }
+
+    /// A value that is set, Unicode and not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.to_str().filter(|value| !value.is_empty())
+    }
+
+    pub fn is_set(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| !matches!(value, "0" | "false"))
+    }
+
+    /// The variables in `names` that are set, whatever they hold.
+    pub fn only(&self, names: &[&str]) -> BTreeMap<String, OsString> {
+        names.iter().filter_map(|name| Some(((*name).to_owned(), self.0.get(*name)?.clone()))).collect()
+    }
+
+    /// Where PATH finds `program`.
+    pub fn find(&self, program: &str) -> Option<std::path::PathBuf> {
+        let executable = |path: &std::path::PathBuf| {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::metadata(path)
+                .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+        };
+        std::env::split_paths(self.0.get("PATH")?).map(|folder| folder.join(program)).find(executable)
+    }
+}
+
+pub const MIRROR: &str = "XTASK_MIRROR";
+pub const OFFLINE: &str = "XTASK_OFFLINE";
+pub const EGRESS: &str = "XTASK_EGRESS";
+pub const FORMAT: &str = "XTASK_FORMAT";
+pub const PROGRESS: &str = "XTASK_PROGRESS";
+pub const COLOR: &str = "XTASK_COLOR";
+pub const LANGUAGE: &str = "XTASK_LANG";
+pub const CACHE_DIR: &str = "XTASK_CACHE_DIR";
+/// Seconds to wait for another process that makes the same result.
+pub const LOCK_TIMEOUT: &str = "XTASK_LOCK_TIMEOUT";
+/// Set by the launcher: how to get a satellite built.
+pub const LAUNCHER: &str = "XTASK_LAUNCHER";
+/// Set by the launcher: the checkout that it belongs to.
+pub const REPO_ROOT: &str = "XTASK_REPO_ROOT";
+/// For tests: names of parts that must not be skipped, separated by commas, or `all`.
+pub const REQUIRE: &str = "XTASK_REQUIRE";
+pub const NO_COLOR: &str = "NO_COLOR";
+pub const CI: &str = "CI";
+
+/// Passed to every child: where things are, who one is, how the outside is reached. None of them can reach an artifact's bytes.
+pub const PASSED: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TERM",
+    "CI",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "GIT_SSL_CAINFO",
+    "CARGO_HOME",
+    "CARGO_HTTP_CAINFO",
+    "CARGO_HTTP_PROXY",
+    "RUSTUP_HOME",
+    "RUSTUP_TOOLCHAIN",
+    "RUST_BACKTRACE",
+    "GOPATH",
+    "GOCACHE",
+    "GOMODCACHE",
+    "GOTMPDIR",
+    "NETRC",
+    "SSH_AUTH_SOCK",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "LD_LIBRARY_PATH",
+];
+
+/// In the key of a native library, and passed to cargo.
+pub const NATIVE_KEYED: &[&str] = &[
+    "RUSTFLAGS",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "CARGO_BUILD_RUSTFLAGS",
+    "CARGO_PROFILE_RELEASE_LTO",
+    "CARGO_PROFILE_RELEASE_OPT_LEVEL",
+    "CARGO_PROFILE_RELEASE_CODEGEN_UNITS",
+    "CARGO_PROFILE_RELEASE_DEBUG",
+    "CARGO_PROFILE_RELEASE_STRIP",
+    "CC",
+    "CXX",
+    "AR",
+    "CFLAGS",
+    "CXXFLAGS",
+    "LDFLAGS",
+    "CUDA_COMPUTE_CAP",
+    "NVCC_CCBIN",
+    "SOURCE_DATE_EPOCH",
+];
+
+/// In the key of a Go binary, and passed to go.
+pub const GO_KEYED: &[&str] = &[
+    "CC",
+    "CXX",
+    "CGO_CFLAGS",
+    "CGO_CPPFLAGS",
+    "CGO_CXXFLAGS",
+    "CGO_LDFLAGS",
+    "GOAMD64",
+    "GOARM64",
+    "GOEXPERIMENT",
+    "GOOS",
+    "GOARCH",
+];
+
+/// Read by Go for fetching; taken from the user where no profile says otherwise.
+pub const GO_FETCH: &[&str] =
+    &["GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOAUTH", "GOINSECURE", "GOVCS"];
+
+/// Tell cargo or a satellite what an earlier cargo told us; must not leak into children.
+pub const PYTHON: &[&str] = &["PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_CONFIG_FILE"];

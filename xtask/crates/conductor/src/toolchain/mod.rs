@@ -1,0 +1,5 @@
+//! What each tool is asked and how its answers are read: argv and parsing, no processes.
+
+pub mod cargo;
+pub mod elf;
+pub mod go;

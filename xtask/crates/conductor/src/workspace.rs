@@ -1,0 +1,95 @@
+//! Every path of a repository and of the cache. Nobody else joins path segments of ours.
+//!
+//! ```text
+//! <repo>/                        <cache>/            ($XTASK_CACHE_DIR, else $XDG_CACHE_HOME/xtask, else ~/.cache/xtask)
+//!   xtask.toml   xtask.lock        CACHEDIR.TAG
+//!   xtask.local.toml               store-v1/         see cache/store.rs
+//!   dist/{lib,bin}/                downloads-v1/     the gateway's: verified files by hash, resumable partials
+//!   models/<name>/
+//!   target/xtask/
+//!     tool/                        the launcher's: conductor and gateway
+//!     native/<library>/            cargo's target folder, never candle-binding/target
+//!     test/<suite>/                the same for tests
+//!     link/<digest>/               libraries as the Go linker sees them
+//!     run/                         generated configuration of a running stack
+//!     logs/<run>/<step>.log        whole output of each child, the last 20 runs
+//!     last/<step>.json             inputs of the last result here, for reasons
+//!     stat-index.json
+//! ```
+
+use std::path::{Path, PathBuf};
+
+/// A checkout that declares itself in `xtask.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workspace {
+    pub root: PathBuf,
+}
+
+impl Workspace {
+    pub fn declaration(&self) -> PathBuf {
+        self.root.join("xtask.toml")
+    }
+    pub fn pins(&self) -> PathBuf {
+        self.root.join("xtask.lock")
+    }
+    pub fn local(&self) -> PathBuf {
+        self.root.join("xtask.local.toml")
+    }
+    pub fn dist(&self) -> PathBuf {
+        self.root.join("dist")
+    }
+    pub fn dist_lib(&self) -> PathBuf {
+        self.dist().join("lib")
+    }
+    pub fn dist_bin(&self) -> PathBuf {
+        self.dist().join("bin")
+    }
+    pub fn models(&self) -> PathBuf {
+        self.root.join("models")
+    }
+    pub fn build(&self) -> PathBuf {
+        self.root.join("target").join("xtask")
+    }
+    pub fn native_build(&self, library: &str) -> PathBuf {
+        self.build().join("native").join(library)
+    }
+    pub fn test_build(&self, suite: &str) -> PathBuf {
+        self.build().join("test").join(suite)
+    }
+    pub fn link(&self, digest: &str) -> PathBuf {
+        self.build().join("link").join(digest)
+    }
+    pub fn run(&self) -> PathBuf {
+        self.build().join("run")
+    }
+    pub fn logs(&self) -> PathBuf {
+        self.build().join("logs")
+    }
+    pub fn last_inputs(&self, step: &str) -> PathBuf {
+        self.build().join("last").join(format!("{}.json", step.replace(['/', ':'], "-")))
+    }
+    pub fn stat_index(&self) -> PathBuf {
+        self.build().join("stat-index.json")
+    }
+
+    /// `path` as a person in this checkout would write it.
+    pub fn relative<'a>(&self, path: &'a Path) -> &'a Path {
+        path.strip_prefix(&self.root).unwrap_or(path)
+    }
+}
+
+/// The caches of this user, shared by all checkouts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheFolder(pub PathBuf);
+
+impl CacheFolder {
+    pub fn tag(&self) -> PathBuf {
+        self.0.join("CACHEDIR.TAG")
+    }
+    pub fn store(&self) -> PathBuf {
+        self.0.join("store-v1")
+    }
+    pub fn downloads(&self) -> PathBuf {
+        self.0.join("downloads-v1")
+    }
+}

@@ -1,0 +1,396 @@
+//! Opening one connection to the outside: name, dial, proxy, TLS, each within its bound.
+//!
+//! Owns: the choice of proxy and the trust store. Never: switch verification off, or send a credential anywhere but to the
+//! proxy that it belongs to.
+//! Rules: design.md section 2.4; mirrors.md 1.9, A2 and A10.
+
+use crate::error::{Error, Kind};
+use crate::url::{Origin, Url};
+use protocol::{Limits, Proxy};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+/// How long one address may keep the next waiting: a dead IPv6 route must not cost the whole connect bound.
+const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
+const MAX_PROXY_ANSWER_BYTES: usize = 8 * 1024;
+
+/// Who a request was sent to, for messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    pub url: Option<String>,
+    pub address: Option<String>,
+    pub proxy: Option<String>,
+}
+
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+pub struct Connection {
+    pub stream: Box<dyn Stream>,
+    pub peer: Peer,
+    /// Set when requests go in absolute form to a plain-http proxy.
+    pub forward: Option<Forward>,
+}
+
+/// What a request through a plain-http proxy carries in addition.
+#[derive(Clone)]
+pub struct Forward {
+    pub authorization: Option<String>,
+}
+
+pub struct Connector {
+    proxy: ProxyRules,
+    ca_bundles: Vec<PathBuf>,
+    /// Made on first use: reading a system store costs more than many a whole run over plain http.
+    tls: OnceCell<TlsConnector>,
+    bound: Duration,
+}
+
+impl Connector {
+    /// # Errors: Configuration, for a proxy URL that cannot be used.
+    pub fn new(proxy: &Proxy, ca_bundles: &[PathBuf], limits: &Limits) -> Result<Self, Error> {
+        Ok(Self {
+            proxy: ProxyRules::new(proxy)?,
+            ca_bundles: ca_bundles.to_vec(),
+            tls: OnceCell::new(),
+            bound: Duration::from_secs(limits.connect_seconds),
+        })
+    }
+
+    pub async fn open(&self, url: &Url) -> Result<Connection, Error> {
+        let target = &url.origin;
+        let via = self.proxy.for_origin(target);
+        let next_hop = via.map_or(target, |via| &via.origin);
+        let mut peer = Peer { url: Some(url.to_string()), address: None, proxy: via.map(|via| via.origin.to_string()) };
+
+        let what = format!("cannot connect to {}", next_hop.authority());
+        let mut stream = match self.bounded(dial(next_hop)).await {
+            Ok(stream) => stream,
+            Err(cause) => return Err(Error::new(Kind::Dead, format!("{what}: {cause}")).at(&peer)),
+        };
+        peer.address = stream.peer_addr().ok().map(|address| address.to_string());
+        // Requests are small and each is waited for; delaying them buys nothing.
+        let _ = stream.set_nodelay(true);
+
+        if !target.https {
+            let forward = via.map(|via| Forward { authorization: via.authorization.clone() });
+            return Ok(Connection { stream: Box::new(stream), peer, forward });
+        }
+        if let Some(via) = via {
+            self.bounded(tunnel(&mut stream, target, via.authorization.as_deref())).await.map_err(|cause| {
+                let message = format!("proxy {} opened no tunnel to {}: {cause}", via.origin, target.authority());
+                Error::new(Kind::Dead, message).at(&peer)
+            })?;
+        }
+        let stream = self.handshake(target, stream).await.map_err(|error| error.at(&peer))?;
+        Ok(Connection { stream, peer, forward: None })
+    }
+
+    async fn handshake(&self, target: &Origin, stream: TcpStream) -> Result<Box<dyn Stream>, Error> {
+        let connector = self.tls.get_or_try_init(|| async { tls_connector(&self.ca_bundles) }).await?;
+        let host = target.host.trim_matches(['[', ']']).to_owned();
+        let name = ServerName::try_from(host).map_err(|cause| Error::new(Kind::Tls, cause.to_string()))?;
+        match self.bounded(connector.connect(name, stream)).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(cause) if cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => Err(Error::new(
+                Kind::Tls,
+                format!(
+                    "TLS with {} was refused: {cause}; if a proxy of yours re-signs traffic, name its CA in SSL_CERT_FILE",
+                    target.authority()
+                ),
+            )),
+            Err(cause) => Err(Error::new(Kind::Dead, format!("TLS handshake with {}: {cause}", target.authority()))),
+        }
+    }
+
+    async fn bounded<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        match tokio::time::timeout(self.bound, work).await {
+            Ok(result) => result,
+            Err(_) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing within {} s", self.bound.as_secs())))
+            }
+        }
+    }
+}
+
+/// The first of a name's addresses to answer; each gets a head start over the next.
+async fn dial(origin: &Origin) -> io::Result<TcpStream> {
+    let host = origin.host.trim_matches(['[', ']']);
+    let mut addresses = tokio::net::lookup_host((host, origin.port)).await?;
+    let mut dials = JoinSet::new();
+    let mut failures = Vec::new();
+    loop {
+        if let Some(address) = addresses.next() {
+            dials.spawn(async move { TcpStream::connect(address).await.map_err(|cause| (address, cause)) });
+        }
+        match tokio::time::timeout(ADDRESS_STAGGER, dials.join_next()).await {
+            Err(_) => {}
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err((address, cause))))) => failures.push(describe(address, &cause)),
+            Ok(Some(Err(cause))) => failures.push(cause.to_string()),
+            Ok(None) if failures.is_empty() => {
+                return Err(io::Error::other("the name has no address"));
+            }
+            Ok(None) => return Err(io::Error::other(failures.join("; "))),
+        }
+    }
+}
+
+fn describe(address: SocketAddr, cause: &io::Error) -> String {
+    format!("{}: {cause}", address.ip())
+}
+
+/// Asks an HTTP proxy for a tunnel. RFC 9110, section 9.3.6.
+async fn tunnel(stream: &mut TcpStream, target: &Origin, authorization: Option<&str>) -> io::Result<()> {
+    let host_port = format!("{}:{}", target.host, target.port);
+    let credentials = authorization.map(|value| format!("Proxy-Authorization: {value}\r\n")).unwrap_or_default();
+    let request = format!("CONNECT {host_port} HTTP/1.1\r\nHost: {host_port}\r\n{credentials}\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    // The server behind a tunnel waits for our ClientHello, so nothing can follow the proxy's answer yet.
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut answer).await? == 0 || answer.len() > MAX_PROXY_ANSWER_BYTES {
+            return Err(io::Error::other("it closed the connection without a complete answer"));
+        }
+    }
+    let status_line =
+        String::from_utf8_lossy(answer.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
+    match status_line.split(' ').nth(1) {
+        Some(status) if status.starts_with('2') => Ok(()),
+        Some("407") => Err(io::Error::other(format!("it wants other credentials ({status_line})"))),
+        _ => Err(io::Error::other(format!("it answered `{}`", status_line.escape_debug()))),
+    }
+}
+
+fn tls_connector(ca_bundles: &[PathBuf]) -> Result<TlsConnector, Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    let configuration = |message: String| Error::new(Kind::Configuration, message);
+    if ca_bundles.is_empty() {
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            let causes = found.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            return Err(configuration(format!(
+                "the system has no CA certificates ({causes}); install them or set SSL_CERT_FILE"
+            )));
+        }
+    }
+    for path in ca_bundles {
+        let unreadable = |cause| configuration(format!("cannot read the CA bundle {}: {cause}", path.display()));
+        let certificates = CertificateDer::pem_file_iter(path)
+            .map_err(unreadable)?
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(unreadable)?;
+        let (added, _) = roots.add_parsable_certificates(certificates);
+        if added == 0 {
+            return Err(configuration(format!("the CA bundle {} holds no certificate", path.display())));
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|cause| configuration(cause.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// Which origins are reached through which proxy.
+struct ProxyRules {
+    https: Option<ProxyServer>,
+    http: Option<ProxyServer>,
+    bypass: Vec<Bypass>,
+}
+
+struct ProxyServer {
+    origin: Origin,
+    authorization: Option<String>,
+}
+
+impl ProxyRules {
+    fn new(proxy: &Proxy) -> Result<Self, Error> {
+        let parse =
+            |url: &Option<String>| url.as_deref().filter(|url| !url.is_empty()).map(ProxyServer::parse).transpose();
+        Ok(Self {
+            https: parse(&proxy.https)?,
+            http: parse(&proxy.http)?,
+            bypass: proxy.no_proxy.as_deref().unwrap_or_default().split([',', ' ']).filter_map(Bypass::parse).collect(),
+        })
+    }
+
+    fn for_origin(&self, origin: &Origin) -> Option<&ProxyServer> {
+        let proxy = if origin.https { self.https.as_ref() } else { self.http.as_ref() }?;
+        let host = origin.host.trim_matches(['[', ']']);
+        // No proxy can reach this machine's own loopback for us.
+        let loopback = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+        (!loopback && !self.bypass.iter().any(|rule| rule.covers(host, origin.port))).then_some(proxy)
+    }
+}
+
+impl ProxyServer {
+    fn parse(text: &str) -> Result<Self, Error> {
+        let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let (scheme, rest) = with_scheme.split_once("://").unwrap_or_default();
+        let (user, host) = rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
+        let url = Url::parse(&format!("{scheme}://{host}"))
+            .map_err(|error| Error::new(Kind::Configuration, format!("proxy setting: {}", error.message)))?;
+        if url.origin.https {
+            let message = format!(
+                "proxy {}: a TLS connection to the proxy itself is not spoken; name its http:// port",
+                url.origin
+            );
+            return Err(Error::new(Kind::Configuration, message));
+        }
+        let authorization = user.map(|user| format!("Basic {}", base64(&percent_decode(user))));
+        Ok(Self { origin: url.origin, authorization })
+    }
+}
+
+/// One entry of `NO_PROXY`.
+enum Bypass {
+    All,
+    /// A host, or all hosts below a domain.
+    Domain {
+        name: String,
+        port: Option<u16>,
+    },
+    Network {
+        address: IpAddr,
+        prefix_bits: u32,
+    },
+}
+
+impl Bypass {
+    fn parse(entry: &str) -> Option<Self> {
+        let entry = entry.trim().to_ascii_lowercase();
+        if entry.is_empty() {
+            return None;
+        }
+        if entry == "*" {
+            return Some(Self::All);
+        }
+        let (network, prefix) =
+            entry.split_once('/').map_or((entry.as_str(), None), |(network, prefix)| (network, Some(prefix)));
+        if let Ok(address) = network.trim_matches(['[', ']']).parse::<IpAddr>() {
+            let whole = if address.is_ipv4() { 32 } else { 128 };
+            let prefix_bits = prefix.map_or(Some(whole), |prefix| prefix.parse().ok().filter(|bits| *bits <= whole))?;
+            return Some(Self::Network { address, prefix_bits });
+        }
+        let (name, port) = match entry.rsplit_once(':') {
+            Some((name, port)) => (name, Some(port.parse().ok()?)),
+            None => (entry.as_str(), None),
+        };
+        let name = name.trim_start_matches('*').trim_start_matches('.').to_owned();
+        Some(Self::Domain { name, port })
+    }
+
+    fn covers(&self, host: &str, port: u16) -> bool {
+        match self {
+            Self::All => true,
+            Self::Domain { name, port: wanted } => {
+                let below = host.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+                below && wanted.is_none_or(|wanted| wanted == port)
+            }
+            Self::Network { address, prefix_bits } => match (address, host.parse::<IpAddr>()) {
+                (IpAddr::V4(network), Ok(IpAddr::V4(host))) => {
+                    (network.to_bits() ^ host.to_bits()).leading_zeros() >= *prefix_bits
+                }
+                (IpAddr::V6(network), Ok(IpAddr::V6(host))) => {
+                    (network.to_bits() ^ host.to_bits()).leading_zeros() >= *prefix_bits
+                }
+                _ => false,
+            },
+        }
+    }
+}
+
+/// RFC 4648, section 4, with padding.
+pub fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for position in 0..4 {
+            let sextet = (group >> (18 - 6 * position)) & 63;
+            text.push(if position > chunk.len() { '=' } else { char::from(ALPHABET[sextet as usize]) });
+        }
+    }
+    text
+}
+
+fn percent_decode(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut index = 0;
+    while index < bytes.len() {
+        let hex = text
+            .get(index + 1..index + 3)
+            .filter(|_| bytes[index] == b'%')
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        decoded.push(hex.unwrap_or(bytes[index]));
+        index += if hex.is_some() { 3 } else { 1 };
+    }
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_equals_the_vectors_of_rfc_4648() {
+        for (plain, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+    }
+
+    #[test]
+    fn no_proxy_is_read_as_curl_and_go_read_it() {
+        let rules = ProxyRules::new(&Proxy {
+            https: Some("http://us%65r:p%40ss@proxy.example:3128".into()),
+            http: None,
+            no_proxy: Some("corp.example, .dot.example,10.0.0.0/8,only.example:8443".into()),
+        });
+        let Ok(rules) = rules else { unreachable!("the settings above are well formed") };
+        assert_eq!(
+            rules.https.as_ref().and_then(|proxy| proxy.authorization.clone()),
+            Some(format!("Basic {}", base64(b"user:p@ss")))
+        );
+        for (url, through_proxy) in [
+            ("https://a.example", true),
+            ("http://a.example", false),
+            ("https://corp.example", false),
+            ("https://git.corp.example", false),
+            ("https://notcorp.example", true),
+            ("https://x.dot.example", false),
+            ("https://10.1.2.3", false),
+            ("https://11.1.2.3", true),
+            ("https://only.example:8443", false),
+            ("https://only.example", true),
+            ("https://127.0.0.1", false),
+        ] {
+            let used = Url::parse(url).is_ok_and(|url| rules.for_origin(&url.origin).is_some());
+            assert_eq!(used, through_proxy, "{url}");
+        }
+    }
+}

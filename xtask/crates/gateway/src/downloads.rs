@@ -1,0 +1,355 @@
+//! The folder of verified downloads and of partials that wait to be continued.
+//!
+//! ```text
+//! downloads/
+//!   sha256/<2>/<64 hex>      complete, verified, 0444; the name is the hash of the bytes
+//!   h1/<64 hex>              the sha256 of the module zip that has this Go directory hash
+//!   partial/<pin>            bytes of a download under way, locked by the process that writes them
+//!   partial/<pin>.source     which URL and validator they came from
+//!   quarantine/<64 hex>.<n>  what was found under a name that it does not deserve
+//! ```
+//! Owns: these names, their locks, publishing. Never: give out bytes that were not hashed by this process since they were
+//! opened, or put anything under a final name that is not complete, verified and on the disk.
+//! Rules: trust.md rows 1 to 7 and 10. All calls block; callers are on blocking threads.
+
+use crate::error::{Error, Kind};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// What decides whether bytes are the wanted ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// 64 lower-case hex digits.
+    Sha256(String),
+    /// Go's directory hash, `h1:` and base64 of 32 bytes: the same for every zip with the same contents.
+    H1(String),
+}
+
+impl Pin {
+    /// # Errors: Configuration, for a pin that is not well formed and so could name a file outside the folder.
+    pub fn sha256(hex: &str) -> Result<Self, Error> {
+        let hex = hex.to_ascii_lowercase();
+        if hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            Ok(Self::Sha256(hex))
+        } else {
+            Err(Error::new(Kind::Configuration, format!("`{hex}` is not a sha256: 64 hex digits are wanted")))
+        }
+    }
+
+    pub fn h1(text: &str) -> Result<Self, Error> {
+        let digits = text.strip_prefix("h1:").filter(|digits| digits.len() == 44 && digits.ends_with('='));
+        let sound = digits.is_some_and(|digits| {
+            digits[..43].bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(&byte))
+        });
+        if sound {
+            Ok(Self::H1(text.to_owned()))
+        } else {
+            Err(Error::new(
+                Kind::Configuration,
+                format!("`{text}` is not a Go module hash: h1: and 44 base64 digits are wanted"),
+            ))
+        }
+    }
+
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Sha256(text) | Self::H1(text) => text,
+        }
+    }
+
+    /// Base64 holds `/`, and file systems may fold case: names are hex throughout.
+    fn file_name(&self) -> String {
+        match self {
+            Self::Sha256(hex) => hex.clone(),
+            Self::H1(text) => hex(&Sha256::digest(text.as_bytes())),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    pub path: PathBuf,
+    pub sha256: String,
+    pub size_bytes: u64,
+}
+
+pub enum Found {
+    Verified(Verified),
+    Absent,
+    /// What lay there was not what its name says; it was moved here.
+    Quarantined(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct Downloads {
+    root: PathBuf,
+}
+
+impl Downloads {
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        for folder in ["sha256", "h1", "partial", "quarantine"] {
+            let folder = root.join(folder);
+            // Nobody else may put files where we look for verified ones.
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .map_err(|cause| Error::disk("create", &folder, &cause))?;
+        }
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// The verified bytes of a pin, hashed again.
+    pub fn find(&self, pin: &Pin) -> Result<Found, Error> {
+        let sha256 = match pin {
+            Pin::Sha256(sha256) => sha256.clone(),
+            Pin::H1(_) => match fs::read_to_string(self.pointer(pin)) {
+                Ok(text) => match Pin::sha256(text.trim()) {
+                    Ok(pin) => pin.text().to_owned(),
+                    Err(_) => return Ok(Found::Absent),
+                },
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
+                Err(cause) => return Err(Error::disk("read", &self.pointer(pin), &cause)),
+            },
+        };
+        let path = self.final_path(&sha256);
+        let failed = |cause| Error::disk("read", &path, &cause);
+        let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
+            Err(cause) if cause.raw_os_error() == Some(libc::ELOOP) => {
+                return self.quarantine(&path, &sha256);
+            }
+            Err(cause) => return Err(failed(cause)),
+        };
+        if !file.metadata().map_err(failed)?.is_file() {
+            return self.quarantine(&path, &sha256);
+        }
+        let mut hasher = Sha256::new();
+        let size_bytes = copy(&mut file, &mut |chunk| hasher.update(chunk)).map_err(failed)?;
+        if hex(&hasher.finalize()) == sha256 {
+            Ok(Found::Verified(Verified { path, sha256, size_bytes }))
+        } else {
+            self.quarantine(&path, &sha256)
+        }
+    }
+
+    /// Takes the partial of a pin, or `None` while another process holds it.
+    pub fn adopt(&self, pin: &Pin) -> Result<Option<Partial>, Error> {
+        let path = self.root.join("partial").join(pin.file_name());
+        let failed = |cause| Error::disk("open", &path, &cause);
+        loop {
+            let mut options = OpenOptions::new();
+            let mut file = options
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&path)
+                .map_err(failed)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(cause)) => return Err(failed(cause)),
+            }
+            // Between open and lock its owner may have published it: then this is a finished file, not a partial.
+            let same = fs::metadata(&path).is_ok_and(|named| {
+                file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()))
+            });
+            if !same {
+                continue;
+            }
+            let mut hasher = Sha256::new();
+            let len = copy(&mut file, &mut |chunk| hasher.update(chunk)).map_err(failed)?;
+            let source = fs::read(source_path(&path)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            return Ok(Some(Partial { path, file, hasher, len, source }));
+        }
+    }
+
+    /// Gives verified bytes their final name.
+    /// The caller has compared [`Partial::sha256`], and for a Go module its directory hash, with the pin.
+    pub fn publish(&self, partial: &Partial, pin: &Pin) -> Result<Verified, Error> {
+        let sha256 = partial.sha256();
+        let path = self.final_path(&sha256);
+        let folder = path.parent().unwrap_or(&self.root);
+        let failed = |cause| Error::disk("publish", &path, &cause);
+        if let Err(cause) = fs::DirBuilder::new().mode(0o700).create(folder) {
+            if cause.kind() != io::ErrorKind::AlreadyExists {
+                return Err(failed(cause));
+            }
+        } else {
+            sync_folder(&self.root.join("sha256")).map_err(failed)?;
+        }
+        partial.file.sync_all().map_err(failed)?;
+        // What was hashed came from the network; what counts is what is in the file. They differ where a file system
+        // grants the lock to two processes at once, or where memory or disk is failing.
+        if partial.sha256_on_disk().map_err(failed)? != sha256 {
+            return Err(failed(io::Error::other("its bytes changed between writing and publishing")));
+        }
+        fs::rename(&partial.path, &path).map_err(failed)?;
+        // After the rename: a partial that a crash left read-only could not be continued.
+        partial.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(failed)?;
+        sync_folder(folder).map_err(failed)?;
+        if let Pin::H1(_) = pin {
+            let pointer = self.pointer(pin);
+            let beside = partial.path.with_extension("pointer");
+            let failed = |cause| Error::disk("publish", &pointer, &cause);
+            let mut file = File::create(&beside).map_err(failed)?;
+            file.write_all(sha256.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+            fs::rename(&beside, &pointer).and_then(|()| sync_folder(&self.root.join("h1"))).map_err(failed)?;
+        }
+        let _ = fs::remove_file(source_path(&partial.path));
+        Ok(Verified { path, sha256, size_bytes: partial.len })
+    }
+
+    fn final_path(&self, sha256: &str) -> PathBuf {
+        self.root.join("sha256").join(&sha256[..2]).join(sha256)
+    }
+
+    fn pointer(&self, pin: &Pin) -> PathBuf {
+        self.root.join("h1").join(pin.file_name())
+    }
+
+    fn quarantine(&self, path: &Path, name: &str) -> Result<Found, Error> {
+        let mut number = 0;
+        let mut place = self.root.join("quarantine").join(format!("{name}.0"));
+        while place.symlink_metadata().is_ok() {
+            number += 1;
+            place = self.root.join("quarantine").join(format!("{name}.{number}"));
+        }
+        match fs::rename(path, &place) {
+            Ok(()) => Ok(Found::Quarantined(place)),
+            // Another process saw the same and was first.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Found::Absent),
+            Err(cause) => Err(Error::disk("quarantine", path, &cause)),
+        }
+    }
+}
+
+/// Where the bytes of a partial came from, so that a range request can name their validator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    pub url: String,
+    /// A strong entity tag; a weak one cannot stand in `If-Range`.
+    pub etag: Option<String>,
+}
+
+/// A download under way; holding it is holding its lock.
+pub struct Partial {
+    path: PathBuf,
+    file: File,
+    /// Of the first `len` bytes.
+    hasher: Sha256,
+    len: u64,
+    source: Option<Source>,
+}
+
+impl Partial {
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_ref()
+    }
+
+    pub fn sha256(&self) -> String {
+        hex(&self.hasher.clone().finalize())
+    }
+
+    fn sha256_on_disk(&self) -> io::Result<String> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0))?;
+        let mut hasher = Sha256::new();
+        copy(&mut file, &mut |chunk| hasher.update(chunk))?;
+        Ok(hex(&hasher.finalize()))
+    }
+
+    pub fn append(&mut self, chunk: &[u8]) -> Result<(), Error> {
+        self.file.write_all(chunk).map_err(|cause| Error::disk("write", &self.path, &cause))?;
+        self.hasher.update(chunk);
+        self.len += chunk.len() as u64;
+        Ok(())
+    }
+
+    /// Forgets every byte.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        self.hasher = Sha256::new();
+        self.len = 0;
+        self.source = None;
+        let _ = fs::remove_file(source_path(&self.path));
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.seek(SeekFrom::Start(0)).map(drop))
+            .map_err(|cause| Error::disk("truncate", &self.path, &cause))
+    }
+
+    /// Notes where the bytes come from. A torn note only costs the conditional request; it needs no fsync.
+    pub fn set_source(&mut self, source: Source) -> Result<(), Error> {
+        if self.source.as_ref() != Some(&source) {
+            let path = source_path(&self.path);
+            let bytes = serde_json::to_vec(&source).unwrap_or_default();
+            fs::write(&path, bytes).map_err(|cause| Error::disk("write", &path, &cause))?;
+            self.source = Some(source);
+        }
+        Ok(())
+    }
+
+    /// Gives the space back after an error of this machine's disk.
+    pub fn discard(&mut self) {
+        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(source_path(&self.path));
+    }
+}
+
+fn source_path(partial: &Path) -> PathBuf {
+    partial.with_extension("source")
+}
+
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads to the end in pieces; returns how many bytes there were.
+pub fn copy(reader: &mut impl Read, sink: &mut impl FnMut(&[u8])) -> io::Result<u64> {
+    let mut buffer = vec![0; 256 * 1024];
+    let mut total = 0;
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(length) => {
+                sink(&buffer[..length]);
+                total += length as u64;
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_that_could_leave_the_folder_are_refused() {
+        assert!(Pin::sha256("../../etc/passwd").is_err());
+        assert!(Pin::sha256(&"A".repeat(64)).is_ok_and(|pin| pin.text() == "a".repeat(64)));
+        assert!(Pin::h1("h1:short=").is_err());
+        assert!(Pin::h1("h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=").is_ok());
+    }
+}

@@ -1,0 +1,137 @@
+//! What can go wrong with one request to one upstream.
+//!
+//! Owns: the kinds of trouble, how each is written in the ledger, and where the evidence (address, proxy, hashes) is kept.
+//! Never: decide what to do next (`upstream::classify` does) or hold a secret.
+
+use crate::connect::Peer;
+use protocol::{Attempt, Failure, FailureKind, Upstream, Verdict};
+use std::time::Duration;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Our side: a malformed URL, an unusable proxy setting, an unreadable CA bundle.
+    Configuration,
+    /// Name, connection or handshake did not come about.
+    Dead,
+    /// Not asked: its host failed earlier in this run.
+    KnownDead,
+    /// A certificate or protocol that is not accepted.
+    Tls,
+    /// Silence, or fewer bytes than the limits ask for.
+    Stalled,
+    /// The connection ended before the body did; by how much the partial is longer than before.
+    Cut {
+        gained_bytes: u64,
+    },
+    /// 404, 410, or a page that does not list the file.
+    Absent,
+    /// 429, or 503 with `Retry-After`.
+    Limited {
+        retry_after: Option<Duration>,
+    },
+    Status(u16),
+    /// A web page where an artifact was asked for.
+    Html,
+    /// A range answer that does not continue what is here.
+    Range,
+    /// Not the pinned bytes.
+    Hash {
+        expected: String,
+        got: String,
+    },
+    /// An answer that does not speak the protocol.
+    Malformed,
+    /// Reading or writing on this machine.
+    Disk,
+}
+
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Error {
+    pub kind: Kind,
+    /// What happened, without the URL: the printer has it.
+    pub message: String,
+    /// Who was on the other end, where it came that far.
+    /// Boxed, since every result of this program carries the room for it.
+    pub peer: Box<Peer>,
+}
+
+impl Error {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), peer: Box::default() }
+    }
+
+    pub fn disk(action: &str, path: &std::path::Path, cause: &std::io::Error) -> Self {
+        Self::new(Kind::Disk, format!("cannot {action} {}: {cause}", path.display()))
+    }
+
+    pub fn hash(expected: &str, got: &str) -> Self {
+        let kind = Kind::Hash { expected: expected.to_owned(), got: got.to_owned() };
+        Self::new(kind, format!("these are not the pinned bytes: expected {expected}, got {got}"))
+    }
+
+    pub fn at(mut self, peer: &Peer) -> Self {
+        self.peer = Box::new(peer.clone());
+        self
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        match self.kind {
+            Kind::Dead | Kind::KnownDead | Kind::Configuration => Verdict::Dead,
+            Kind::Tls => Verdict::Tls,
+            Kind::Stalled => Verdict::Stalled,
+            Kind::Cut { .. } | Kind::Disk => Verdict::Truncated,
+            Kind::Absent => Verdict::Absent,
+            Kind::Limited { .. } => Verdict::Limited,
+            Kind::Status(_) | Kind::Range | Kind::Malformed => Verdict::Status,
+            Kind::Html => Verdict::Html,
+            Kind::Hash { .. } => Verdict::Hash,
+        }
+    }
+
+    /// Stable name of a [`protocol::Event::Finding`].
+    pub fn code(&self) -> &'static str {
+        match self.kind {
+            Kind::Configuration => "mirror.configuration",
+            Kind::Dead | Kind::KnownDead => "mirror.dead",
+            Kind::Tls => "mirror.tls",
+            Kind::Stalled => "mirror.stalled",
+            Kind::Cut { .. } => "mirror.truncated",
+            Kind::Absent => "mirror.absent",
+            Kind::Limited { .. } => "mirror.limited",
+            Kind::Status(_) => "mirror.status",
+            Kind::Html => "mirror.html",
+            Kind::Range | Kind::Malformed => "mirror.malformed",
+            Kind::Hash { .. } => "mirror.hash",
+            Kind::Disk => "disk",
+        }
+    }
+
+    pub fn attempt(&self, upstream: &Upstream, tries: u32) -> Attempt {
+        let (expected, got) = match &self.kind {
+            Kind::Hash { expected, got } => (Some(expected.clone()), Some(got.clone())),
+            _ => (None, None),
+        };
+        let tries = if tries > 1 { format!(" ({tries} tries)") } else { String::new() };
+        Attempt {
+            url: self.peer.url.clone().unwrap_or_else(|| upstream.url.clone()),
+            origin: upstream.origin.clone(),
+            address: self.peer.address.clone(),
+            proxy: self.peer.proxy.clone(),
+            error: format!("{}{tries}", self.message),
+            expected,
+            got,
+        }
+    }
+
+    /// This error as the end of a job that asked nobody, or that no other upstream can rescue.
+    pub fn failure(&self, subject: &str, attempts: Vec<Attempt>) -> Failure {
+        let kind = match self.kind {
+            Kind::Configuration => FailureKind::Configuration,
+            Kind::Disk => FailureKind::Disk,
+            Kind::Hash { .. } => FailureKind::Integrity,
+            _ => FailureKind::Network,
+        };
+        Failure { kind, subject: subject.to_owned(), message: self.message.clone(), attempts }
+    }
+}

@@ -1,0 +1,339 @@
+//! One pinned artifact: find it here, or bring it from whichever upstream delivers the pinned bytes.
+//!
+//! Owns: resume and verification. Never: name an upstream guilty of bytes that an older partial brought, or publish what
+//! does not equal its pin.
+//! Rules: trust.md rows 10 and 12; mirrors.md A6, A7 and A18.
+
+use crate::Gateway;
+use crate::downloads::{Downloads, Found, Partial, Pin, Source, Verified};
+use crate::error::{Error, Kind};
+use crate::go;
+use crate::ledger::emit;
+use crate::request::{Answer, Ask, looks_like_a_web_page, web_page};
+use crate::upstream::ask_each;
+use crate::url::Url;
+use bytes::Bytes;
+use hyper::header::{self, HeaderValue};
+use protocol::{Ecosystem, Event, Failure, FailureKind, Upstream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// No artifact of ours comes near it; an upstream that does not stop is stopped here.
+const MAX_UNSIZED_BYTES: u64 = 4 << 30;
+/// Pieces between the socket and the disk; with hyper's buffers a few megabytes at most.
+const PIECES_AHEAD: usize = 16;
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+const LOCK_POLL: Duration = Duration::from_millis(100);
+
+pub struct Wanted {
+    pub ecosystem: Ecosystem,
+    /// For messages and the ledger: `crate serde 1.0.228`.
+    pub subject: String,
+    pub pin: Pin,
+    pub size_bytes: Option<u64>,
+    /// Whose progress events these are; children's downloads have none.
+    pub job: Option<u64>,
+}
+
+pub struct Fetched {
+    pub verified: Verified,
+    /// The base URL that delivered it; `None`: it was already here.
+    pub upstream: Option<String>,
+}
+
+/// # Errors: each kind of [`FailureKind`] but Bug.
+pub async fn fetch(
+    gateway: &Gateway,
+    wanted: &Wanted,
+    upstreams: &[Upstream],
+    locate: impl AsyncFn(&Upstream) -> Result<Url, Error>,
+) -> Result<Fetched, Failure> {
+    let fail = |error: Error| error.failure(&wanted.subject, Vec::new());
+    let here = |verified| Ok(Fetched { verified, upstream: None });
+    if let Some(verified) = find(gateway, wanted).await.map_err(fail)? {
+        return here(verified);
+    }
+    let partial = adopt(gateway, wanted).await.map_err(fail)?;
+    // Whoever held the lock before us may have finished it.
+    if let Some(verified) = find(gateway, wanted).await.map_err(fail)? {
+        discard(&partial);
+        return here(verified);
+    }
+    let held = lock(&partial).len();
+    if held > 0 && Some(held) == wanted.size_bytes && verify(&partial, &wanted.pin).await.is_ok() {
+        return here(publish(gateway, partial, &wanted.pin).await.map_err(fail)?);
+    }
+    let download = async |upstream: &Upstream| {
+        let url = locate(upstream).await?;
+        receive(gateway, wanted, upstream, &url, &partial).await.map(|()| upstream.url.clone())
+    };
+    let outcome = ask_each(&wanted.subject, upstreams, &gateway.limits, download).await;
+    match outcome {
+        Ok(upstream) => {
+            let verified = publish(gateway, partial, &wanted.pin).await.map_err(fail)?;
+            Ok(Fetched { verified, upstream: Some(upstream) })
+        }
+        Err(failure) => {
+            if failure.kind == FailureKind::Disk || lock(&partial).len() == 0 {
+                discard(&partial);
+            }
+            Err(failure)
+        }
+    }
+}
+
+type Shared = Arc<Mutex<Partial>>;
+
+fn lock(partial: &Shared) -> MutexGuard<'_, Partial> {
+    partial.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn discard(partial: &Shared) {
+    lock(partial).discard();
+}
+
+async fn find(gateway: &Gateway, wanted: &Wanted) -> Result<Option<Verified>, Error> {
+    let (downloads, pin) = (gateway.downloads.clone(), wanted.pin.clone());
+    match blocking(move || downloads.find(&pin)).await? {
+        Found::Verified(verified) => Ok(Some(verified)),
+        Found::Absent => Ok(None),
+        Found::Quarantined(place) => {
+            emit(&Event::Finding {
+                code: "downloads.altered".to_owned(),
+                subject: wanted.subject.clone(),
+                message: format!(
+                    "its file here had other bytes than its name says; moved to {} and fetched again",
+                    place.display()
+                ),
+            });
+            Ok(None)
+        }
+    }
+}
+
+/// Waits for the partial's lock. Its holder is alive and itself bounded by the limits, so this ends.
+async fn adopt(gateway: &Gateway, wanted: &Wanted) -> Result<Shared, Error> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        let (downloads, pin) = (gateway.downloads.clone(), wanted.pin.clone());
+        if let Some(partial) = blocking(move || downloads.adopt(&pin)).await? {
+            return Ok(Arc::new(Mutex::new(partial)));
+        }
+        if !told && started.elapsed() > Duration::from_secs(1) {
+            told = true;
+            emit(&Event::Finding {
+                code: "downloads.waiting".to_owned(),
+                subject: wanted.subject.clone(),
+                message: "another process is downloading it; waiting for that one".to_owned(),
+            });
+        }
+        tokio::time::sleep(LOCK_POLL).await;
+    }
+}
+
+async fn verify(partial: &Shared, pin: &Pin) -> Result<(), Error> {
+    let (expected, got) = match pin {
+        Pin::Sha256(expected) => (expected.clone(), lock(partial).sha256()),
+        Pin::H1(expected) => {
+            let (path, expected) = (lock(partial).path().to_owned(), expected.clone());
+            let got = blocking(move || match go::directory_hash(&path) {
+                Err(refusal) if refusal.kind == FailureKind::Disk => Err(Error::new(Kind::Disk, refusal.message)),
+                Err(refusal) => Ok(refusal.message),
+                Ok(hash) => Ok(hash),
+            });
+            (expected, got.await?)
+        }
+    };
+    if expected == got { Ok(()) } else { Err(Error::hash(&expected, &got)) }
+}
+
+async fn publish(gateway: &Gateway, partial: Shared, pin: &Pin) -> Result<Verified, Error> {
+    let (downloads, pin): (Downloads, Pin) = (gateway.downloads.clone(), pin.clone());
+    blocking(move || downloads.publish(&lock(&partial), &pin)).await
+}
+
+/// Runs file work beside the sockets.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(cause) => Err(Error::new(Kind::Disk, format!("a file task of the gateway ended: {cause}"))),
+    }
+}
+
+/// Completes the partial from one URL and verifies it.
+async fn receive(
+    gateway: &Gateway,
+    wanted: &Wanted,
+    upstream: &Upstream,
+    url: &Url,
+    partial: &Shared,
+) -> Result<(), Error> {
+    loop {
+        {
+            // Zips of one module may differ between proxies: only the same URL continues them.
+            let mut partial = lock(partial);
+            let same = partial.source().is_some_and(|source| source.url == url.to_string());
+            if partial.len() > 0 && matches!(wanted.pin, Pin::H1(_)) && !same {
+                partial.restart()?;
+            }
+        }
+        let resumed = lock(partial).len() > 0;
+        match receive_once(gateway, wanted, upstream, url, partial).await {
+            // An older partial may be what is wrong: once from zero before anyone is blamed.
+            Err(error) if resumed && matches!(error.kind, Kind::Hash { .. } | Kind::Range) => {
+                lock(partial).restart()?
+            }
+            Err(error) if matches!(error.kind, Kind::Hash { .. }) => {
+                lock(partial).restart()?;
+                return Err(error);
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn receive_once(
+    gateway: &Gateway,
+    wanted: &Wanted,
+    upstream: &Upstream,
+    url: &Url,
+    partial: &Shared,
+) -> Result<(), Error> {
+    let mut headers = vec![(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))];
+    let held = lock(partial).len();
+    let mut from = held;
+    if from > 0 {
+        headers.push((header::RANGE, header_value(&format!("bytes={from}-"))?));
+        let validator = lock(partial)
+            .source()
+            .filter(|source| source.url == url.to_string())
+            .and_then(|source| source.etag.clone());
+        if let Some(etag) = validator {
+            headers.push((header::IF_RANGE, header_value(&etag)?));
+        }
+    }
+    let ask = Ask { ecosystem: wanted.ecosystem, artifact: &wanted.subject, upstream, url, headers };
+    let mut answer = gateway.client.get(&ask).await?;
+    if let Err(mut error) = body(wanted, url, partial, &mut from, &mut answer).await {
+        // A server that ignores ranges and breaks off each time gains nothing by starting again.
+        if let Kind::Cut { gained_bytes } = &mut error.kind {
+            *gained_bytes = lock(partial).len().saturating_sub(held);
+        }
+        return Err(answer.rejected(error));
+    }
+    match verify(partial, &wanted.pin).await {
+        Ok(()) => {
+            answer.accepted();
+            Ok(())
+        }
+        Err(error) => Err(answer.rejected(error)),
+    }
+}
+
+async fn body(wanted: &Wanted, url: &Url, partial: &Shared, from: &mut u64, answer: &mut Answer) -> Result<(), Error> {
+    if answer.is_web_page() {
+        let page = answer.chunk().await?.unwrap_or_default();
+        return Err(web_page(&page));
+    }
+    match answer.status {
+        206 if range_start(answer) == Some(*from) => {}
+        206 => {
+            return Err(Error::new(Kind::Range, format!("asked for bytes from {from}, it sent others")));
+        }
+        200 if *from > 0 => {
+            // Ranges are not spoken here, or the entity changed: this is the whole.
+            lock(partial).restart()?;
+            *from = 0;
+        }
+        200 => {}
+        status => {
+            return Err(Error::new(Kind::Status(status), format!("status {status} where a file was asked for")));
+        }
+    }
+    let offered = answer.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let total_bytes = offered.map(|length| from.saturating_add(length));
+    if let (Some(pinned), Some(offered)) = (wanted.size_bytes, total_bytes)
+        && pinned != offered
+    {
+        let start = answer.chunk().await?.unwrap_or_default();
+        if looks_like_a_web_page(&start) {
+            return Err(web_page(&start));
+        }
+        return Err(Error::hash(&format!("{} in {pinned} bytes", wanted.pin.text()), &format!("{offered} bytes")));
+    }
+    let etag =
+        answer.headers.get(header::ETAG).and_then(|value| value.to_str().ok()).filter(|etag| !etag.starts_with("W/"));
+    lock(partial).set_source(Source { url: url.to_string(), etag: etag.map(str::to_owned) })?;
+    write_body(wanted, partial, *from, total_bytes, answer).await
+}
+
+/// Moves the body to the partial, reading the next piece while the last one is hashed and written.
+async fn write_body(
+    wanted: &Wanted,
+    partial: &Shared,
+    from: u64,
+    total_bytes: Option<u64>,
+    answer: &mut Answer,
+) -> Result<(), Error> {
+    let limit_bytes = wanted.size_bytes.unwrap_or(MAX_UNSIZED_BYTES);
+    let (pieces, mut arriving) = tokio::sync::mpsc::channel::<Bytes>(PIECES_AHEAD);
+    let writer = {
+        let partial = partial.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut partial = lock(&partial);
+            while let Some(piece) = arriving.blocking_recv() {
+                partial.append(&piece)?;
+            }
+            Ok(())
+        })
+    };
+    let mut received_bytes = from;
+    let mut told = Instant::now();
+    let reading = loop {
+        let piece = match answer.chunk().await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        };
+        if received_bytes == 0 && looks_like_a_web_page(&piece) {
+            break Err(web_page(&piece));
+        }
+        received_bytes += piece.len() as u64;
+        if received_bytes > limit_bytes {
+            break Err(Error::hash(&format!("{} in {limit_bytes} bytes", wanted.pin.text()), "more bytes"));
+        }
+        if pieces.send(piece).await.is_err() {
+            break Ok(()); // The writer stopped; its own error says why.
+        }
+        if let Some(id) = wanted.job.filter(|_| told.elapsed() >= PROGRESS_INTERVAL) {
+            told = Instant::now();
+            emit(&Event::Progress { id, received_bytes, total_bytes: wanted.size_bytes.or(total_bytes) });
+        }
+    };
+    drop(pieces);
+    match writer.await {
+        Ok(written) => written?,
+        Err(cause) => {
+            return Err(Error::new(Kind::Disk, format!("the writing task ended: {cause}")));
+        }
+    }
+    reading?;
+    match wanted.size_bytes {
+        // A body that is only delimited by its end can be cut without anyone noticing.
+        Some(pinned) if received_bytes < pinned => Err(Error::new(
+            Kind::Cut { gained_bytes: 0 },
+            format!("the body ended at {received_bytes} of {pinned} bytes"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn range_start(answer: &Answer) -> Option<u64> {
+    let value = answer.headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
+    value.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
+}
+
+fn header_value(text: &str) -> Result<HeaderValue, Error> {
+    HeaderValue::from_str(text).map_err(|cause| Error::new(Kind::Configuration, cause.to_string()))
+}

@@ -1,0 +1,34 @@
+//! Files of a hub repository at a pinned revision.
+//!
+//! Owns: the shape of a `resolve` URL. Never: ask for a branch, or send a token to where a redirect leads.
+//! Rules: mirrors.md 1.7.
+
+use crate::Gateway;
+use crate::downloads::Pin;
+use crate::fetch::{Fetched, Wanted, fetch};
+use crate::url::{Url, encode_path};
+use protocol::{Ecosystem, Failure, Upstream};
+
+pub async fn file(
+    gateway: &Gateway,
+    job: u64,
+    place: Place<'_>,
+    sha256: &str,
+    size_bytes: u64,
+) -> Result<Fetched, Failure> {
+    let subject = format!("model file {}@{} {}", place.repo, place.revision, place.path);
+    let pin = Pin::sha256(sha256).map_err(|error| error.failure(&subject, Vec::new()))?;
+    let wanted = Wanted { ecosystem: Ecosystem::Hub, subject, pin, size_bytes: Some(size_bytes), job: Some(job) };
+    let relative =
+        format!("{}/resolve/{}/{}", encode_path(place.repo), encode_path(place.revision), encode_path(place.path));
+    fetch(gateway, &wanted, gateway.upstreams(Ecosystem::Hub), async |upstream: &Upstream| {
+        Url::parse(&upstream.url)?.below(&relative)
+    })
+    .await
+}
+
+pub struct Place<'a> {
+    pub repo: &'a str,
+    pub revision: &'a str,
+    pub path: &'a str,
+}

@@ -1,0 +1,210 @@
+//! The gateway: the only process of this tool with sockets to the outside, and the only holder of credentials.
+//!
+//! Reads one [`Setup`] line and then [`Request`] lines from standard input, writes [`Event`] lines to standard output and
+//! serves children of the build on loopback. It ends when its input does, so it never outlives the conductor; a download
+//! that this interrupts is continued by the next run.
+//!
+//! Owns: the loop below. Never: parse arguments or read the environment; all that it may know is in the setup line.
+//! Rules: design.md section 2, principles 4 and 8.
+//!
+//! One thread does the talking, so state is shared without locks; hashing, inflating and disks are on blocking threads.
+//! Reading order: `server` and `go`, `simple`, `hub`, `file`, `crates` (a file a protocol) → `fetch` (one pinned artifact)
+//! → `upstream` (who is asked next) → `request` (one GET) → `connect` (one connection); beside them `downloads` (the
+//! folder), `unpack` (archives), `ledger` (standard output), `url`, `error`.
+
+mod connect;
+mod crates;
+mod downloads;
+mod error;
+mod fetch;
+mod file;
+mod go;
+mod hub;
+mod ledger;
+mod request;
+mod server;
+mod simple;
+mod unpack;
+mod upstream;
+mod url;
+
+use crate::connect::Connector;
+use crate::crates::Crates;
+use crate::downloads::Downloads;
+use crate::error::{Error, Kind};
+use crate::ledger::emit;
+use crate::request::Client;
+use protocol::{
+    Artifact, Ecosystem, Event, Failure, FailureKind, Job, Limits, Outcome, Request, SCHEMA, Setup, Upstream,
+};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+use std::io::BufRead;
+use std::process::ExitCode;
+use std::rc::Rc;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// What every task of a run shares.
+pub struct Gateway {
+    client: Rc<Client>,
+    downloads: Downloads,
+    limits: Limits,
+    upstreams: BTreeMap<Ecosystem, Vec<Upstream>>,
+    crates: Crates,
+    /// Subjects whose refusal the conductor has heard of.
+    refused: RefCell<HashSet<String>>,
+}
+
+impl Gateway {
+    fn new(setup: &Setup) -> Result<Self, Error> {
+        if setup.schema != SCHEMA {
+            let message = format!(
+                "conductor and gateway are of two builds (protocol {} and {SCHEMA}); run `cargo xtask` again",
+                setup.schema
+            );
+            return Err(Error::new(Kind::Configuration, message));
+        }
+        let connector = Connector::new(&setup.proxy, &setup.ca_bundles, &setup.limits)?;
+        Ok(Self {
+            client: Rc::new(Client::new(connector, setup.limits.clone())),
+            downloads: Downloads::open(&setup.downloads)?,
+            limits: setup.limits.clone(),
+            upstreams: setup.upstreams.clone(),
+            crates: Crates::new(&setup.crates),
+            refused: RefCell::default(),
+        })
+    }
+
+    fn upstreams(&self, ecosystem: Ecosystem) -> &[Upstream] {
+        self.upstreams.get(&ecosystem).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(cause) => {
+            return own_failure("start", &format!("no event loop: {cause}"), FailureKind::Bug);
+        }
+    };
+    let (lines, requests) = unbounded_channel();
+    std::thread::spawn(move || read_lines(&lines));
+    let code = tokio::task::LocalSet::new().block_on(&runtime, run(requests));
+    // Blocking threads may sit in a name lookup; nobody waits for them.
+    runtime.shutdown_background();
+    code
+}
+
+fn read_lines(lines: &UnboundedSender<String>) {
+    for line in std::io::stdin().lock().lines() {
+        let Ok(line) = line else { break };
+        if lines.send(line).is_err() {
+            return;
+        }
+    }
+}
+
+async fn run(mut requests: UnboundedReceiver<String>) -> ExitCode {
+    let Some(line) = requests.recv().await else {
+        return ExitCode::SUCCESS;
+    };
+    // The line holds credentials: serde's message names a position, never the text around it.
+    let setup: Setup = match serde_json::from_str(&line) {
+        Ok(setup) => setup,
+        Err(cause) => {
+            return own_failure(
+                "setup",
+                &format!("the first line is not a setup: line 1, column {}", cause.column()),
+                FailureKind::Bug,
+            );
+        }
+    };
+    let gateway = match Gateway::new(&setup) {
+        Ok(gateway) => Rc::new(gateway),
+        Err(error) => {
+            emit(&Event::Failed { id: 0, failure: error.failure("gateway", Vec::new()) });
+            return ExitCode::FAILURE;
+        }
+    };
+    let bound = async {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?.to_string();
+        Ok::<_, std::io::Error>((listener, address))
+    };
+    let (listener, address) = match bound.await {
+        Ok(bound) => bound,
+        Err(cause) => {
+            return own_failure("loopback listener", &cause.to_string(), FailureKind::Network);
+        }
+    };
+    let mut secret = [0; 16];
+    if rustls::crypto::ring::default_provider().secure_random.fill(&mut secret).is_err() {
+        return own_failure("password", "the system gives no random bytes", FailureKind::Bug);
+    }
+    let password = downloads::hex(&secret);
+    emit(&Event::Ready { schema: SCHEMA, address, user: server::USER.to_owned(), password: password.clone() });
+    let serving = gateway.clone();
+    tokio::task::spawn_local(async move { server::serve(serving, listener, &password).await });
+
+    while let Some(line) = requests.recv().await {
+        match serde_json::from_str::<Request>(&line) {
+            Ok(request) => {
+                let gateway = gateway.clone();
+                tokio::task::spawn_local(async move { perform(&gateway, request).await });
+            }
+            Err(cause) => {
+                own_failure("request", &format!("it cannot be read: {cause}"), FailureKind::Bug);
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Job 0 is the gateway itself.
+fn own_failure(subject: &str, message: &str, kind: FailureKind) -> ExitCode {
+    let failure = Failure { kind, subject: subject.to_owned(), message: message.to_owned(), attempts: Vec::new() };
+    emit(&Event::Failed { id: 0, failure });
+    ExitCode::FAILURE
+}
+
+async fn perform(gateway: &Gateway, Request { id, job }: Request) {
+    let outcome = match job {
+        Job::Fetch { artifact } => fetch_artifact(gateway, id, &artifact).await,
+        Job::List { project } => simple::list(gateway, &project).await.map(|files| Outcome::Listed { files }),
+        Job::Unpack(job) => {
+            let subject = format!("archive {}", job.archive.display());
+            let unpacked = tokio::task::spawn_blocking(move || unpack::unpack(&job)).await;
+            let failed = |kind, message| Failure { kind, subject, message, attempts: Vec::new() };
+            match unpacked {
+                Ok(Ok(files)) => Ok(Outcome::Unpacked { files }),
+                Ok(Err(refusal)) => Err(failed(refusal.kind, refusal.message)),
+                Err(cause) => Err(failed(FailureKind::Bug, cause.to_string())),
+            }
+        }
+    };
+    emit(&match outcome {
+        Ok(outcome) => Event::Done { id, outcome },
+        Err(failure) => Event::Failed { id, failure },
+    });
+}
+
+async fn fetch_artifact(gateway: &Gateway, id: u64, artifact: &Artifact) -> Result<Outcome, Failure> {
+    let fetched = match artifact {
+        Artifact::GoModule { module, version, h1 } => go::module(gateway, id, module, version, h1).await,
+        Artifact::Wheel { project, filename, sha256, size_bytes } => {
+            simple::wheel(gateway, id, project, filename, sha256, *size_bytes).await
+        }
+        Artifact::HubFile { repo, revision, path, sha256, size_bytes } => {
+            hub::file(gateway, id, hub::Place { repo, revision, path }, sha256, *size_bytes).await
+        }
+        Artifact::File { url, sha256, size_bytes } => file::file(gateway, id, url, sha256, *size_bytes).await,
+    }?;
+    let verified = fetched.verified;
+    Ok(Outcome::Fetched {
+        path: verified.path,
+        sha256: verified.sha256,
+        size_bytes: verified.size_bytes,
+        upstream: fetched.upstream,
+    })
+}

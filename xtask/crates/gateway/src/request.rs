@@ -1,0 +1,528 @@
+//! One GET to one upstream: admission, connection, redirects, and a body that cannot keep us waiting.
+//!
+//! Owns: the redirect policy, the time bounds of an answer, kept-alive connections. Never: follow https down to http, send
+//! a credential to another origin than its own, or hold more of a body in memory than the caller's bound.
+//! Rules: mirrors.md 1.7 (redirects), A3 to A6 and A12; trust.md row 13.
+
+use crate::connect::{Connector, Forward, Peer};
+use crate::error::{Error, Kind};
+use crate::ledger::Entry;
+use crate::upstream::Hosts;
+use crate::url::{Origin, Url};
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use protocol::{Ecosystem, Limits, Upstream, Verdict};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io::Write;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+const MAX_HOPS: usize = 10;
+const MAX_IDLE_PER_ORIGIN: usize = 8;
+/// As much of a web page or an error page as is read to cite its first words.
+const CITED_BYTES: usize = 2048;
+const USER_AGENT: &str = concat!("cargo-xtask-gateway/", env!("CARGO_PKG_VERSION"));
+
+pub struct Client {
+    connector: Connector,
+    hosts: Hosts,
+    limits: Limits,
+    idle: RefCell<HashMap<Origin, Vec<Idle>>>,
+}
+
+struct Idle {
+    sender: SendRequest<NoBody>,
+    peer: Peer,
+    forward: Option<Forward>,
+}
+
+/// What is asked, of whom, and under which name it enters the ledger.
+pub struct Ask<'a> {
+    pub ecosystem: Ecosystem,
+    pub artifact: &'a str,
+    pub upstream: &'a Upstream,
+    pub url: &'a Url,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// An answer with status 2xx or 304 whose body is still to be read.
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    /// Where the redirects ended.
+    pub url: Url,
+    pub peer: Peer,
+    body: Incoming,
+    connection: Option<(Rc<Client>, Idle)>,
+    entry: Entry,
+    pace: Pace,
+}
+
+/// A short text held in memory: an index entry, a project page.
+pub struct Document {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub url: Url,
+    pub bytes: Bytes,
+}
+
+impl Client {
+    pub fn new(connector: Connector, limits: Limits) -> Self {
+        Self { connector, hosts: Hosts::default(), limits, idle: RefCell::default() }
+    }
+
+    /// Sends the request and follows redirects until an answer that carries content.
+    /// # Errors: any kind but Hash, Range and Disk; the ledger has its line in each case.
+    pub async fn get(self: &Rc<Self>, ask: &Ask<'_>) -> Result<Answer, Error> {
+        // An index may name files on a host of its own choice: the ledger says who led us there.
+        let asked = Url::parse(&ask.upstream.url).map_or_else(|_| ask.url.origin.clone(), |home| home.origin);
+        let mut entry = Entry::begin(ask.ecosystem, ask.artifact, &asked.host);
+        if asked != ask.url.origin {
+            entry.redirected_to(&ask.url.origin.host);
+        }
+        match self.follow(ask, &mut entry).await {
+            Ok((response, idle, url)) => Ok(Answer {
+                status: response.status().as_u16(),
+                headers: response.headers().clone(),
+                url,
+                peer: idle.peer.clone(),
+                body: response.into_body(),
+                connection: Some((self.clone(), idle)),
+                entry,
+                pace: Pace::new(&self.limits),
+            }),
+            Err(error) => {
+                entry.judged(error.verdict());
+                if error.kind == Kind::KnownDead {
+                    entry.withdraw_unless_answered();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A whole text of at most `max_bytes`, unpacked where the server sent it compressed.
+    pub async fn document(self: &Rc<Self>, mut ask: Ask<'_>, max_bytes: usize) -> Result<Document, Error> {
+        ask.headers.push((header::ACCEPT_ENCODING, HeaderValue::from_static("gzip")));
+        let mut answer = self.get(&ask).await?;
+        let compressed = answer.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
+        let bytes = match answer.read_to_end(max_bytes, compressed).await {
+            Ok(bytes) => Bytes::from(bytes),
+            Err(error) => return Err(answer.rejected(error)),
+        };
+        answer.entry.judged(Verdict::Ok);
+        Ok(Document { status: answer.status, headers: answer.headers.clone(), url: answer.url.clone(), bytes })
+    }
+
+    async fn follow(
+        self: &Rc<Self>,
+        ask: &Ask<'_>,
+        entry: &mut Entry,
+    ) -> Result<(Response<Incoming>, Idle, Url), Error> {
+        let mut url = ask.url.clone();
+        for _ in 0..=MAX_HOPS {
+            let (response, idle) = self.exchange(ask, &url).await?;
+            let status = response.status();
+            entry.answered(status.as_u16());
+            let location =
+                response.headers().get(header::LOCATION).filter(|_| status.is_redirection() && status.as_u16() != 304);
+            let Some(location) = location else {
+                return match self.refusal(response, entry).await {
+                    Ok(response) => Ok((response, idle, url)),
+                    Err(error) => Err(error.at(&idle.peer)),
+                };
+            };
+            let location = location
+                .to_str()
+                .map_err(|_| Error::new(Kind::Malformed, "a redirect to an unreadable place").at(&idle.peer))?;
+            let target = url
+                .join(location)
+                .map_err(|error| Error::new(Kind::Malformed, format!("redirect: {}", error.message)).at(&idle.peer))?;
+            if url.origin.https && !target.origin.https {
+                let message = format!("it redirects from https to {}; that is never followed", target.origin);
+                return Err(Error::new(Kind::Tls, message).at(&idle.peer));
+            }
+            if target.origin != url.origin {
+                entry.redirected_to(&target.origin.host);
+            }
+            self.recycle_when_drained(response.into_body(), idle, url.origin);
+            url = target;
+        }
+        Err(Error::new(Kind::Malformed, format!("more than {MAX_HOPS} redirects, the last to {url}")))
+    }
+
+    /// Turns every status that carries no content into its error, with the first words of the page.
+    async fn refusal(&self, mut response: Response<Incoming>, entry: &mut Entry) -> Result<Response<Incoming>, Error> {
+        let status = response.status();
+        if status.is_success() || status.as_u16() == 304 {
+            return Ok(response);
+        }
+        let retry_after = retry_after(&response);
+        let kind = match status.as_u16() {
+            404 | 410 => Kind::Absent,
+            416 => Kind::Range,
+            429 => Kind::Limited { retry_after },
+            503 if retry_after.is_some() => Kind::Limited { retry_after },
+            // RFC 6585: the answer of a captive portal.
+            511 => Kind::Html,
+            code => Kind::Status(code),
+        };
+        let mut pace = Pace::new(&self.limits);
+        let mut page = Vec::new();
+        while page.len() < CITED_BYTES {
+            match pace.chunk(response.body_mut()).await {
+                Ok(Some(chunk)) => {
+                    entry.received(chunk.len());
+                    page.extend_from_slice(&chunk);
+                }
+                _ => break,
+            }
+        }
+        let words = first_words(&page);
+        let said = if words.is_empty() { String::new() } else { format!(": “{words}”") };
+        let wait = retry_after.map(|wait| format!(", asking to wait {} s", wait.as_secs())).unwrap_or_default();
+        Err(Error::new(kind, format!("{status}{wait}{said}")))
+    }
+
+    /// One request to one origin, on a kept connection where there is one.
+    async fn exchange(self: &Rc<Self>, ask: &Ask<'_>, url: &Url) -> Result<(Response<Incoming>, Idle), Error> {
+        let origin = &url.origin;
+        let _admission = self
+            .hosts
+            .admit(origin)
+            .await
+            .map_err(|error| error.at(&Peer { url: Some(url.to_string()), ..Peer::default() }))?;
+        let result = self.exchange_admitted(ask, url).await;
+        match &result {
+            Ok((response, _)) if matches!(response.status().as_u16(), 429 | 503) && self.too_long(response) => {
+                self.hosts.dead(origin, "it asked to wait longer than the limit");
+            }
+            Ok(_) => self.hosts.alive(origin),
+            Err(error) if matches!(error.kind, Kind::Dead | Kind::Tls | Kind::Stalled) => {
+                self.hosts.dead(origin, &error.message)
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    fn too_long(&self, response: &Response<Incoming>) -> bool {
+        retry_after(response).is_some_and(|wait| wait > Duration::from_secs(self.limits.retry_after_seconds))
+    }
+
+    async fn exchange_admitted(&self, ask: &Ask<'_>, url: &Url) -> Result<(Response<Incoming>, Idle), Error> {
+        let first_byte = Duration::from_secs(self.limits.first_byte_seconds);
+        let silence = |peer: &Peer| {
+            let message = format!("no answer within {} s of the request", first_byte.as_secs());
+            Error::new(Kind::Stalled, message).at(peer)
+        };
+        while let Some(mut idle) = self.take_idle(&url.origin) {
+            idle.peer.url = Some(url.to_string());
+            if idle.sender.ready().await.is_err() {
+                continue;
+            }
+            let request = build(ask, url, idle.forward.as_ref())?;
+            match tokio::time::timeout(first_byte, idle.sender.send_request(request)).await {
+                Ok(Ok(response)) => return Ok((response, idle)),
+                // The server closed it while it was idle; that says nothing about a new one.
+                Ok(Err(_)) => {}
+                Err(_) => return Err(silence(&idle.peer)),
+            }
+        }
+        let connection = self.connector.open(url).await?;
+        let peer = connection.peer;
+        let broken = |cause: hyper::Error| {
+            Error::new(
+                Kind::Cut { gained_bytes: 0 },
+                format!("the connection broke before an answer: {}", chain(&cause)),
+            )
+            .at(&peer)
+        };
+        let (sender, driver) = handshake(TokioIo::new(connection.stream)).await.map_err(broken)?;
+        tokio::task::spawn_local(driver);
+        let mut idle = Idle { sender, peer: peer.clone(), forward: connection.forward };
+        let request = build(ask, url, idle.forward.as_ref())?;
+        match tokio::time::timeout(first_byte, idle.sender.send_request(request)).await {
+            Ok(Ok(response)) => Ok((response, idle)),
+            Ok(Err(cause)) => Err(broken(cause)),
+            Err(_) => Err(silence(&peer)),
+        }
+    }
+
+    fn take_idle(&self, origin: &Origin) -> Option<Idle> {
+        let mut idle = self.idle.borrow_mut();
+        let connections = idle.get_mut(origin)?;
+        connections.retain(|connection| !connection.sender.is_closed());
+        connections.pop()
+    }
+
+    fn recycle(&self, origin: Origin, connection: Idle) {
+        let mut idle = self.idle.borrow_mut();
+        let connections = idle.entry(origin).or_default();
+        if connections.len() < MAX_IDLE_PER_ORIGIN && !connection.sender.is_closed() {
+            connections.push(connection);
+        }
+    }
+
+    /// A redirect's own body is of no interest, its connection is: crate downloads redirect once each.
+    fn recycle_when_drained(self: &Rc<Self>, mut body: Incoming, connection: Idle, origin: Origin) {
+        let client = self.clone();
+        tokio::task::spawn_local(async move {
+            let mut pace = Pace::new(&client.limits);
+            let mut drained = 0;
+            while let Ok(Some(chunk)) = pace.chunk(&mut body).await {
+                drained += chunk.len();
+                if drained > CITED_BYTES {
+                    return;
+                }
+            }
+            client.recycle(origin, connection);
+        });
+    }
+}
+
+impl Answer {
+    /// The next piece of the body; `None` at its end.
+    /// # Errors: Stalled or Cut.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        match self.pace.chunk(&mut self.body).await {
+            Ok(Some(chunk)) => {
+                self.entry.received(chunk.len());
+                Ok(Some(chunk))
+            }
+            Ok(None) => {
+                if let Some((client, connection)) = self.connection.take() {
+                    client.recycle(self.url.origin.clone(), connection);
+                }
+                Ok(None)
+            }
+            Err(error) => {
+                if let Some((client, _)) = self.connection.take().filter(|_| error.kind == Kind::Stalled) {
+                    client.hosts.dead(&self.url.origin, &error.message);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn read_to_end(&mut self, max_bytes: usize, compressed: bool) -> Result<Vec<u8>, Error> {
+        let too_long = || Error::new(Kind::Malformed, format!("its answer is longer than {max_bytes} bytes"));
+        let mut plain = Bounded { bytes: Vec::new(), max_bytes };
+        if compressed {
+            let mut decoder = flate2::write::GzDecoder::new(plain);
+            let undecodable = |cause: std::io::Error| match cause.kind() {
+                std::io::ErrorKind::FileTooLarge => too_long(),
+                _ => Error::new(Kind::Malformed, format!("its gzip encoding is broken: {cause}")),
+            };
+            while let Some(chunk) = self.chunk().await? {
+                decoder.write_all(&chunk).map_err(undecodable)?;
+            }
+            plain = decoder.finish().map_err(undecodable)?;
+        } else {
+            while let Some(chunk) = self.chunk().await? {
+                plain.write_all(&chunk).map_err(|_| too_long())?;
+            }
+        }
+        Ok(plain.bytes)
+    }
+
+    pub fn accepted(mut self) {
+        self.entry.judged(Verdict::Ok);
+    }
+
+    /// Ends this answer with an error: the ledger's verdict and the error's peer follow from it.
+    pub fn rejected(&mut self, error: Error) -> Error {
+        self.entry.judged(error.verdict());
+        error.at(&self.peer)
+    }
+
+    /// An error if this is a web page and no artifact can be one.
+    pub fn is_web_page(&self) -> bool {
+        let content_type = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        content_type.is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/html"))
+    }
+}
+
+/// `Retry-After` in seconds; its other form, a date, needs clocks that agree and is not obeyed.
+fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
+    let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// Whether bytes that should be an artifact begin as a web page does, whatever the header said.
+pub fn looks_like_a_web_page(bytes: &[u8]) -> bool {
+    let start: Vec<u8> = bytes.trim_ascii_start().iter().take(14).map(u8::to_ascii_lowercase).collect();
+    start.starts_with(b"<!doctype html") || start.starts_with(b"<html")
+}
+
+/// # Returns the error that names the page by its first words.
+pub fn web_page(bytes: &[u8]) -> Error {
+    let message = format!("a web page came instead, a captive portal or a login: “{}”", first_words(bytes));
+    Error::new(Kind::Html, message)
+}
+
+/// The first readable words of a page: tags, scripts' quotes and control characters taken out, at most 80 characters.
+fn first_words(page: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&page[..page.len().min(CITED_BYTES)]);
+    let mut inside_tag = false;
+    let mut words = String::new();
+    for c in text.chars() {
+        match c {
+            '<' => inside_tag = true,
+            '>' => {
+                inside_tag = false;
+                words.push(' ');
+            }
+            _ if inside_tag => {}
+            c if c.is_control() => words.push(' '),
+            c => words.push(c),
+        }
+    }
+    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(80).collect()
+}
+
+/// Requires of a body that every window of waiting brings a minimum of bytes.
+struct Pace {
+    window: Duration,
+    minimum_bytes: u64,
+    waited: Duration,
+    received_bytes: u64,
+}
+
+impl Pace {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            window: Duration::from_secs(limits.stall_seconds),
+            minimum_bytes: limits.minimum_bytes,
+            waited: Duration::ZERO,
+            received_bytes: 0,
+        }
+    }
+
+    /// Only time spent waiting for the peer counts: a slow disk of ours is not its fault.
+    async fn chunk(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, Error> {
+        loop {
+            let started = Instant::now();
+            let frame = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
+            let frame = tokio::time::timeout(self.window.saturating_sub(self.waited), frame).await;
+            self.waited += started.elapsed();
+            match frame {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(frame))) => {
+                    let Ok(chunk) = frame.into_data() else {
+                        continue;
+                    };
+                    self.received_bytes += chunk.len() as u64;
+                    if self.waited < self.window {
+                        return Ok(Some(chunk));
+                    }
+                    self.close_window()?;
+                    return Ok(Some(chunk));
+                }
+                Ok(Some(Err(cause))) => {
+                    return Err(Error::new(
+                        Kind::Cut { gained_bytes: 0 },
+                        format!("the body ended early: {}", chain(&cause)),
+                    ));
+                }
+                Err(_) => self.close_window()?,
+            }
+        }
+    }
+
+    fn close_window(&mut self) -> Result<(), Error> {
+        let received_bytes = std::mem::take(&mut self.received_bytes);
+        self.waited = Duration::ZERO;
+        if received_bytes >= self.minimum_bytes {
+            return Ok(());
+        }
+        let message = format!(
+            "{received_bytes} bytes in {} s, less than the {} asked for",
+            self.window.as_secs(),
+            self.minimum_bytes
+        );
+        Err(Error::new(Kind::Stalled, message))
+    }
+}
+
+fn build(ask: &Ask<'_>, url: &Url, forward: Option<&Forward>) -> Result<Request<NoBody>, Error> {
+    let uri = match forward {
+        Some(_) => format!("{}{}", url.origin, url.path_and_query()),
+        None => url.path_and_query(),
+    };
+    let mut request =
+        Request::get(uri).header(header::HOST, url.origin.authority()).header(header::USER_AGENT, USER_AGENT);
+    let at_home = Url::parse(&ask.upstream.url).is_ok_and(|home| home.origin == url.origin);
+    if let Some(secret) = ask.upstream.authorization.as_deref().filter(|_| at_home) {
+        request = request.header(header::AUTHORIZATION, secret);
+    }
+    if let Some(secret) = forward.and_then(|forward| forward.authorization.as_deref()) {
+        request = request.header(header::PROXY_AUTHORIZATION, secret);
+    }
+    for (name, value) in &ask.headers {
+        request = request.header(name, value);
+    }
+    // The cause would cite a header's value, so it is left out.
+    request
+        .body(NoBody)
+        .map_err(|_| Error::new(Kind::Configuration, "its URL or its credentials cannot be put into a request"))
+}
+
+/// The sentence of an error and of everything that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+struct Bounded {
+    bytes: Vec<u8>,
+    max_bytes: usize,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        if self.bytes.len() + buffer.len() > self.max_bytes {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(buffer);
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The body of a GET.
+#[derive(Clone, Copy)]
+pub struct NoBody;
+
+impl Body for NoBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(0)
+    }
+}

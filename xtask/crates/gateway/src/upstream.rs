@@ -1,0 +1,238 @@
+//! Which upstream is asked next, and which is not asked again.
+//!
+//! Owns: order, retries, the memory of dead hosts, and the account of every attempt. Never: lower a check to make an
+//! upstream pass, or wait longer than the limits allow.
+//! Rules: mirrors.md section 3 and A1 to A8; style.md section 3.
+
+use crate::error::{Error, Kind};
+use crate::ledger::emit;
+use crate::url::Origin;
+use protocol::{Event, Failure, FailureKind, Limits, Upstream};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+/// Passes over the list: a mirror that answered 502 gets another chance after the others had theirs.
+const ROUNDS: u32 = 3;
+const ROUND_PAUSE: Duration = Duration::from_millis(400);
+/// An interrupted body that moved at least this far is continued at once, as often as it takes.
+const PROGRESS_BYTES: u64 = 64 * 1024;
+/// How often one upstream's `Retry-After` is obeyed for one artifact.
+const MAX_WAITS: u32 = 2;
+
+/// The message of a failure in which every upstream answered that it does not have the artifact.
+pub const NOBODY_HAS_IT: &str =
+    "no upstream has it; a mirror may lag behind, or the pin names something that was withdrawn";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaction {
+    /// The same upstream, now: it was cut off while it made progress.
+    Continue,
+    /// The same upstream, after the time that it asked for.
+    Wait(Duration),
+    /// The next upstream, and this one again in the next round.
+    Transient,
+    /// The next upstream; this one has given its answer.
+    NextUpstream,
+    /// Nobody can help.
+    Fatal,
+}
+
+pub fn classify(error: &Error, limits: &Limits) -> Reaction {
+    match &error.kind {
+        // Each continuation made the partial longer, so there is an end to them.
+        Kind::Cut { gained_bytes } if *gained_bytes >= PROGRESS_BYTES => Reaction::Continue,
+        // Overload and restarts pass.
+        Kind::Cut { .. } | Kind::Status(500 | 502 | 503 | 504 | 408) => Reaction::Transient,
+        Kind::Limited { retry_after: Some(wait) } if *wait <= Duration::from_secs(limits.retry_after_seconds) => {
+            Reaction::Wait(*wait)
+        }
+        // Longer than a build should wait, or the server does not say.
+        Kind::Limited { .. } => Reaction::NextUpstream,
+        // Remembered as dead for the run; asking again would cost the same bound again.
+        Kind::Dead | Kind::KnownDead | Kind::Stalled => Reaction::NextUpstream,
+        // A certificate does not get better by asking twice.
+        Kind::Tls => Reaction::NextUpstream,
+        // A definite answer, though a useless one.
+        Kind::Absent | Kind::Status(_) | Kind::Html | Kind::Malformed | Kind::Range => Reaction::NextUpstream,
+        // From zero and still wrong: this upstream has other bytes.
+        Kind::Hash { .. } => Reaction::NextUpstream,
+        // This upstream's settings; another's may be sound.
+        Kind::Configuration => Reaction::NextUpstream,
+        // A full disk is full for every upstream.
+        Kind::Disk => Reaction::Fatal,
+    }
+}
+
+/// Asks the upstreams in their order until one attempt succeeds.
+/// # Errors: the failure with the last error of each upstream; Integrity where any of them sent wrong bytes.
+pub async fn ask_each<T>(
+    subject: &str,
+    upstreams: &[Upstream],
+    limits: &Limits,
+    mut attempt: impl AsyncFnMut(&Upstream) -> Result<T, Error>,
+) -> Result<T, Failure> {
+    if upstreams.is_empty() {
+        let message = "no upstream is configured for it; name one in a mirror profile".to_owned();
+        return Err(Failure {
+            kind: FailureKind::Configuration,
+            subject: subject.to_owned(),
+            message,
+            attempts: Vec::new(),
+        });
+    }
+    let mut last: Vec<Option<(Error, u32)>> = upstreams.iter().map(|_| None).collect();
+    let mut pending: Vec<usize> = (0..upstreams.len()).collect();
+    let account = |last: &[Option<(Error, u32)>]| {
+        let told = upstreams
+            .iter()
+            .zip(last)
+            .filter_map(|(upstream, last)| last.as_ref().map(|(error, tries)| error.attempt(upstream, *tries)));
+        told.collect::<Vec<_>>()
+    };
+    for round in 0..ROUNDS {
+        if round > 0 {
+            tokio::time::sleep(ROUND_PAUSE * round).await;
+        }
+        let mut again = Vec::new();
+        for index in pending {
+            let mut waits = 0;
+            loop {
+                let error = match attempt(&upstreams[index]).await {
+                    Ok(value) => return Ok(value),
+                    Err(error) => error,
+                };
+                let reaction = classify(&error, limits);
+                if reaction != Reaction::Fatal && error.kind != Kind::KnownDead {
+                    emit(&Event::Finding {
+                        code: error.code().to_owned(),
+                        subject: subject.to_owned(),
+                        message: format!(
+                            "{}: {}",
+                            error.peer.url.as_deref().unwrap_or(&upstreams[index].url),
+                            error.message
+                        ),
+                    });
+                }
+                let tries = last[index].as_ref().map_or(0, |(_, tries)| *tries) + 1;
+                last[index] = Some((error.clone(), tries));
+                match reaction {
+                    Reaction::Continue => {}
+                    Reaction::Wait(time) if waits < MAX_WAITS => {
+                        waits += 1;
+                        tokio::time::sleep(time).await;
+                    }
+                    Reaction::Transient => {
+                        again.push(index);
+                        break;
+                    }
+                    Reaction::Wait(_) | Reaction::NextUpstream => break,
+                    Reaction::Fatal => return Err(error.failure(subject, account(&last))),
+                }
+            }
+        }
+        pending = again;
+        if pending.is_empty() {
+            break;
+        }
+    }
+    Err(verdict(subject, &last, account(&last)))
+}
+
+/// The failure of a whole list: wrong bytes outweigh absence, since somebody has to look at them.
+fn verdict(subject: &str, last: &[Option<(Error, u32)>], attempts: Vec<protocol::Attempt>) -> Failure {
+    let errors = || last.iter().flatten().map(|(error, _)| error);
+    let (kind, message) = if errors().any(|error| matches!(error.kind, Kind::Hash { .. })) {
+        (FailureKind::Integrity, "what came is not what is pinned, and no other upstream has it")
+    } else if errors().all(|error| error.kind == Kind::Configuration) {
+        (FailureKind::Configuration, "no upstream's settings are usable")
+    } else if errors().all(|error| error.kind == Kind::Absent) {
+        (FailureKind::Network, NOBODY_HAS_IT)
+    } else {
+        (FailureKind::Network, "no upstream delivered it")
+    };
+    Failure { kind, subject: subject.to_owned(), message: message.to_owned(), attempts }
+}
+
+/// What this run has learnt about hosts.
+#[derive(Default)]
+pub struct Hosts(RefCell<HashMap<Origin, Rc<Host>>>);
+
+#[derive(Default)]
+struct Host {
+    state: RefCell<State>,
+    /// Held by the first request to a host: fifty modules must not wait fifty times for the same silence.
+    probation: std::sync::Arc<Mutex<()>>,
+}
+
+#[derive(Clone, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Unknown,
+    Alive,
+    Dead(String),
+}
+
+/// Permission to ask a host; the first asker holds the others back until it knows.
+pub struct Admission {
+    _probation: Option<OwnedMutexGuard<()>>,
+}
+
+impl Hosts {
+    /// # Errors: KnownDead, with the reason of its death, without any request being made.
+    pub async fn admit(&self, origin: &Origin) -> Result<Admission, Error> {
+        let host = self.0.borrow_mut().entry(origin.clone()).or_default().clone();
+        let unknown = *host.state.borrow() == State::Unknown;
+        let mut probation = None;
+        if unknown {
+            let guard = host.probation.clone().lock_owned().await;
+            probation = (*host.state.borrow() == State::Unknown).then_some(guard);
+        }
+        match &*host.state.borrow() {
+            State::Dead(reason) => Err(Error::new(Kind::KnownDead, format!("not asked again in this run: {reason}"))),
+            State::Unknown | State::Alive => Ok(Admission { _probation: probation }),
+        }
+    }
+
+    pub fn alive(&self, origin: &Origin) {
+        self.learn(origin, State::Alive);
+    }
+
+    pub fn dead(&self, origin: &Origin, reason: &str) {
+        self.learn(origin, State::Dead(reason.to_owned()));
+    }
+
+    fn learn(&self, origin: &Origin, state: State) {
+        let host = self.0.borrow_mut().entry(origin.clone()).or_default().clone();
+        // Words that came from a death must not become the reason of the next one.
+        if !matches!(*host.state.borrow(), State::Dead(_)) {
+            *host.state.borrow_mut() = state;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_trouble_has_its_consequence() {
+        let limits = Limits { retry_after_seconds: 20, ..Limits::default() };
+        let after = |seconds| Kind::Limited { retry_after: Some(Duration::from_secs(seconds)) };
+        for (kind, reaction) in [
+            (Kind::Cut { gained_bytes: 1 << 20 }, Reaction::Continue),
+            (Kind::Cut { gained_bytes: 1 }, Reaction::Transient),
+            (Kind::Status(502), Reaction::Transient),
+            (Kind::Status(403), Reaction::NextUpstream),
+            (after(2), Reaction::Wait(Duration::from_secs(2))),
+            (after(3600), Reaction::NextUpstream),
+            (Kind::Limited { retry_after: None }, Reaction::NextUpstream),
+            (Kind::Tls, Reaction::NextUpstream),
+            (Kind::Disk, Reaction::Fatal),
+        ] {
+            assert_eq!(classify(&Error::new(kind.clone(), ""), &limits), reaction, "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What children get: the crates protocol, with a real cargo where it matters. mirrors.md 1.2, A7, A9, A17.
+
+use crate::gateway::{Folder, Gateway, setup, shell};
+use crate::server::{Handler, Hit, Reply, Server, refusing, sha256};
+use protocol::{Ecosystem, Event, FailureKind, Setup, Verdict};
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Output};
+
+const INDEX: &str = "http://xtask-gateway.invalid/crates";
+
+/// A registry with `outer 1.0.0`, which needs `inner 1.0.0`, as `.crate` files that tar and gzip made.
+struct Registry {
+    crates: BTreeMap<&'static str, Vec<u8>>,
+}
+
+impl Registry {
+    fn new(folder: &Folder) -> Self {
+        let pack = |name: &'static str, dependencies: &str| {
+            let source = folder.0.join(format!("{name}-1.0.0"));
+            fs::create_dir_all(source.join("src")).unwrap();
+            fs::write(source.join("src/lib.rs"), "").unwrap();
+            let manifest = format!(
+                "[package]\nname = \"{name}\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[dependencies]\n{dependencies}"
+            );
+            fs::write(source.join("Cargo.toml"), manifest).unwrap();
+            shell(&folder.0, &format!("tar czf {name}.crate {name}-1.0.0"));
+            (name, fs::read(folder.0.join(format!("{name}.crate"))).unwrap())
+        };
+        Self { crates: BTreeMap::from([pack("inner", ""), pack("outer", "inner = \"1.0.0\"\n")]) }
+    }
+
+    fn pins(&self) -> BTreeMap<String, String> {
+        self.crates.iter().map(|(name, bytes)| (format!("{name} 1.0.0"), sha256(bytes))).collect()
+    }
+
+    fn entry(&self, name: &str) -> String {
+        let dependency = r#"{"name":"inner","req":"^1.0.0","features":[],"optional":false,"default_features":true,"target":null,"kind":"normal"}"#;
+        let dependencies = if name == "outer" { dependency } else { "" };
+        let cksum = sha256(&self.crates[name]);
+        format!(
+            "{{\"name\":\"{name}\",\"vers\":\"1.0.0\",\"deps\":[{dependencies}],\"cksum\":\"{cksum}\",\"features\":{{}},\"yanked\":false}}\n"
+        )
+    }
+
+    /// Answers as a registry whose index points `dl` to `downloads`, or to itself.
+    fn serve(&self, downloads: Option<String>) -> impl Fn(&Hit) -> Reply + Send + Sync + use<> {
+        let crates = self.crates.clone();
+        let entries: BTreeMap<&str, String> = crates.keys().map(|name| (*name, self.entry(name))).collect();
+        move |hit| {
+            let here = format!("http://{}/files/{{prefix}}/{{crate}}-{{version}}.crate", hit.headers["host"]);
+            match hit.target.as_str() {
+                "/index/config.json" => Reply::ok(format!(r#"{{"dl":"{}"}}"#, downloads.as_ref().unwrap_or(&here))),
+                "/index/in/ne/inner" | "/index/ou/te/outer" => {
+                    let entry = &entries[&hit.target[13..]];
+                    let etag = format!("\"{}\"", entry.len());
+                    if hit.headers.get("if-none-match") == Some(&etag) {
+                        Reply::status(304)
+                    } else {
+                        Reply::ok(entry.as_str()).with("ETag", etag)
+                    }
+                }
+                "/files/in/ne/inner-1.0.0.crate" => Reply::ok(crates["inner"].as_slice()),
+                "/files/ou/te/outer-1.0.0.crate" => Reply::ok(crates["outer"].as_slice()),
+                _ => Reply::status(404),
+            }
+        }
+    }
+}
+
+fn crates_setup(folder: &Folder, registry: &Registry, servers: &[&str]) -> Setup {
+    let urls: Vec<String> = servers.iter().map(|url| format!("{url}/index/")).collect();
+    let mut setup = setup(folder, Ecosystem::Crates, &urls.iter().map(String::as_str).collect::<Vec<_>>());
+    setup.crates = registry.pins();
+    setup
+}
+
+/// A consumer of `outer`, with a CARGO_HOME of its own.
+fn cargo(folder: &Folder, gateway: &Gateway, home: &str, arguments: &[&str]) -> Output {
+    let project = folder.0.join("project");
+    if !project.exists() {
+        fs::create_dir_all(project.join("src")).unwrap();
+        fs::write(project.join("src/lib.rs"), "").unwrap();
+        let manifest = "[package]\nname = \"consumer\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\nouter = \"1\"\n[workspace]\n";
+        fs::write(project.join("Cargo.toml"), manifest).unwrap();
+    }
+    Command::new(env!("CARGO"))
+        .args([
+            "--config",
+            "source.crates-io.replace-with=\"xtask\"",
+            "--config",
+            &format!("source.xtask.registry=\"sparse+{INDEX}/\""),
+        ])
+        .args(arguments)
+        .current_dir(project)
+        .env("CARGO_HOME", folder.0.join(home))
+        .env("CARGO_HTTP_PROXY", format!("http://xtask:{}@{}", gateway.password, gateway.address))
+        .env("CARGO_NET_RETRY", "0")
+        .env_remove("HTTPS_PROXY")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn cargo_fetches_a_locked_project_through_the_gateway() {
+    let folder = Folder::new();
+    let registry = Registry::new(&folder);
+    let server = Server::start(registry.serve(None));
+    let setup = crates_setup(&folder, &registry, &[&refusing(), &server.url]);
+    let mut gateway = Gateway::start(&setup);
+    let locked = cargo(&folder, &gateway, "home", &["generate-lockfile"]);
+    assert!(locked.status.success(), "{}", String::from_utf8_lossy(&locked.stderr));
+    let lock = fs::read(folder.0.join("project/Cargo.lock")).unwrap();
+    assert!(!String::from_utf8_lossy(&lock).contains("xtask"), "the lock names no mirror");
+
+    for home in ["home", "another home"] {
+        let fetched = cargo(&folder, &gateway, home, &["fetch", "--locked"]);
+        assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
+        assert_eq!(folder.files(&format!("{home}/registry/cache")), ["inner-1.0.0.crate", "outer-1.0.0.crate"]);
+    }
+    assert_eq!(fs::read(folder.0.join("project/Cargo.lock")).unwrap(), lock);
+    let asked: Vec<_> = server.hits().into_iter().map(|hit| hit.target).collect();
+    for once in
+        ["/index/config.json", "/index/in/ne/inner", "/files/in/ne/inner-1.0.0.crate", "/files/ou/te/outer-1.0.0.crate"]
+    {
+        assert_eq!(asked.iter().filter(|target| *target == once).count(), 1, "{once} in {asked:?}");
+    }
+    gateway.close();
+    assert_eq!(
+        gateway.verdicts().iter().filter(|verdict| **verdict != Verdict::Ok).count(),
+        1,
+        "the dead mirror is tried once"
+    );
+}
+
+#[test]
+fn cargo_prints_which_mirror_sent_the_wrong_crate() {
+    let folder = Folder::new();
+    let registry = Registry::new(&folder);
+    let good = registry.serve(None);
+    let server = Server::start(move |hit| match good(hit) {
+        Reply::Whole { mut body, .. } if hit.target.ends_with("inner-1.0.0.crate") => {
+            body[40] ^= 1;
+            Reply::ok(body)
+        }
+        page => page,
+    });
+    let mut gateway = Gateway::start(&crates_setup(&folder, &registry, &[&server.url]));
+    assert!(cargo(&folder, &gateway, "home", &["generate-lockfile"]).status.success());
+    let refused = cargo(&folder, &gateway, "home", &["fetch", "--locked"]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success());
+    let expected = sha256(&registry.crates["inner"]);
+    for part in ["inner 1.0.0", &server.url, "mirror test", &format!("expected {expected}, got ")] {
+        assert!(told.contains(part), "`{part}` is not in: {told}");
+    }
+    assert!(!folder.files("home/registry/cache").contains(&"inner-1.0.0.crate".to_owned()));
+    gateway.close();
+    let refusals: Vec<_> = gateway
+        .events
+        .iter()
+        .filter_map(|event| if let Event::Refused { failure, .. } = event { Some(failure) } else { None })
+        .collect();
+    assert_eq!(refusals.len(), 1);
+    assert_eq!(
+        (refusals[0].kind, refusals[0].attempts[0].expected.as_ref()),
+        (FailureKind::Integrity, Some(&expected))
+    );
+}
+
+#[test]
+fn each_fault_of_index_or_download_falls_over() {
+    let folder = Folder::new();
+    let registry = Registry::new(&folder);
+    let flipped: Handler = {
+        let good = registry.serve(None);
+        Box::new(move |hit| match good(hit) {
+            Reply::Whole { mut body, status: 200, .. } if hit.target.starts_with("/files") => {
+                body[40] ^= 1;
+                Reply::ok(body)
+            }
+            page => page,
+        })
+    };
+    let stale: Handler = {
+        let good = registry.serve(None);
+        Box::new(move |hit| {
+            if hit.target == "/index/in/ne/inner" {
+                Reply::ok("{\"vers\":\"0.9.0\",\"cksum\":\"00\"}\n")
+            } else {
+                good(hit)
+            }
+        })
+    };
+    let cut: Handler = {
+        let good = registry.serve(None);
+        Box::new(move |hit| match good(hit) {
+            Reply::Whole { body, status: 200, headers } if hit.target.starts_with("/files") => {
+                Reply::Cut { after: 50, body, status: 200, headers }
+            }
+            page => page,
+        })
+    };
+    let cases: Vec<(&str, Handler, &str)> = vec![
+        ("flip", flipped, "mirror.hash"),
+        ("stale", stale, "mirror.absent"),
+        ("cut", cut, "mirror.truncated"),
+        ("second host refuses", Box::new(registry.serve(Some(refusing()))), "mirror.dead"),
+        ("portal", Box::new(|_| Reply::html()), "mirror.html"),
+        ("silent", Box::new(|_| Reply::Silent), "mirror.stalled"),
+    ];
+    let checksum = sha256(&registry.crates["inner"]);
+    for (case, bad, finding) in cases {
+        let (folder, bad, fine) = (Folder::new(), Server::start(bad), Server::start(registry.serve(None)));
+        let mut gateway = Gateway::start(&crates_setup(&folder, &registry, &[&bad.url, &fine.url]));
+        assert_eq!(
+            gateway.get(&format!("{INDEX}/in/ne/inner"), &gateway.password),
+            (200, registry.entry("inner").into_bytes()),
+            "{case}"
+        );
+        let (status, body) = gateway.get(&format!("{INDEX}/dl/inner/1.0.0/{checksum}"), &gateway.password);
+        assert_eq!((status, sha256(&body)), (200, checksum.clone()), "{case}");
+        gateway.close();
+        assert!(gateway.findings().contains(&finding), "{case}: {:?}", gateway.findings());
+        assert_eq!(
+            gateway.egress().len(),
+            bad.hits().len() + fine.hits().len() + usize::from(case.starts_with("second host")),
+            "{case}"
+        );
+    }
+}
+
+#[test]
+fn an_altered_stored_crate_and_an_unpinned_one_never_reach_cargo() {
+    let folder = Folder::new();
+    let registry = Registry::new(&folder);
+    let server = Server::start(registry.serve(None));
+    let setup = crates_setup(&folder, &registry, &[&server.url]);
+    let gateway = Gateway::start(&setup);
+    let checksum = sha256(&registry.crates["inner"]);
+    let download = format!("{INDEX}/dl/inner/1.0.0/{checksum}");
+    assert_eq!(gateway.get(&download, &gateway.password).1, registry.crates["inner"]);
+    let stored = setup.downloads.join("sha256").join(&checksum[..2]).join(&checksum);
+    fs::remove_file(&stored).unwrap();
+    fs::write(&stored, "altered").unwrap();
+    assert_eq!(gateway.get(&download, &gateway.password).1, registry.crates["inner"]);
+
+    let (status, told) = gateway.get(&format!("{INDEX}/dl/inner/2.0.0/{checksum}"), &gateway.password);
+    assert!(status == 502 && String::from_utf8_lossy(&told).contains("no lock file"), "{status}");
+    let (status, told) = gateway.get(&format!("{INDEX}/dl/inner/1.0.0/{}", "0".repeat(64)), &gateway.password);
+    assert!(status == 502 && String::from_utf8_lossy(&told).contains(&format!("expected {checksum}")), "{status}");
+    assert_eq!(gateway.get(&format!("{INDEX}/no/ne/none"), &gateway.password).0, 404);
+}
+
+#[test]
+fn only_this_build_is_served_and_only_its_registry() {
+    let folder = Folder::new();
+    let registry = Registry::new(&folder);
+    let server = Server::start(registry.serve(None));
+    let gateway = Gateway::start(&crates_setup(&folder, &registry, &[&server.url]));
+    let config = format!("{INDEX}/config.json");
+    let right =
+        format!("Proxy-Authorization: Basic {}\r\n", crate::gateway::base64(&format!("xtask:{}", gateway.password)));
+    let wrong = gateway.password.replace(|digit: char| digit.is_ascii_digit(), "x");
+    assert_eq!(gateway.get(&config, &wrong).0, 407);
+    assert_eq!(gateway.raw("GET", &config, "").0, 407);
+    assert_eq!(gateway.raw("GET", "/crates/config.json", &right).0, 403);
+    assert_eq!(gateway.raw("CONNECT", "xtask-gateway.invalid:443", &right).0, 403);
+    assert_eq!(gateway.raw("POST", &config, &right).0, 403);
+    assert_eq!(gateway.get(&format!("{}/index/config.json", server.url), &gateway.password).0, 403);
+    assert_eq!(gateway.get(&format!("{INDEX}/../../etc/passwd"), &gateway.password).0, 404);
+    assert_eq!(gateway.get(&config, &gateway.password).0, 200);
+    assert!(server.hits().is_empty());
+}

@@ -1,0 +1,10 @@
+//! The built gateway against real sockets, real files and a real cargo. No test needs more than loopback.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod children;
+mod fetch;
+mod gateway;
+mod outside;
+mod server;
+mod unpack;
+mod zips;

