@@ -8,7 +8,7 @@ use crate::error::{Error, ExitCode, Result};
 use crate::facts::{Binary, Facts, Go, Wants};
 use crate::files;
 use crate::plan::{self, Step};
-use crate::process::{Deadline, Invocation, Stream};
+use crate::process::{Deadline, Finished, Invocation, Stream};
 use crate::project::GoBinary;
 use crate::report::{Done, Event};
 use crate::settings::env;
@@ -180,7 +180,7 @@ impl Workshop<'_> {
         })?;
         let mut cpu_seconds = download.cpu_seconds;
         if !download.status.success() {
-            return Err(self.download_failed(download));
+            return Err(self.download_failed(&id, download, go(words(&["mod", "download", "-json"])))?);
         }
         // Everything that does not depend on the library is compiled now; the link finds it in Go's cache.
         let list = words(&[
@@ -228,21 +228,41 @@ impl Workshop<'_> {
         }
     }
 
-    /// Go's own message with the mirror named by us, as an integrity failure where it is one.
-    fn download_failed(&self, finished: crate::process::Finished) -> Error {
-        let text = finished.tail.join("\n");
-        let integrity = ["SECURITY ERROR", "checksum mismatch"].iter().any(|word| text.contains(word));
+    /// Go's own message with the mirror named by us. Go downloads side by side and does not always say which module failed, so it is asked
+    /// once more in the form that does.
+    fn download_failed(&self, id: &str, finished: Finished, again: Invocation) -> Result<Error> {
+        let mut text = String::new();
+        self.child(id, &again, FETCH, |stream, line| {
+            if stream == Stream::Out {
+                text.push_str(line);
+                text.push('\n');
+            }
+            None
+        })?;
+        let failed = go::failed_modules(&text);
         let proxies = self.outside.go_proxies();
+        let sums = self.project.declaration.go_binary.values().find_map(|binary| {
+            files::read_text(&self.settings.workspace.root.join(&binary.module).join("go.sum")).ok()
+        });
+        let said = finished.tail.iter().chain(failed.iter().map(|module| &module.error)).cloned().collect::<Vec<_>>();
+        let integrity = said.iter().any(|line| go::is_integrity_failure(line));
         let Err(error) = finished.into_result("go mod download") else {
-            return Error::bug("a failed download succeeded");
+            return Ok(Error::bug("a failed download succeeded"));
         };
-        if integrity {
-            return Error::new(ExitCode::Integrity, format!("a Go module from {proxies} is not the pinned one"))
-                .because(error)
-                .excerpt(text)
-                .hint("the module was thrown away; take that proxy out of the list, or use another with --mirror");
+        if !integrity {
+            return Ok(self.outside.unreachable(error).context(format!("cannot download Go modules from {proxies}")));
         }
-        self.outside.unreachable(error).context(format!("cannot download Go modules from {proxies}"))
+        let described = |module: &go::FailedModule| {
+            let expected = sums.as_deref().and_then(|sums| go::pinned_hash(sums, &module.path, &module.version));
+            let expected = expected.unwrap_or("the hash in the checksum database");
+            format!("  - {}@{} from {proxies}: expected {expected}, got {}", module.path, module.version, module.error)
+        };
+        let excerpt = failed.iter().map(described).collect::<Vec<_>>().join("\n");
+        let excerpt = if excerpt.is_empty() { said.join("\n") } else { excerpt };
+        Ok(Error::new(ExitCode::Integrity, format!("a Go module from {proxies} is not the pinned one"))
+            .because(error)
+            .excerpt(excerpt)
+            .hint("the module was thrown away; take that proxy out of the list, or use another with --mirror"))
     }
 
     pub(super) fn go_binary(&self, step: &Step, name: &str, facts: &Facts, lock: &Lock) -> Result<Made> {

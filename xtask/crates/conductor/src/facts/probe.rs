@@ -221,7 +221,11 @@ impl Probe<'_> {
         })?;
         let mut sources = BTreeMap::new();
         let mut take = |path: PathBuf| -> Result<()> {
-            let label = path.strip_prefix(&folder).unwrap_or(&path).display().to_string();
+            // Never an absolute path: two checkouts of one commit share their results.
+            let label = match path.strip_prefix(&folder) {
+                Ok(inside) => inside.display().to_string(),
+                Err(_) => format!("//{}", path.strip_prefix(root).unwrap_or(&path).display()),
+            };
             sources.insert(label, self.digest(&path)?);
             Ok(())
         };

@@ -277,55 +277,74 @@ impl Project {
             None => pins::Pins::default(),
         };
         let project = Self { declaration, pins };
-        project.check(&path)?;
+        project.check(&Source { path: &path, text: &text })?;
         Ok(project)
     }
 
     /// References between tables: each must lead somewhere.
-    fn check(&self, path: &Path) -> Result<()> {
+    fn check(&self, source: &Source) -> Result<()> {
         let it = &self.declaration;
         for (name, binary) in &it.go_binary {
             for library in &binary.links {
-                known(path, &format!("go-binary.{name}.links"), library, it.native_library.keys())?;
+                source.known(&format!("go-binary.{name}.links"), library, it.native_library.keys())?;
             }
         }
         for (name, service) in &it.service {
             let at = format!("service.{name}");
             match &service.program {
-                Program::Binary(binary) => known(path, &format!("{at}.program"), binary, it.go_binary.keys())?,
+                Program::Binary(binary) => source.known(&format!("{at}.program"), binary, it.go_binary.keys())?,
                 Program::Python { wheel_set } | Program::Wheel { wheel_set, .. } => {
-                    known(path, &format!("{at}.program"), wheel_set, it.wheel_set.keys())?;
+                    source.known(&format!("{at}.program"), wheel_set, it.wheel_set.keys())?;
                 }
             }
             for other in &service.after {
-                known(path, &format!("{at}.after"), other, it.service.keys())?;
+                source.known(&format!("{at}.after"), other, it.service.keys())?;
             }
             for model in &service.models {
-                known(path, &format!("{at}.models"), model, it.model.keys())?;
+                source.known(&format!("{at}.models"), model, it.model.keys())?;
             }
-            known(path, &format!("{at}.ready.port"), &service.ready.port, service.ports.keys())?;
+            source.known(&format!("{at}.ready.port"), &service.ready.port, service.ports.keys())?;
         }
         if let Some(run) = &it.run {
-            known(path, "run.service", &run.service, it.service.keys())?;
+            source.known("run.service", &run.service, it.service.keys())?;
             if let Some(service) = it.service.get(&run.service) {
-                known(path, "run.port", &run.port, service.ports.keys())?;
+                source.known("run.port", &run.port, service.ports.keys())?;
             }
         }
         Ok(())
     }
 }
 
-fn known<'a>(path: &Path, key: &str, value: &str, names: impl Iterator<Item = &'a String> + Clone) -> Result<()> {
-    if names.clone().any(|name| name == value) {
-        return Ok(());
+/// The text that a declaration was read from, for messages.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    /// `value`, found at `key`, must be one of `names`.
+    fn known<'n>(&self, key: &str, value: &str, names: impl Iterator<Item = &'n String> + Clone) -> Result<()> {
+        if names.clone().any(|name| name == value) {
+            return Ok(());
+        }
+        let all = names.clone().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let place = self.line_of(key, value).map_or_else(String::new, |line| format!(":{line}"));
+        let path = self.path.display();
+        let error =
+            Error::configuration(format!("{path}{place}: {key} names `{value}`, which is not declared ({all})"));
+        Err(match document::nearest(value, names.map(String::as_str)) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error,
+        })
     }
-    let all = names.clone().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let error =
-        Error::configuration(format!("{}: {key} names `{value}`, which is not declared ({all})", path.display()));
-    Err(match document::nearest(value, names.map(String::as_str)) {
-        Some(near) => error.hint(format!("did you mean `{near}`?")),
-        None => error,
-    })
+
+    /// The line that holds the value in quotes, best one that also holds the key's last word.
+    fn line_of(&self, key: &str, value: &str) -> Option<usize> {
+        let word = key.rsplit('.').next().unwrap_or(key);
+        let quoted = |line: &str| ['"', '\''].iter().any(|quote| line.contains(&format!("{quote}{value}{quote}")));
+        let with = |test: &dyn Fn(&str) -> bool| self.text.lines().position(|line| quoted(line) && test(line));
+        with(&|line| line.contains(word)).or_else(|| with(&|_| true)).map(|index| index + 1)
+    }
 }
 
 /// `xtask.local.toml`: one person's settings, never tracked.
@@ -380,8 +399,8 @@ mod tests {
         "#;
         let declaration = document::parse(Path::new("xtask.toml"), text).unwrap();
         let project = Project { declaration, pins: pins::Pins::default() };
-        let error = project.check(Path::new("xtask.toml")).unwrap_err();
-        assert!(error.render().contains("go-binary.router.links names `bindin`"), "{}", error.render());
+        let error = project.check(&Source { path: Path::new("xtask.toml"), text }).unwrap_err();
+        assert!(error.render().contains("xtask.toml:4: go-binary.router.links names `bindin`"), "{}", error.render());
         assert_eq!(error.hints(), ["did you mean `binding`?"]);
     }
 }

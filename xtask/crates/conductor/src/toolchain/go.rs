@@ -30,6 +30,33 @@ pub fn module_version(version: &str, platform: &str) -> String {
 
 pub const TOOLCHAIN_MODULE: &str = "golang.org/toolchain";
 
+/// A module that `go mod download -json` could not bring.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FailedModule {
+    pub path: String,
+    pub version: String,
+    pub error: String,
+}
+
+/// The failures among the objects that `go mod download -json` prints one after another.
+pub fn failed_modules(answer: &str) -> Vec<FailedModule> {
+    let objects = serde_json::Deserializer::from_str(answer).into_iter::<serde_json::Value>();
+    objects.map_while(|object| object.ok()).filter_map(|object| serde_json::from_value(object).ok()).collect()
+}
+
+/// Whether Go complains about bytes rather than about reaching them: a hash that differs, or an archive that is damaged.
+pub fn is_integrity_failure(message: &str) -> bool {
+    ["SECURITY ERROR", "checksum mismatch", "zip: ", "not a valid zip", "flate: ", "unexpected EOF"]
+        .iter()
+        .any(|word| message.contains(word))
+}
+
+/// A module's hash in `go.sum`.
+pub fn pinned_hash<'a>(sums: &'a str, path: &str, version: &str) -> Option<&'a str> {
+    sums.lines().find_map(|line| line.strip_prefix(path)?.strip_prefix(' ')?.strip_prefix(version)?.strip_prefix(' '))
+}
+
 /// What of a module decides a program: `label/path` → digest.
 pub struct Closure {
     pub sources: BTreeMap<String, Digest>,
@@ -225,6 +252,18 @@ mod tests {
         assert_eq!(version("go1.26.8"), Some((1, 26, 8)));
         assert_eq!(version("devel"), None);
         assert_eq!(version_of_answer("go version go1.27.3 linux/amd64\n"), Some("1.27.3"));
+    }
+
+    #[test]
+    fn failed_modules_are_named_with_their_pin() {
+        let answer = r#"{"Path": "a.example/x", "Version": "v1.0.0", "Sum": "h1:a="}
+            {"Path": "a.example/y", "Version": "v1.2.0", "Error": "zip: checksum error"}"#;
+        let failed = failed_modules(answer);
+        assert_eq!(failed.iter().map(|it| it.path.as_str()).collect::<Vec<_>>(), ["a.example/y"]);
+        assert!(is_integrity_failure(&failed[0].error));
+        assert!(!is_integrity_failure("dial tcp: connection refused"));
+        let sums = "a.example/y v1.2.0/go.mod h1:m=\na.example/y v1.2.0 h1:z=\n";
+        assert_eq!(pinned_hash(sums, "a.example/y", "v1.2.0"), Some("h1:z="));
     }
 
     #[test]
