@@ -6,13 +6,16 @@ use crate::cli;
 use crate::error::{Error, ExitCode, Result};
 use crate::execute::{Results, Workshop};
 use crate::facts::Wants;
+use crate::files;
 use crate::interrupt;
 use crate::process::{self, Deadline, Invocation, Stream};
 use crate::project::document::nearest;
 use crate::project::{Project, Suite, SuiteCommand, SuiteTool};
 use crate::report::{Event, Sink, seconds};
 use crate::settings::{Settings, env};
+use crate::toolchain::cargo;
 use std::ffi::OsString;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const SUITE: Deadline = Deadline { whole: Duration::from_secs(3600), silence: None };
@@ -45,6 +48,9 @@ pub fn test(settings: &Settings, project: &Project, sink: Sink, args: &cli::Test
     if settings.dry_run {
         return super::show_plan(&workshop, &wants, false);
     }
+    for command in named.iter().flat_map(|name| &suites[*name].commands).filter(|it| it.tool == SuiteTool::Cargo) {
+        pin_crates(&workshop, &settings.workspace.root.join(&command.directory))?;
+    }
     let results = workshop.make(&wants, false, &|plan, facts| super::describe(&workshop, plan, facts, false))?;
     let (mut passed, mut failed) = (0, Vec::new());
     for name in named {
@@ -74,6 +80,18 @@ pub fn test(settings: &Settings, project: &Project, sink: Sink, args: &cli::Test
     }
     Err(Error::new(ExitCode::Child, format!("failed suites: {}", failed.join(", ")))
         .hint(format!("whole output: {}", workshop.logs.display())))
+}
+
+/// The lock file that cargo would use in `folder`: its own or the next one upwards.
+fn pin_crates(workshop: &Workshop, folder: &Path) -> Result<()> {
+    let root = &workshop.settings.workspace.root;
+    for path in folder.ancestors().take_while(|it| it.starts_with(root)).map(|it| it.join("Cargo.lock")) {
+        if let Some(lock) = files::read_if_present(&path)? {
+            workshop.outside.pin_crates(&cargo::checksums(&String::from_utf8_lossy(&lock), &path)?);
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 fn run_suite(workshop: &Workshop, results: &Results, name: &str, suite: &Suite, require: &[String]) -> Result<()> {

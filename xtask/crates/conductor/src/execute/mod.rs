@@ -124,7 +124,7 @@ impl<'a> Workshop<'a> {
                 return Ok(Results { plan, facts });
             }
             self.prepare()?;
-            self.outside.facts(&facts);
+            facts.libraries.values().for_each(|library| self.outside.pin_crates(&library.checksums));
             let result = self.run_round(&round, &facts);
             done.extend(round.iter().map(|step| step.id.clone()));
             self.stats.save();

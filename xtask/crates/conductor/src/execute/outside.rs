@@ -5,7 +5,6 @@
 //! default. With one, cargo goes through the gateway, go gets the profile's list, and our own fetching the profile's endpoints.
 
 use crate::error::{Error, ExitCode, Result};
-use crate::facts::Facts;
 use crate::files;
 use crate::mirror::direct::{self, Answer, Defaults, Machine};
 use crate::mirror::env::{Context, Gateway as Door, Tool, ToolEnvironment, tool_environment};
@@ -80,12 +79,10 @@ impl<'a> Outside<'a> {
         self.profile.as_ref()
     }
 
-    /// Tells the hashes that a build may ask for, before the gateway is started.
-    pub fn facts(&self, facts: &Facts) {
-        let mut crates = self.crates.lock().unwrap_or_else(PoisonError::into_inner);
-        for library in facts.libraries.values() {
-            crates.extend(library.checksums.clone());
-        }
+    /// Tells hashes of crates (`name version` → sha256) that children may ask for. The gateway learns them when it starts, and gives
+    /// out nothing else.
+    pub fn pin_crates(&self, checksums: &BTreeMap<String, String>) {
+        self.crates.lock().unwrap_or_else(PoisonError::into_inner).extend(checksums.clone());
     }
 
     /// What each tool's own default is, as far as this machine tells, and the ways to say what it does not.
@@ -345,8 +342,9 @@ impl<'a> Outside<'a> {
     }
 
     fn upstreams(&self) -> BTreeMap<protocol::Ecosystem, Vec<Upstream>> {
+        type List = fn(&Profile) -> &[Endpoint];
         let direct = [Endpoint::Direct];
-        let lists: [(_, _, fn(&Profile) -> &[Endpoint]); 4] = [
+        let lists: [(protocol::Ecosystem, Ecosystem, List); 4] = [
             (protocol::Ecosystem::Crates, Ecosystem::Crates, |profile| &profile.crates.list),
             (protocol::Ecosystem::Go, Ecosystem::Go, |profile| &profile.go.proxy),
             (protocol::Ecosystem::Python, Ecosystem::Python, |profile| &profile.python.list),
