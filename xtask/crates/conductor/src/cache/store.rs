@@ -179,8 +179,8 @@ impl Store {
         Ok(if broken.is_empty() { Lookup::Hit(entry) } else { Lookup::Broken(entry, broken) })
     }
 
-    /// Waits until this process may make `key`. While it waits `tick` may end it with an error; once a second it hears who is in
-    /// the way.
+    /// Waits until this process may make `key`. While it waits `tick` may end it with an error; it hears who is in the way after
+    /// one second and then ever less often.
     pub fn lock(
         &self,
         key: &Key,
@@ -197,7 +197,7 @@ impl Store {
             .open(&path)
             .map_err(|error| Error::disk("open the lock", &path, error))?;
         let start = Instant::now();
-        let mut told = Duration::ZERO;
+        let mut due_at = Duration::from_secs(1);
         loop {
             match file.try_lock() {
                 Ok(()) => break,
@@ -214,9 +214,9 @@ impl Store {
                 )
                 .hint("wait for that process, or end it; XTASK_LOCK_TIMEOUT sets the limit in seconds"));
             }
-            let due = waited >= told + Duration::from_secs(1);
+            let due = waited >= due_at;
             if due {
-                told = waited;
+                due_at *= 3;
             }
             tick(due.then(holder).as_ref(), waited)?;
             std::thread::sleep(Duration::from_millis(50));

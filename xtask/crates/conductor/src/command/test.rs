@@ -5,7 +5,7 @@ use super::run::{python_environment, python_flags};
 use crate::cli;
 use crate::error::{Error, ExitCode, Result};
 use crate::execute::{Results, Workshop};
-use crate::facts::Wants;
+use crate::facts::{Library, Wants};
 use crate::files;
 use crate::interrupt;
 use crate::process::{self, Deadline, Invocation, Stream};
@@ -96,8 +96,9 @@ fn pin_crates(workshop: &Workshop, folder: &Path) -> Result<()> {
 
 fn run_suite(workshop: &Workshop, results: &Results, name: &str, suite: &Suite, require: &[String]) -> Result<()> {
     for (index, command) in suite.commands.iter().enumerate() {
-        let invocation = invocation(workshop, results, command, require)?;
-        let log = workshop.log(&format!("suite-{name}-{}", index + 1));
+        let id = format!("suite-{name}-{}", index + 1);
+        let invocation = invocation(workshop, results, &id, command, require)?;
+        let log = workshop.log(&id);
         let what = invocation.command_line();
         workshop.sink.note(format!("{:>12} {name}: {what}", "Running"));
         let finished = process::run(&invocation, SUITE, &log, |_: Stream, text| {
@@ -120,6 +121,7 @@ fn run_suite(workshop: &Workshop, results: &Results, name: &str, suite: &Suite, 
 fn invocation(
     workshop: &Workshop,
     results: &Results,
+    id: &str,
     command: &SuiteCommand,
     require: &[String],
 ) -> Result<Invocation> {
@@ -127,24 +129,31 @@ fn invocation(
     let facts = &results.facts;
     let mut arguments: Vec<OsString> = Vec::new();
     let (program, mut environment) = match &command.tool {
-        SuiteTool::Cargo => {
-            let rust = facts.rust.as_ref().map(|rust| rust.cargo.clone());
-            let cargo = rust
-                .or_else(|| settings.environment.get("CARGO").map(Into::into))
-                .or_else(|| settings.environment.find("cargo"));
-            let cargo = cargo.ok_or_else(|| Error::missing("there is no cargo on PATH"))?;
-            let mut environment = settings.environment.only(env::PASSED);
-            environment.extend(settings.environment.only(env::NATIVE_KEYED));
-            let told = workshop.outside.cargo()?;
-            told.apply(&mut environment);
-            let folder = command.directory.replace('/', "-");
-            environment.insert("CARGO_TARGET_DIR".to_owned(), settings.workspace.test_build(&folder).into());
-            let mut words = command.arguments.iter();
-            arguments.extend(words.next().map(Into::into));
-            arguments.extend(told.arguments.iter().map(|word| word.expose().into()));
-            arguments.extend(words.map(Into::into));
-            (cargo, environment)
-        }
+        SuiteTool::Cargo => match library_in(workshop, results, &command.directory).zip(facts.rust.as_ref()) {
+            Some((library, rust)) => {
+                let invocation = workshop.test_of_library(id, library, rust, &command.arguments)?;
+                arguments = invocation.arguments;
+                (invocation.program, invocation.environment)
+            }
+            None => {
+                let rust = facts.rust.as_ref().map(|rust| rust.cargo.clone());
+                let cargo = rust
+                    .or_else(|| settings.environment.get("CARGO").map(Into::into))
+                    .or_else(|| settings.environment.find("cargo"));
+                let cargo = cargo.ok_or_else(|| Error::missing("there is no cargo on PATH"))?;
+                let mut environment = settings.environment.only(env::PASSED);
+                environment.extend(settings.environment.only(env::NATIVE_KEYED));
+                let told = workshop.outside.cargo()?;
+                told.apply(&mut environment);
+                let folder = command.directory.replace('/', "-");
+                environment.insert("CARGO_TARGET_DIR".to_owned(), settings.workspace.test_build(&folder).into());
+                let mut words = command.arguments.iter();
+                arguments.extend(words.next().map(Into::into));
+                arguments.extend(told.arguments.iter().map(|word| word.expose().into()));
+                arguments.extend(words.map(Into::into));
+                (cargo, environment)
+            }
+        },
         SuiteTool::Go => {
             let mut environment = workshop.go_environment(facts)?;
             for declared in workshop.project.declaration.go_binary.values().filter(|it| facts_have(results, &it.links))
@@ -192,6 +201,12 @@ fn invocation(
     environment.insert(env::REQUIRE.to_owned(), require.into());
     let directory = settings.workspace.root.join(&command.directory);
     Ok(Invocation { program, arguments, directory, environment })
+}
+
+/// The native library whose package is in `directory`.
+fn library_in<'r>(workshop: &Workshop, results: &'r Results, directory: &str) -> Option<&'r Library> {
+    let folder = workshop.settings.workspace.root.join(directory);
+    results.facts.libraries.values().find(|library| library.folder == folder)
 }
 
 fn facts_have(results: &Results, libraries: &[String]) -> bool {

@@ -31,18 +31,8 @@ impl Workshop<'_> {
         let fetched = self
             .child(&step.id, &fetch, FETCH, |stream, text| (stream == Stream::Err).then(|| text.trim().to_owned()))?;
         cpu_seconds += fetched.cpu_seconds;
-        if !fetched.status.success() {
-            // The gateway knows better than cargo why: artefact, mirror, expected and got.
-            let error =
-                fetched.into_result("cargo fetch").err().unwrap_or_else(|| Error::bug("a failed fetch succeeded"));
-            return Err(match self.outside.refused() {
-                Some(refused) => refused,
-                None => self.outside.unreachable(error),
-            });
-        }
 
-        let registries = self.cross_check(step, library, rust)?;
-        let remaps = remaps(&registries, &library.folder);
+        let remaps = self.cross_check(&step.id, library, rust)?;
         let features = library.cargo_features.join(",");
         let profile = wants.profile.as_str();
         let mut arguments =
@@ -86,6 +76,27 @@ impl Workshop<'_> {
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds })
     }
 
+    /// Brings the crates of a package; the CPU seconds that it took.
+    fn fetch_crates(&self, id: &str, library: &Library, rust: &Rust) -> Result<f64> {
+        let fetch = self.cargo(rust, library, ["fetch", "--locked", "--target", &rust.host], &[])?;
+        let fetched =
+            self.child(id, &fetch, FETCH, |stream, text| (stream == Stream::Err).then(|| text.trim().to_owned()))?;
+        if fetched.status.success() {
+            return Ok(fetched.cpu_seconds);
+        }
+        let Err(error) = fetched.into_result("cargo fetch") else { return Err(Error::bug("a failed fetch succeeded")) };
+        // The gateway knows better than cargo why: artefact, mirror, expected and got.
+        Err(self.outside.refused().unwrap_or_else(|| self.outside.unreachable(error)))
+    }
+
+    /// Cargo on the package of a library for its tests: same folder and flags as the library's own build, so that the
+    /// dependencies are compiled once.
+    pub fn test_of_library(&self, id: &str, library: &Library, rust: &Rust, words: &[String]) -> Result<Invocation> {
+        self.fetch_crates(id, library, rust)?;
+        let remaps = self.cross_check(id, library, rust)?;
+        self.cargo(rust, library, words.iter().map(String::as_str), &remaps)
+    }
+
     /// A cargo invocation on the library's package, with the mirror's arguments and a whole environment.
     fn cargo<'s>(
         &self,
@@ -110,23 +121,17 @@ impl Workshop<'_> {
         Ok(Invocation { program: rust.cargo.clone(), arguments: words, directory: library.folder.clone(), environment })
     }
 
-    /// Asks cargo, now that everything is at hand, which packages really enter; one that the key did not know is a defect.
-    /// Gives the registry folders that they come from.
-    fn cross_check(&self, step: &Step, library: &Library, rust: &Rust) -> Result<BTreeSet<PathBuf>> {
+    /// Asks cargo, now that everything is at hand, which packages really enter; one that the key did not know is a defect. Gives
+    /// the flags that keep the folders of those packages out of the bytes.
+    fn cross_check(&self, id: &str, library: &Library, rust: &Rust) -> Result<Vec<String>> {
         let words = ["metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform", &rust.host];
-        let invocation = self.cargo(rust, library, words, &[])?;
-        let answer = crate::process::ask(&invocation)?;
-        let folders = cargo::registry_folders(&answer)?;
+        let answer = crate::process::ask(&self.cargo(rust, library, words, &[])?)?;
         let resolved = cargo::resolved(&answer)?;
         let undeclared: Vec<_> = resolved.iter().filter(|id| !library.locked.contains_key(*id)).cloned().collect();
         if undeclared.is_empty() {
-            return Ok(folders);
+            return Ok(remaps(&cargo::registry_folders(&answer)?, &library.folder));
         }
-        Err(Error::bug(format!(
-            "{} is built with packages that its key does not know: {}",
-            step.id,
-            undeclared.join(", ")
-        )))
+        Err(Error::bug(format!("{id} is built with packages that its key does not know: {}", undeclared.join(", "))))
     }
 
     /// Compares the files that rustc read with those in the key.
