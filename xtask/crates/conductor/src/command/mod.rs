@@ -93,7 +93,7 @@ fn show_plan(workshop: &Workshop, wants: &Wants, fresh: bool) -> Result<()> {
 }
 
 fn describe(workshop: &Workshop, plan: &Plan, facts: &Facts, asked: bool) -> Event {
-    let runs = plan.running().next().is_some();
+    let runs = asked || plan.running().next().is_some();
     let ecosystems = plan.running().flat_map(|step| ecosystems(workshop.project, step)).collect();
     Event::Plan {
         steps: plan.steps.iter().map(|step| step.planned(commands(workshop, step, facts), BTreeMap::new())).collect(),

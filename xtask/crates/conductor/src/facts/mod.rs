@@ -52,6 +52,7 @@ pub struct Rust {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiler {
     pub path: PathBuf,
+    /// First lines of what compiler and linker say of themselves.
     pub version: String,
     pub libc: String,
 }

@@ -101,7 +101,14 @@ impl Probe<'_> {
             ))
         })?;
         let first = |text: String| text.lines().next().unwrap_or("").to_owned();
-        let version = first(self.ask(&path, &["--version"], "")?);
+        let mut version = first(self.ask(&path, &["--version"], "")?);
+        // The compiler names the linker that it calls, by a path or as a word for PATH.
+        let linker = self.ask(&path, &["-print-prog-name=ld"], "")?;
+        let linker =
+            environment.find(linker.trim()).or_else(|| Some(PathBuf::from(linker.trim())).filter(|it| it.is_file()));
+        if let Some(linker) = linker {
+            version.push_str(&format!("; {}", first(self.ask(&linker, &["--version"], "")?)));
+        }
         // The file that the linker would take; its stat stands for the installed C library.
         let libc = self.ask(&path, &["-print-file-name=libc.so.6"], "")?;
         let libc = match environment.find("getconf") {

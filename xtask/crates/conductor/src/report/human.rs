@@ -241,17 +241,17 @@ impl Voice for Human {
     }
 
     fn summary(&mut self, summary: &Summary) {
-        if self.quiet() || !summary.ok {
+        let counts = summary.cache;
+        let steps = counts.hit + counts.restored + counts.ran;
+        // A command that only told something has nothing to sum up.
+        if self.quiet() || !summary.ok || steps == 0 {
             if std::mem::take(&mut self.drawn) {
                 let _ = write!(std::io::stderr(), "\r\x1b[K");
             }
             return;
         }
         let mut text = format!("in {:.1} s", summary.seconds);
-        let counts = summary.cache;
-        if counts.hit + counts.restored + counts.ran > 0 {
-            text.push_str(&format!(": {} cached, {} restored, {} made", counts.hit, counts.restored, counts.ran));
-        }
+        text.push_str(&format!(": {} cached, {} restored, {} made", counts.hit, counts.restored, counts.ran));
         if !summary.hosts_contacted.is_empty() {
             let hosts = summary.hosts_contacted.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
             text.push_str(&format!("; contacted {hosts}"));
