@@ -6,16 +6,18 @@
 //! - [`command`]: what each command strings together.
 //! - [`execute`]: obeys a plan; the only caller of the rim.
 //! - [`plan`]: decides, purely.
+//! - [`satellite`]: speaks with the gateway, passes on what it tells.
+//! - [`report`]: receives events, tells people and programs.
 //! - [`settings`], [`project`], [`facts`]: what is meant, what is declared, what is there.
-//! - [`cli`], [`mirror`], [`cache`], [`toolchain`], [`wheel`], [`digest`]: nouns.
-//! - [`process`], [`files`], [`satellite`], [`loopback`]: the rim: spawn, publish, the gateway, a local socket.
-//! - [`report`]: receives events.
+//! - [`cli`], [`mirror`], [`cache`], [`toolchain`], [`wheel`], [`digest`], [`document`]: nouns.
+//! - [`process`], [`files`], [`loopback`]: the rim: spawn, publish, a local socket.
 //! - [`workspace`], [`error`], [`interrupt`]: known to all.
 
 pub mod cache;
 pub mod cli;
 pub mod command;
 pub mod digest;
+pub mod document;
 pub mod error;
 pub mod execute;
 pub mod facts;

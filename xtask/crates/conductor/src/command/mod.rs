@@ -6,12 +6,12 @@ mod run;
 mod test;
 
 use crate::cli::{self, Cli, Command};
+use crate::document::nearest;
 use crate::error::{Error, ExitCode, Result};
 use crate::execute::Workshop;
 use crate::facts::{Facts, Wants};
 use crate::mirror::Ecosystem;
 use crate::plan::{Plan, Step, Work};
-use crate::project::document::nearest;
 use crate::project::{Local, ModelSource, Project};
 use crate::report::{Event, Reporter, Sink, Status};
 use crate::settings::env::Environment;

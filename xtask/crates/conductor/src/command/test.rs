@@ -3,13 +3,13 @@
 
 use super::run::{python_environment, python_flags};
 use crate::cli;
+use crate::document::nearest;
 use crate::error::{Error, ExitCode, Result};
 use crate::execute::{Results, Workshop};
 use crate::facts::{Library, Wants};
 use crate::files;
 use crate::interrupt;
 use crate::process::{self, Deadline, Invocation, Stream};
-use crate::project::document::nearest;
 use crate::project::{Project, Suite, SuiteCommand, SuiteTool};
 use crate::report::{Event, Sink, seconds};
 use crate::settings::{Settings, env};

@@ -4,9 +4,9 @@
 //! services around them); names, paths, crates, tags and flags come from here. Nothing in this module touches the machine
 //! except [`Project::read`].
 
-pub mod document;
 pub mod pins;
 
+use crate::document;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::mirror;

@@ -69,7 +69,7 @@ pub const VERSION: u32 = 1;
 
 impl Pins {
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
-        super::document::parse(path, text)
+        crate::document::parse(path, text)
     }
 
     /// The file's text: one line a pin, sorted, so that a change reads well in a diff.

@@ -61,7 +61,7 @@ struct LockedPackage {
 /// `name version` → checksum of every package that `manifest` reaches without its dev-dependencies. A package without a
 /// checksum (Git, path) stands with an empty one.
 pub fn locked_closure(lock: &str, path: &Path, manifest: &Manifest) -> Result<BTreeMap<String, String>> {
-    let lock: LockFile = crate::project::document::parse(path, lock)?;
+    let lock: LockFile = crate::document::parse(path, lock)?;
     let root = lock.package.iter().find(|package| package.name == manifest.package);
     let root = root.ok_or_else(|| {
         Error::configuration(format!("{} has no entry for {}", path.display(), manifest.package))
@@ -91,7 +91,7 @@ pub fn locked_closure(lock: &str, path: &Path, manifest: &Manifest) -> Result<BT
 
 /// Every registry package of a lock file: `name version` → checksum.
 pub fn checksums(lock: &str, path: &Path) -> Result<BTreeMap<String, String>> {
-    let lock: LockFile = crate::project::document::parse(path, lock)?;
+    let lock: LockFile = crate::document::parse(path, lock)?;
     Ok(lock
         .package
         .into_iter()
@@ -174,7 +174,7 @@ pub fn dep_info(text: &str) -> Vec<PathBuf> {
 
 /// The parts of a cargo configuration file that can reach the bytes of a library; `None` if it has none.
 pub fn deciding_tables(text: &str, path: &Path) -> Result<Option<String>> {
-    let table: toml::Table = crate::project::document::parse(path, text)?;
+    let table: toml::Table = crate::document::parse(path, text)?;
     let deciding: BTreeMap<_, _> = ["build", "target", "profile", "env", "unstable"]
         .into_iter()
         .filter_map(|name| Some((name, table.get(name)?)))
