@@ -130,9 +130,19 @@ pub fn process_is_alive(pid: i32) -> bool {
         .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
-/// All regular files below `folder`, as sorted paths relative to it. Hidden names and folders that `skip` names are left out;
+/// All regular files below `folder`, as sorted paths relative to it. Hidden names and those that `skip` names are left out;
 /// a symbolic link to a file counts as that file.
 pub fn walk(folder: &Path, skip: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+    let hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    walk_all(folder, &|path| hidden(path) || skip(path))
+}
+
+/// The same with hidden names.
+pub fn walk_with_hidden(folder: &Path) -> Result<Vec<PathBuf>> {
+    walk_all(folder, &|_| false)
+}
+
+fn walk_all(folder: &Path, skip: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut open = vec![PathBuf::new()];
     while let Some(relative) = open.pop() {
@@ -140,9 +150,8 @@ pub fn walk(folder: &Path, skip: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>>
         let entries = fs::read_dir(&path).map_err(|error| Error::disk("list", &path, error))?;
         for entry in entries {
             let entry = entry.map_err(|error| Error::disk("list", &path, error))?;
-            let name = entry.file_name();
-            let child = relative.join(&name);
-            if name.as_encoded_bytes().starts_with(b".") || skip(&child) {
+            let child = relative.join(entry.file_name());
+            if skip(&child) {
                 continue;
             }
             let mut kind = entry.file_type().map_err(|error| Error::disk("list", &path, error))?;

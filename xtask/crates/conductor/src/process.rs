@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_millis(1500);
 /// How often a running child is looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// How long a child's pipes may be silent after its end.
+const DRAIN: Duration = Duration::from_millis(500);
 /// How long a captured question may take.
 const CAPTURE: Duration = Duration::from_secs(10);
 /// Lines of a failed child that are shown.
@@ -166,6 +168,8 @@ pub fn run(
                 }
                 line(stream, &text);
             }
+            // A daemon that the child left behind may hold the pipes for ever: once the child has ended, silence is the end.
+            Err(mpsc::RecvTimeoutError::Timeout) if has_ended(&child) && heard.elapsed() > DRAIN => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
@@ -193,8 +197,10 @@ pub fn run(
 
 /// Asks an installed tool a short question and gives its standard output.
 pub fn ask(invocation: &Invocation) -> Result<String> {
-    let failed = |error: xshell::Error| {
-        Error::missing(format!("`{}` does not answer", invocation.command_line())).because(error)
+    // The question shares our terminal, so Ctrl-C ends it too: that is then the reason.
+    let failed = |error: xshell::Error| match interrupt::check() {
+        Err(interrupted) => interrupted,
+        Ok(()) => Error::missing(format!("`{}` does not answer", invocation.command_line())).because(error),
     };
     let shell = xshell::Shell::new().map_err(failed)?;
     shell.change_dir(&invocation.directory);
@@ -306,6 +312,13 @@ fn read_lines(pipe: impl io::Read + Send + 'static, stream: Stream, sender: mpsc
     });
 }
 
+/// Whether the child has ended, without reaping it.
+fn has_ended(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| matches!(rustix::process::waitid(WaitId::Pid(pid), options), Ok(Some(_))))
+}
+
 /// The child's processor time, read from its entry in /proc once it has ended and before it is reaped; 0 where there is none.
 fn cpu_seconds_of_ended(child: &Child) -> f64 {
     let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return 0.0 };
@@ -368,6 +381,19 @@ mod tests {
         assert_eq!(error.exit(), ExitCode::Network);
         assert!(start.elapsed() < Duration::from_secs(5));
         assert!(!files::process_is_alive(grandchild) || zombie(grandchild));
+        files::remove(&log).unwrap();
+    }
+
+    #[test]
+    fn a_daemon_that_keeps_the_pipes_open_does_not_keep_us() {
+        let log = log();
+        let start = Instant::now();
+        let mut daemon = 0;
+        let finished =
+            run(&shell("sleep 1000 & echo $!"), Deadline::BUILD, &log, |_, text| daemon = text.parse().unwrap());
+        assert!(finished.unwrap().status.success());
+        assert!(start.elapsed() < Duration::from_secs(10));
+        rustix::process::kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).unwrap();
         files::remove(&log).unwrap();
     }
 

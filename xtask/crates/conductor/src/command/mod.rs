@@ -10,6 +10,7 @@ use crate::document::nearest;
 use crate::error::{Error, ExitCode, Result};
 use crate::execute::Workshop;
 use crate::facts::{Facts, Wants};
+use crate::interrupt;
 use crate::mirror::Ecosystem;
 use crate::plan::{Plan, Step, Work};
 use crate::project::{Local, ModelSource, Project};
@@ -36,7 +37,9 @@ pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
         }
     };
     let reporter = Reporter::start(&settings);
-    let result = dispatch(&cli.command, &settings, &project, reporter.sink());
+    // A failure after Ctrl-C is a consequence of it: the children share the terminal.
+    let result = dispatch(&cli.command, &settings, &project, reporter.sink())
+        .map_err(|error| interrupt::check().err().unwrap_or(error));
     reporter.finish(result.as_ref().copied())
 }
 

@@ -286,6 +286,7 @@ impl Stack<'_> {
             places.0.insert("config".to_owned(), path.display().to_string());
         }
         let mut environment = self.settings.environment.only(env::PASSED);
+        environment.extend(self.settings.environment.only(env::PASSED_TO_RUN));
         for (name, value) in &service.environment {
             environment.insert(name.clone(), places.fill(value)?.into());
         }

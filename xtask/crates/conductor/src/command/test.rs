@@ -142,6 +142,7 @@ fn invocation(
                     .or_else(|| settings.environment.find("cargo"));
                 let cargo = cargo.ok_or_else(|| Error::missing("there is no cargo on PATH"))?;
                 let mut environment = settings.environment.only(env::PASSED);
+                environment.extend(settings.environment.only(env::PASSED_TO_RUN));
                 environment.extend(settings.environment.only(env::NATIVE_KEYED));
                 let told = workshop.outside.cargo()?;
                 told.apply(&mut environment);
@@ -156,6 +157,7 @@ fn invocation(
         },
         SuiteTool::Go => {
             let mut environment = workshop.go_environment(facts)?;
+            environment.extend(settings.environment.only(env::PASSED_TO_RUN));
             for declared in workshop.project.declaration.go_binary.values().filter(|it| facts_have(results, &it.links))
             {
                 let folder = workshop.link_folder(declared, facts)?;

@@ -282,6 +282,12 @@ impl Workshop<'_> {
         output: &Path,
     ) -> Result<Made> {
         let mut environment = self.go_environment(facts)?;
+        environment.extend(self.settings.environment.only(&declared.environment));
+        // Go's cache does not see headers outside a package's folder; a macro that nobody reads makes it look.
+        if let Some(headers) = &binary.headers {
+            let flags = environment.get("CGO_CFLAGS").and_then(|flags| flags.to_str()).unwrap_or("-g -O2");
+            environment.insert("CGO_CFLAGS".to_owned(), format!("{flags} -DXTASK_HEADERS_{}", headers.short()).into());
+        }
         // The modules are here; a build that still wants the network has an input that nobody downloaded.
         environment.insert("GOPROXY".to_owned(), "off".into());
         environment.insert("LIBRARY_PATH".to_owned(), self.link_folder(declared, facts)?.into());
@@ -332,25 +338,39 @@ impl Workshop<'_> {
         Ok(folder)
     }
 
-    /// Asks Go, now that it can answer, which packages really entered; one outside the key is a defect of our import scan.
+    /// Asks Go, now that it can answer, which files really entered; one that the key did not know is a defect of our import scan.
     fn check_packages(&self, step: &Step, binary: &Binary, declared: &GoBinary, build: &Invocation) -> Result<()> {
-        let mut arguments: Vec<OsString> =
-            ["list", "-deps", "-f", "{{if .Module}}{{if or .Module.Main .Module.Replace}}{{.Dir}}{{end}}{{end}}"]
-                .iter()
-                .map(OsString::from)
-                .collect();
+        let lists = [
+            "GoFiles",
+            "CgoFiles",
+            "CFiles",
+            "CXXFiles",
+            "MFiles",
+            "HFiles",
+            "FFiles",
+            "SFiles",
+            "SysoFiles",
+            "EmbedFiles",
+        ];
+        let range = |list: &str| format!("{{{{range .{list}}}}}{{{{$path}}}}/{{{{.}}}}{{{{\"\\n\"}}}}{{{{end}}}}");
+        let files: String = lists.iter().map(|list| range(list)).collect();
+        let template = format!(
+            "{{{{$path := .ImportPath}}}}{{{{with .Module}}}}{{{{if or .Main .Replace}}}}{{{{with $}}}}{files}{{{{end}}}}{{{{end}}}}{{{{end}}}}"
+        );
+        let mut arguments: Vec<OsString> = ["list", "-deps", "-f", &template].iter().map(OsString::from).collect();
         arguments.extend(tags(declared));
         arguments.push(declared.main.clone().into());
         let answer = crate::process::ask(&Invocation { arguments, ..build.clone() })?;
-        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let known: std::collections::BTreeSet<PathBuf> = binary.packages.iter().map(|path| real(path)).collect();
-        let undeclared: Vec<&str> =
-            answer.lines().filter(|line| !line.is_empty() && !known.contains(&real(Path::new(line)))).collect();
+        let undeclared: Vec<&str> = answer
+            .lines()
+            .map(str::trim)
+            .filter(|file| !file.is_empty() && !binary.sources.contains_key(*file))
+            .collect();
         if undeclared.is_empty() {
             return Ok(());
         }
         Err(Error::bug(format!(
-            "{} is built from packages that its key does not know: {}",
+            "{} is built from files that its key does not know: {}",
             step.id,
             undeclared.join(", ")
         )))

@@ -3,14 +3,15 @@
 use super::{Made, Workshop};
 use crate::cache::store::{Lock, Product};
 use crate::error::{Error, ExitCode, Result};
-use crate::facts::{Facts, Library, Rust, Wants};
+use crate::facts::{Facts, Library, Rust, Wants, label};
+use crate::files;
 use crate::plan::Step;
 use crate::process::{Deadline, Invocation, Stream};
 use crate::report::Done;
 use crate::settings::env;
 use crate::toolchain::cargo::{self, Told};
 use crate::toolchain::elf;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -64,9 +65,13 @@ impl Workshop<'_> {
             Error::new(ExitCode::Child, format!("cargo built no {}", library.file))
                 .hint("the package's [lib] table must have crate-type = [\"cdylib\"]")
         })?;
-        self.check_dep_info(library, &file)?;
+        self.check_dep_info(library, rust, &file)?;
         self.still_the_same(step, &wants, |now| {
-            now.libraries.get(name).is_some_and(|now| now.sources == library.sources && now.locked == library.locked)
+            now.libraries.get(name).is_some_and(|now| {
+                now.sources == library.sources
+                    && now.locked == library.locked
+                    && now.configuration == library.configuration
+            })
         })?;
 
         let interfaces = [(name.to_owned(), elf::interface(&file, &library.header)?)].into();
@@ -107,16 +112,25 @@ impl Workshop<'_> {
     ) -> Result<Invocation> {
         let mut environment = self.settings.environment.only(env::PASSED);
         environment.extend(self.settings.environment.only(env::NATIVE_KEYED));
+        environment.extend(self.settings.environment.only(&library.environment));
         let mirror = self.outside.cargo()?;
         mirror.apply(&mut environment);
         let name = library.folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         environment.insert("CARGO_TARGET_DIR".to_owned(), self.settings.workspace.native_build(&name).into());
         environment.insert("CARGO_TERM_COLOR".to_owned(), "never".into());
-        if !remaps.is_empty() {
-            let flags = encoded_flags(&environment, remaps);
-            environment.insert("CARGO_ENCODED_RUSTFLAGS".to_owned(), flags);
-        }
         let mut words: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        match flags_with(&environment, remaps) {
+            Some(flags) => {
+                environment.insert("CARGO_ENCODED_RUSTFLAGS".to_owned(), flags);
+            }
+            None if remaps.is_empty() => {}
+            None => {
+                // Cargo joins lists of one key, but reads `build` only where no `target` has flags.
+                let key = if library.target_rustflags { "target.'cfg(all())'.rustflags" } else { "build.rustflags" };
+                let list = serde_json::to_string(remaps).unwrap_or_default();
+                words.extend(["--config".into(), format!("{key}={list}").into()]);
+            }
+        }
         words.extend(mirror.arguments.iter().map(|word| word.expose().into()));
         Ok(Invocation { program: rust.cargo.clone(), arguments: words, directory: library.folder.clone(), environment })
     }
@@ -134,20 +148,44 @@ impl Workshop<'_> {
         Err(Error::bug(format!("{id} is built with packages that its key does not know: {}", undeclared.join(", "))))
     }
 
-    /// Compares the files that rustc read with those in the key.
-    fn check_dep_info(&self, library: &Library, file: &Path) -> Result<()> {
-        let path = file.with_extension("d");
-        let Ok(Some(bytes)) = crate::files::read_if_present(&path) else { return Ok(()) };
-        for source in cargo::dep_info(&String::from_utf8_lossy(&bytes)) {
+    /// Compares the files and the variables that rustc read with those in the key.
+    fn check_dep_info(&self, library: &Library, rust: &Rust, file: &Path) -> Result<()> {
+        let read = |path: &Path| {
+            files::read_if_present(path).map(|bytes| String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
+        };
+        // Cargo's own file names the sources of the package and of those that it reaches by path.
+        let root = &self.settings.workspace.root;
+        for source in cargo::dep_info(&read(&file.with_extension("d"))?) {
             let source = library.folder.join(source);
-            if let Ok(relative) = source.strip_prefix(&library.folder)
-                && !library.sources.contains_key(&relative.display().to_string())
-            {
+            let generated = source.starts_with(self.settings.workspace.build());
+            let fetched = source.starts_with(&rust.cargo_home);
+            if !generated && !fetched && !library.sources.contains_key(&label(root, &library.folder, &source)) {
                 return Err(Error::configuration(format!(
                     "{} is compiled in but not declared as an input",
                     source.display()
                 ))
                 .hint("add it to `sources` of this native-library in xtask.toml"));
+            }
+        }
+        // rustc's own files, one a crate, name the variables.
+        let folder = file.with_file_name("deps");
+        for path in std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("");
+            let name = stem.split('-').next().unwrap_or(stem);
+            let is_ours = name == library.target || library.crates.contains(name);
+            if !is_ours || path.extension().is_none_or(|extension| extension != "d") {
+                continue;
+            }
+            for variable in cargo::compile_time_variables(&read(&path)?) {
+                let declared =
+                    env::NATIVE_KEYED.contains(&variable.as_str()) || library.environment.contains(&variable);
+                // Cargo sets these from the manifest, which is an input.
+                if !declared && !variable.starts_with("CARGO_") && variable != "OUT_DIR" {
+                    return Err(Error::configuration(format!(
+                        "{name} reads the variable {variable} at compile time, which is not declared"
+                    ))
+                    .hint("add it to `environment` of this native-library in xtask.toml"));
+                }
             }
         }
         Ok(())
@@ -169,14 +207,15 @@ fn remaps(registries: &BTreeSet<PathBuf>, package: &Path) -> Vec<String> {
     registries.iter().map(|folder| remap(folder, "/registry")).chain([remap(package, "/source")]).collect()
 }
 
-/// The user's flags with ours behind them, as cargo wants a list: separated by the unit separator.
-fn encoded_flags(environment: &std::collections::BTreeMap<String, OsString>, ours: &[String]) -> OsString {
+/// Flags that the user set by a variable, with ours behind them, as cargo wants a list: separated by the unit separator. `None` where
+/// no variable is set: then the configuration files speak, and ours join them.
+fn flags_with(environment: &BTreeMap<String, OsString>, ours: &[String]) -> Option<OsString> {
     let get = |name: &str| environment.get(name).and_then(|value| value.to_str()).filter(|value| !value.is_empty());
     let users: Vec<&str> = match get("CARGO_ENCODED_RUSTFLAGS") {
         Some(encoded) => encoded.split('\x1f').collect(),
-        None => get("RUSTFLAGS").or(get("CARGO_BUILD_RUSTFLAGS")).unwrap_or("").split_whitespace().collect(),
+        None => get("RUSTFLAGS")?.split_whitespace().collect(),
     };
-    users.into_iter().chain(ours.iter().map(String::as_str)).collect::<Vec<_>>().join("\x1f").into()
+    Some(users.into_iter().chain(ours.iter().map(String::as_str)).collect::<Vec<_>>().join("\x1f").into())
 }
 
 impl Workshop<'_> {

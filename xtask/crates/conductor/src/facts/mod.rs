@@ -3,7 +3,10 @@
 //! Facts say what *is*; they decide nothing. Every answer of a tool is remembered by the stat of that tool, so a no-op starts no
 //! process at all.
 
+mod native;
 mod probe;
+
+pub use native::label;
 
 use crate::cache::stat::StatIndex;
 use crate::digest::Digest;
@@ -44,8 +47,6 @@ pub struct Rust {
     /// `x86_64-unknown-linux-gnu`
     pub host: String,
     pub cargo_home: PathBuf,
-    /// Label → digest of what decides code in each cargo configuration file in force.
-    pub configuration: BTreeMap<String, Digest>,
 }
 
 /// The C compiler that links, and the C library that it links against.
@@ -92,6 +93,14 @@ pub struct Library {
     pub locked: BTreeMap<String, String>,
     /// Every registry package in the lock file → checksum: what the gateway checks crates against.
     pub checksums: BTreeMap<String, String>,
+    /// Crate names of the package and of those that it reaches by path.
+    pub crates: BTreeSet<String>,
+    /// Label → digest of what decides code in each cargo configuration file in force.
+    pub configuration: BTreeMap<String, Digest>,
+    /// One of them has flags under `[target]`, which make cargo ignore those under `[build]`.
+    pub target_rustflags: bool,
+    /// Variables that the sources read at compile time, as declared.
+    pub environment: Vec<String>,
     /// The name given to `--features`, and the cargo features that it stands for.
     pub feature_set: String,
     pub cargo_features: Vec<String>,
@@ -101,8 +110,8 @@ pub struct Library {
 pub struct Binary {
     pub folder: PathBuf,
     pub sources: BTreeMap<String, Digest>,
-    /// Absolute folders of the packages that are in.
-    pub packages: BTreeSet<PathBuf>,
+    /// Digest of the C headers that cgo may include from outside a package's folder, where a package asks for that.
+    pub headers: Option<Digest>,
 }
 
 /// Looks at the machine and the checkout.

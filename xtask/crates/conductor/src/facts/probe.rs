@@ -1,17 +1,15 @@
 //! Asking: each function looks at one thing. What is missing is answered with the one command that installs it.
 
-use super::{Binary, Compiler, Go, Library, Python, Rust};
+use super::{Binary, Compiler, Go, Python, Rust};
 use crate::cache::stat::{Stat, StatIndex, input_error};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::process::{self, Invocation};
 use crate::project::Project;
 use crate::settings::Settings;
 use crate::settings::env;
-use crate::toolchain::{cargo, go};
+use crate::toolchain::go;
 use crate::wheel::Interpreter;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub struct Probe<'a> {
@@ -21,7 +19,7 @@ pub struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    fn digest(&self, path: &Path) -> Result<Digest> {
+    pub(super) fn digest(&self, path: &Path) -> Result<Digest> {
         self.stats.digest(path).map_err(|error| input_error(path, error))
     }
 
@@ -61,28 +59,7 @@ impl Probe<'_> {
             Error::configuration("neither CARGO_HOME nor HOME is set")
                 .hint("set CARGO_HOME to a folder that this user may write")
         })?;
-        let configuration = self.cargo_configuration(&cargo_home)?;
-        Ok(Rust { cargo, version, host, cargo_home, configuration })
-    }
-
-    fn cargo_configuration(&self, cargo_home: &Path) -> Result<BTreeMap<String, Digest>> {
-        let root = &self.settings.workspace.root;
-        // Labels without paths: two checkouts below one home directory share results.
-        let above =
-            root.ancestors().enumerate().map(|(level, folder)| (format!("ancestor {level}"), folder.join(".cargo")));
-        let places = above.chain([("CARGO_HOME".to_owned(), cargo_home.to_owned())]);
-        let mut configuration = BTreeMap::new();
-        for (label, folder) in places {
-            for name in ["config.toml", "config"] {
-                let path = folder.join(name);
-                if let Ok(Some(bytes)) = files::read_if_present(&path)
-                    && let Some(deciding) = cargo::deciding_tables(&String::from_utf8_lossy(&bytes), &path)?
-                {
-                    configuration.insert(label.clone(), Digest::of(deciding.as_bytes()));
-                }
-            }
-        }
-        Ok(configuration)
+        Ok(Rust { cargo, version, host, cargo_home })
     }
 
     pub fn compiler(&self) -> Result<Compiler> {
@@ -193,96 +170,13 @@ impl Probe<'_> {
         Ok(python)
     }
 
-    pub fn library(&self, name: &str, rust: &Rust, features: &str) -> Result<Library> {
-        let declared = self
-            .project
-            .declaration
-            .native_library
-            .get(name)
-            .ok_or_else(|| Error::bug(format!("no library {name}")))?;
-        let root = &self.settings.workspace.root;
-        let folder = root.join(&declared.path);
-        let manifest_path = folder.join("Cargo.toml");
-        let manifest_text = files::read_text(&manifest_path).map_err(|error| {
-            Error::configuration(format!("native-library.{name}: there is no package in {}", folder.display()))
-                .because(error)
-        })?;
-        let invocation = Invocation {
-            program: rust.cargo.clone(),
-            arguments: ["metadata", "--no-deps", "--format-version", "1", "--offline", "--manifest-path"]
-                .into_iter()
-                .map(Into::into)
-                .chain([manifest_path.clone().into_os_string()])
-                .collect(),
-            directory: folder.clone(),
-            environment: self.settings.environment.only(env::PASSED),
-        };
-        let depends_on = format!("{} {:?}", Digest::of(manifest_text.as_bytes()), Stat::of(&rust.cargo));
-        let metadata = self.stats.answer(&invocation.command_line(), &depends_on, || process::ask(&invocation))?;
-        let manifest = cargo::Manifest::of_metadata(&metadata, &manifest_path)?;
-        let lock_path = folder.join("Cargo.lock");
-        let lock = files::read_text(&lock_path).map_err(|error| {
-            Error::configuration(format!("native-library.{name}: {} is not locked", declared.path))
-                .because(error)
-                .hint(format!("run `cargo generate-lockfile` in {} and commit Cargo.lock", declared.path))
-        })?;
-        let mut sources = BTreeMap::new();
-        let mut take = |path: PathBuf| -> Result<()> {
-            // Never an absolute path: two checkouts of one commit share their results.
-            let label = match path.strip_prefix(&folder) {
-                Ok(inside) => inside.display().to_string(),
-                Err(_) => format!("//{}", path.strip_prefix(root).unwrap_or(&path).display()),
-            };
-            sources.insert(label, self.digest(&path)?);
-            Ok(())
-        };
-        take(manifest_path.clone())?;
-        let header_path = root.join(&declared.header);
-        take(header_path.clone())?;
-        let built_in = ["src", "build.rs"].map(str::to_owned);
-        for source in built_in.iter().chain(&declared.sources) {
-            let path = folder.join(source);
-            if path.is_dir() {
-                for file in files::walk(&path, &|_| false)? {
-                    take(path.join(file))?;
-                }
-            } else if path.is_file() {
-                take(path)?;
-            } else if declared.sources.contains(source) {
-                return Err(Error::configuration(format!(
-                    "native-library.{name}.sources: there is no {}",
-                    path.display()
-                )));
-            }
-        }
-        let cargo_features = match declared.features.get(features) {
-            Some(list) => list.clone(),
-            None if features == "cpu" => Vec::new(),
-            None => {
-                let known = declared.features.keys().cloned().collect::<Vec<_>>().join(", ");
-                return Err(Error::usage(format!("native-library.{name} has no feature set `{features}` ({known})")));
-            }
-        };
-        Ok(Library {
-            file: format!("lib{}.so", manifest.library),
-            target: manifest.library.clone(),
-            header: self.digest(&header_path)?,
-            locked: cargo::locked_closure(&lock, &lock_path, &manifest)?,
-            checksums: cargo::checksums(&lock, &lock_path)?,
-            folder,
-            sources,
-            feature_set: features.to_owned(),
-            cargo_features,
-        })
-    }
-
     pub fn binary(&self, name: &str) -> Result<Binary> {
         let declared =
             self.project.declaration.go_binary.get(name).ok_or_else(|| Error::bug(format!("no binary {name}")))?;
         let folder = self.settings.workspace.root.join(&declared.module);
         let closure = go::closure(&folder, &declared.main, &|path| self.digest(path))
             .map_err(|error| error.context(format!("cannot tell what go-binary.{name} is made of")))?;
-        Ok(Binary { folder, sources: closure.sources, packages: closure.folders })
+        Ok(Binary { folder, sources: closure.sources, headers: closure.headers })
     }
 }
 

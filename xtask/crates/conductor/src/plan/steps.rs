@@ -89,9 +89,10 @@ fn smallest(reasons: Vec<Reason>) -> Reason {
     }
 }
 
-fn environment(premise: &Premise, names: &[&str]) -> BTreeMap<String, String> {
+fn environment(premise: &Premise, names: &[&str], declared: &[String]) -> BTreeMap<String, String> {
     let plain = |value: OsString| value.to_string_lossy().into_owned();
-    premise.settings.environment.only(names).into_iter().map(|(name, value)| (name, plain(value))).collect()
+    let names: Vec<&str> = names.iter().copied().chain(declared.iter().map(String::as_str)).collect();
+    premise.settings.environment.only(&names).into_iter().map(|(name, value)| (name, plain(value))).collect()
 }
 
 fn unknown(what: &str, name: &str) -> Error {
@@ -116,8 +117,8 @@ fn native_library(premise: &Premise, name: &str) -> Result<Step> {
         profile: premise.wants.profile.clone(),
         c_compiler: compiler.version.clone(),
         libc: compiler.libc.clone(),
-        environment: environment(premise, env::NATIVE_KEYED),
-        cargo_configuration: rust.configuration.clone(),
+        environment: environment(premise, env::NATIVE_KEYED, &facts.environment),
+        cargo_configuration: facts.configuration.clone(),
     });
     let place = Place::Folder(premise.settings.workspace.dist_lib());
     keyed(premise, Work::NativeLibrary { name: name.to_owned() }, name, inputs, place)
@@ -138,7 +139,7 @@ fn go_binary(premise: &Premise, name: &str, plan: &Plan) -> Result<(Step, bool)>
         ldflags: declared.ldflags.clone(),
         c_compiler: compiler.version.clone(),
         libc: compiler.libc.clone(),
-        environment: environment(premise, env::GO_KEYED),
+        environment: environment(premise, env::GO_KEYED, &declared.environment),
         interfaces: BTreeMap::new(),
     };
     let mut needs = Vec::new();
@@ -348,13 +349,17 @@ mod tests {
             header: Digest::of(b"h"),
             locked: BTreeMap::new(),
             checksums: BTreeMap::new(),
+            crates: BTreeSet::new(),
+            configuration: BTreeMap::new(),
+            target_rustflags: false,
+            environment: vec![],
             feature_set: "cpu".into(),
             cargo_features: vec![],
         };
         let binary = Binary {
             folder: "/repo/r".into(),
             sources: [("r/cmd/main.go".to_owned(), Digest::of(b"1"))].into(),
-            packages: BTreeSet::new(),
+            headers: None,
         };
         let facts = Facts {
             rust: Some(Rust {
@@ -362,7 +367,6 @@ mod tests {
                 version: "rustc 1".into(),
                 host: "x".into(),
                 cargo_home: "/c".into(),
-                configuration: BTreeMap::new(),
             }),
             compiler: Some(Compiler { path: "cc".into(), version: "cc 1".into(), libc: "glibc 2".into() }),
             go: Some(Go::Installed { path: "go".into(), version: "1.27.3".into() }),

@@ -85,6 +85,9 @@ pub struct NativeLibrary {
     /// More inputs than `Cargo.toml`, `build.rs`, `src/` and the header: files or folders inside the package.
     #[serde(default)]
     pub sources: Vec<String>,
+    /// Variables that the sources or build scripts read at compile time; they become part of the key.
+    #[serde(default)]
+    pub environment: Vec<String>,
     /// Name given to `--features` → cargo features of the package; `cpu` is the default choice.
     #[serde(default)]
     pub features: BTreeMap<String, Vec<String>>,
@@ -106,6 +109,9 @@ pub struct GoBinary {
     /// Native libraries that cgo links.
     #[serde(default)]
     pub links: Vec<String>,
+    /// Variables that the build reads beside Go's own; they become part of the key.
+    #[serde(default)]
+    pub environment: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -23,8 +23,9 @@ impl Environment {
     }
 
     /// The variables in `names` that are set, whatever they hold.
-    pub fn only(&self, names: &[&str]) -> BTreeMap<String, OsString> {
-        names.iter().filter_map(|name| Some(((*name).to_owned(), self.0.get(*name)?.clone()))).collect()
+    pub fn only(&self, names: &[impl AsRef<str>]) -> BTreeMap<String, OsString> {
+        let names = names.iter().map(AsRef::as_ref);
+        names.filter_map(|name| Some((name.to_owned(), self.0.get(name)?.clone()))).collect()
     }
 
     /// Where PATH finds `program`.
@@ -57,86 +58,35 @@ pub const REQUIRE: &str = "XTASK_REQUIRE";
 pub const NO_COLOR: &str = "NO_COLOR";
 pub const CI: &str = "CI";
 
-/// Passed to every child: where things are, who one is, how the outside is reached. None of them can reach an artifact's bytes.
+/// Passed to every child: where things are and how the outside is reached. What a compiler or a build script reads of these
+/// cannot be seen from outside; sources that read one at compile time are refused unless it is declared.
+#[rustfmt::skip]
 pub const PASSED: &[&str] = &[
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "TMPDIR",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TERM",
-    "CI",
-    "XDG_CACHE_HOME",
-    "XDG_CONFIG_HOME",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "CURL_CA_BUNDLE",
-    "REQUESTS_CA_BUNDLE",
-    "PIP_CERT",
-    "GIT_SSL_CAINFO",
-    "CARGO_HOME",
-    "CARGO_HTTP_CAINFO",
-    "CARGO_HTTP_PROXY",
-    "RUSTUP_HOME",
-    "RUSTUP_TOOLCHAIN",
-    "RUST_BACKTRACE",
-    "GOPATH",
-    "GOCACHE",
-    "GOMODCACHE",
-    "GOTMPDIR",
-    "NETRC",
-    "SSH_AUTH_SOCK",
-    "CUDA_HOME",
-    "CUDA_PATH",
-    "LD_LIBRARY_PATH",
+    "PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO",
+    "CARGO_HOME", "CARGO_HTTP_CAINFO", "CARGO_HTTP_PROXY", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "RUST_BACKTRACE",
+    "GOPATH", "GOCACHE", "GOMODCACHE", "GOTMPDIR", "NETRC", "SSH_AUTH_SOCK",
 ];
 
+/// Passed on top to tests and services, which are not results.
+pub const PASSED_TO_RUN: &[&str] =
+    &["USER", "LOGNAME", "SHELL", "TZ", "TERM", "CI", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+
 /// In the key of a native library, and passed to cargo.
+#[rustfmt::skip]
 pub const NATIVE_KEYED: &[&str] = &[
-    "RUSTFLAGS",
-    "CARGO_ENCODED_RUSTFLAGS",
-    "CARGO_BUILD_RUSTFLAGS",
-    "CARGO_PROFILE_RELEASE_LTO",
-    "CARGO_PROFILE_RELEASE_OPT_LEVEL",
-    "CARGO_PROFILE_RELEASE_CODEGEN_UNITS",
-    "CARGO_PROFILE_RELEASE_DEBUG",
-    "CARGO_PROFILE_RELEASE_STRIP",
-    "CC",
-    "CXX",
-    "AR",
-    "CFLAGS",
-    "CXXFLAGS",
-    "LDFLAGS",
-    "CUDA_COMPUTE_CAP",
-    "NVCC_CCBIN",
+    "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_PROFILE_RELEASE_LTO", "CARGO_PROFILE_RELEASE_OPT_LEVEL",
+    "CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "CARGO_PROFILE_RELEASE_DEBUG", "CARGO_PROFILE_RELEASE_STRIP",
+    "CC", "CXX", "AR", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDA_COMPUTE_CAP", "NVCC_CCBIN", "CUDA_HOME", "CUDA_PATH", "LD_LIBRARY_PATH",
     "SOURCE_DATE_EPOCH",
 ];
 
 /// In the key of a Go binary, and passed to go.
+#[rustfmt::skip]
 pub const GO_KEYED: &[&str] = &[
-    "CC",
-    "CXX",
-    "CGO_CFLAGS",
-    "CGO_CPPFLAGS",
-    "CGO_CXXFLAGS",
-    "CGO_LDFLAGS",
-    "GOAMD64",
-    "GOARM64",
-    "GOEXPERIMENT",
-    "GOOS",
-    "GOARCH",
+    "CC", "CXX", "CGO_CFLAGS", "CGO_CPPFLAGS", "CGO_CXXFLAGS", "CGO_LDFLAGS", "GOAMD64", "GOARM64", "GOEXPERIMENT", "GOOS", "GOARCH",
+    "LD_LIBRARY_PATH",
 ];
 
 /// Read by Go for fetching; taken from the user where no profile says otherwise.

@@ -10,10 +10,13 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     pub package: String,
-    /// File stem of the library: `candle_semantic_router`.
-    pub library: String,
+    pub folder: PathBuf,
+    /// Name of the C library's target: `candle_semantic_router`.
+    pub library: Option<String>,
     /// Direct dependencies that are linked or run at build time.
     pub dependencies: BTreeSet<String>,
+    /// Folders of those that are packages beside this one.
+    pub path_dependencies: BTreeSet<PathBuf>,
 }
 
 impl Manifest {
@@ -21,25 +24,20 @@ impl Manifest {
         let wrong = |what: &str| Error::configuration(format!("{}: {what}", manifest.display()));
         let metadata: Metadata = cargo_metadata::MetadataCommand::parse(metadata)
             .map_err(|error| wrong("cargo's answer cannot be read").because(error))?;
-        let package = metadata
-            .packages
-            .iter()
-            .find(|package| package.manifest_path.as_std_path() == manifest)
-            .ok_or_else(|| wrong("this manifest declares no package"))?;
-        let library = package
-            .targets
-            .iter()
-            .find(|target| target.crate_types.contains(&cargo_metadata::CrateType::CDyLib))
-            .ok_or_else(|| {
-                wrong("the package has no C library").hint("add crate-type = [\"cdylib\"] to its [lib] table")
-            })?;
-        let dependencies = package
-            .dependencies
-            .iter()
-            .filter(|dependency| dependency.kind != DependencyKind::Development)
-            .map(|dependency| dependency.name.clone())
-            .collect();
-        Ok(Self { package: package.name.to_string(), library: library.name.clone(), dependencies })
+        let package = metadata.packages.iter().find(|package| package.manifest_path.as_std_path() == manifest);
+        let package = package.ok_or_else(|| wrong("this manifest declares no package"))?;
+        let is_library =
+            |target: &&cargo_metadata::Target| target.crate_types.contains(&cargo_metadata::CrateType::CDyLib);
+        let linked = package.dependencies.iter().filter(|dependency| dependency.kind != DependencyKind::Development);
+        Ok(Self {
+            package: package.name.to_string(),
+            folder: manifest.parent().unwrap_or(manifest).to_owned(),
+            library: package.targets.iter().find(is_library).map(|target| target.name.clone()),
+            dependencies: linked.clone().map(|dependency| dependency.name.clone()).collect(),
+            path_dependencies: linked
+                .filter_map(|dependency| Some(dependency.path.clone()?.into_std_path_buf()))
+                .collect(),
+        })
     }
 }
 
@@ -172,14 +170,41 @@ pub fn dep_info(text: &str) -> Vec<PathBuf> {
     files.into_iter().filter(|file| !file.is_empty()).map(PathBuf::from).collect()
 }
 
-/// The parts of a cargo configuration file that can reach the bytes of a library; `None` if it has none.
-pub fn deciding_tables(text: &str, path: &Path) -> Result<Option<String>> {
-    let table: toml::Table = crate::document::parse(path, text)?;
-    let deciding: BTreeMap<_, _> = ["build", "target", "profile", "env", "unstable"]
-        .into_iter()
-        .filter_map(|name| Some((name, table.get(name)?)))
-        .collect();
-    Ok((!deciding.is_empty()).then(|| serde_json::to_string(&deciding).unwrap_or_default()))
+/// Variables that the compiled sources read, from the dep-info (`.d`) of rustc: `# env-dep:NAME=value`, or `NAME` alone where unset.
+pub fn compile_time_variables(dep_info: &str) -> BTreeSet<String> {
+    let lines = dep_info.lines().filter_map(|line| line.strip_prefix("# env-dep:"));
+    lines.map(|line| line.split('=').next().unwrap_or(line).to_owned()).collect()
+}
+
+/// A cargo configuration file, as far as it can reach the bytes of a library.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// The tables that decide code, as one text; `None` if it has none.
+    pub deciding: Option<String>,
+    pub target_rustflags: bool,
+    /// Paths relative to the file.
+    pub includes: Vec<String>,
+}
+
+impl Configuration {
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let table: toml::Table = crate::document::parse(path, text)?;
+        let tables = ["build", "target", "profile", "env", "unstable"];
+        let deciding: BTreeMap<_, _> = tables.into_iter().filter_map(|name| Some((name, table.get(name)?))).collect();
+        let flags = |target: &toml::Value| target.get("rustflags").is_some();
+        let targets = table.get("target").and_then(toml::Value::as_table);
+        let include = |value: &toml::Value| value.as_str().or_else(|| value.get("path")?.as_str()).map(str::to_owned);
+        let includes = match table.get("include") {
+            Some(toml::Value::Array(list)) => list.iter().filter_map(include).collect(),
+            Some(one) => include(one).into_iter().collect(),
+            None => Vec::new(),
+        };
+        Ok(Self {
+            target_rustflags: targets.is_some_and(|targets| targets.values().any(flags)),
+            deciding: (!deciding.is_empty()).then(|| serde_json::to_string(&deciding).unwrap_or_default()),
+            includes,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -218,8 +243,10 @@ mod tests {
         "#;
         let manifest = Manifest {
             package: "root".into(),
-            library: "root".into(),
+            folder: "/root".into(),
+            library: Some("root".into()),
             dependencies: ["a".to_owned(), "d".to_owned()].into(),
+            path_dependencies: BTreeSet::new(),
         };
         let closure = locked_closure(lock, Path::new("Cargo.lock"), &manifest).unwrap();
         let expected = [("a 1.0.0", "aa"), ("b 1.0.0", "bb"), ("d 2.0.0", "d2")];
@@ -234,8 +261,18 @@ mod tests {
 
     #[test]
     fn a_mirror_in_a_configuration_file_decides_nothing_a_flag_does() {
-        let path = Path::new("config.toml");
-        assert_eq!(deciding_tables("[source.x]\nregistry = 'y'\n[net]\noffline = true", path).unwrap(), None);
-        assert!(deciding_tables("[build]\nrustflags = ['-g']", path).unwrap().is_some());
+        let parse = |text: &str| Configuration::parse(text, Path::new("config.toml")).unwrap();
+        assert_eq!(parse("[source.x]\nregistry = 'y'\n[net]\noffline = true").deciding, None);
+        let build = parse("[build]\nrustflags = ['-g']");
+        assert!(build.deciding.is_some() && !build.target_rustflags);
+        assert!(parse("[target.'cfg(unix)']\nrustflags = ['-g']").target_rustflags);
+        assert_eq!(parse("include = ['a.toml', { path = 'b.toml', optional = true }]").includes, ["a.toml", "b.toml"]);
+    }
+
+    #[test]
+    fn variables_that_sources_read_are_found_in_dep_info() {
+        let text =
+            "/t/libx.so: src/lib.rs\n\nsrc/lib.rs:\n\n# env-dep:CARGO_PKG_NAME=x\n# env-dep:CI\n# env-dep:TZ=UTC\n";
+        assert_eq!(compile_time_variables(text).into_iter().collect::<Vec<_>>(), ["CARGO_PKG_NAME", "CI", "TZ"]);
     }
 }

@@ -60,9 +60,16 @@ pub fn pinned_hash<'a>(sums: &'a str, path: &str, version: &str) -> Option<&'a s
 /// What of a module decides a program: `label/path` → digest.
 pub struct Closure {
     pub sources: BTreeMap<String, Digest>,
-    /// Absolute folders whose packages are in, for cross-checking with `go list`.
-    pub folders: BTreeSet<PathBuf>,
+    /// Digest of all C headers of the modules, where a package asks for some outside its folder (`#cgo CFLAGS: -I…`).
+    pub headers: Option<Digest>,
 }
+
+/// What the go command compiles or includes. Source: go/build, `Package`.
+const SOURCES: &[&str] = &[
+    "go", "c", "cc", "cpp", "cxx", "m", "h", "hh", "hpp", "hxx", "f", "F", "for", "f90", "s", "S", "sx", "swig",
+    "swigcxx", "syso",
+];
+const HEADERS: &[&str] = &["h", "hh", "hpp", "hxx", "inc"];
 
 /// Follows imports from the main package through the module and its local replacements, without Go and without the
 /// modules that must be downloaded. Files are taken whatever their build constraints say: a few too many inputs are harmless,
@@ -76,7 +83,9 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
         modules.push(module);
     }
     modules.push(root);
-    let mut closure = Closure { sources: BTreeMap::new(), folders: BTreeSet::new() };
+    let mut closure = Closure { sources: BTreeMap::new(), headers: None };
+    let mut seen = BTreeSet::new();
+    let mut includes = false;
     let take = |sources: &mut BTreeMap<String, Digest>, module: &Module, file: &Path| -> Result<()> {
         let relative = file.strip_prefix(&module.folder).unwrap_or(file);
         sources.insert(format!("{}/{}", module.path, relative.display()), digest(file)?);
@@ -85,7 +94,7 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
     let mut used_modules = BTreeSet::new();
     let mut open = vec![module_folder.join(main.trim_start_matches("./"))];
     while let Some(folder) = open.pop() {
-        if !closure.folders.insert(folder.clone()) {
+        if !seen.insert(folder.clone()) {
             continue;
         }
         let Some(module) = modules
@@ -99,9 +108,7 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
         for name in names(&folder)? {
             let file = folder.join(&name);
             let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or("");
-            if name.ends_with("_test.go")
-                || !["go", "c", "cc", "cpp", "h", "hh", "hpp", "s", "S", "syso"].contains(&extension)
-            {
+            if name.ends_with("_test.go") || !SOURCES.contains(&extension) {
                 continue;
             }
             take(&mut closure.sources, module, &file)?;
@@ -109,6 +116,9 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
                 continue;
             }
             let text = files::read_text(&file)?;
+            includes |= text
+                .lines()
+                .any(|line| line.trim_start_matches(['/', ' ', '*']).starts_with("#cgo ") && line.contains("-I"));
             for import in imports(&text) {
                 let owner = modules.iter().find(|module| {
                     import.strip_prefix(&module.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -124,13 +134,28 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
             }
         }
     }
-    for module in modules.iter().filter(|module| used_modules.contains(&module.path)) {
+    let used: Vec<&Module> = modules.iter().filter(|module| used_modules.contains(&module.path)).collect();
+    for module in &used {
         for name in ["go.mod", "go.sum"] {
             let file = module.folder.join(name);
             if file.is_file() {
                 take(&mut closure.sources, module, &file)?;
             }
         }
+    }
+    if includes {
+        let mut headers = BTreeMap::new();
+        for module in &used {
+            // Cargo's folder holds generated headers by the hundred, none of which is the module's.
+            for file in files::walk(&module.folder, &|path| path.ends_with("target"))? {
+                if file.extension().is_some_and(|it| HEADERS.iter().any(|header| it == *header)) {
+                    take(&mut headers, module, &module.folder.join(file))?;
+                }
+            }
+        }
+        let text: String = headers.iter().map(|(path, digest)| format!("{path} {digest}\n")).collect();
+        closure.headers = Some(Digest::of(text.as_bytes()));
+        closure.sources.append(&mut headers);
     }
     Ok(closure)
 }
@@ -227,15 +252,20 @@ fn embeds(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| line.trim().strip_prefix("//go:embed ")).flat_map(str::split_whitespace)
 }
 
-/// Files of a `//go:embed` pattern: a file, a folder with all below it, or `*` in the last part.
+/// Files that a `//go:embed` pattern may name: a file, or everything below the folders before its first wildcard.
 fn embedded(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
-    let pattern = pattern.trim_matches('"').trim_start_matches("all:");
+    let pattern = pattern.trim_matches(['"', '`']).trim_start_matches("all:");
     let path = folder.join(pattern);
     if path.is_file() {
         return Ok(vec![path]);
     }
-    let parent = if path.is_dir() { path.clone() } else { path.parent().unwrap_or(folder).to_owned() };
-    let found = files::walk(&parent, &|_| false)?;
+    let fixed: PathBuf =
+        Path::new(pattern).iter().take_while(|part| !part.to_string_lossy().contains(['*', '?', '['])).collect();
+    let parent = folder.join(fixed);
+    if !parent.is_dir() {
+        return Ok(Vec::new());
+    }
+    let found = files::walk_with_hidden(&parent)?;
     Ok(found.into_iter().map(|relative| parent.join(relative)).collect())
 }
 
@@ -267,6 +297,27 @@ mod tests {
     }
 
     #[test]
+    fn headers_outside_a_package_count_where_cgo_asks_for_them_and_wildcards_reach_every_file() {
+        let root = files::temporary_folder(&std::env::temp_dir(), "headers").unwrap();
+        let put = |path: &str, text: &str| files::write(&root.join(path), text.as_bytes()).unwrap();
+        put("go.mod", "module example.com/m\n");
+        put(
+            "cmd/main.go",
+            "package main\n// #cgo CFLAGS: -I${SRCDIR}/../inc\n// #include \"x.h\"\nimport \"C\"\n//go:embed d/*/f.txt\nvar s string\n",
+        );
+        put("cmd/d/one/f.txt", "1");
+        put("inc/x.h", "#define X 1\n");
+        put("target/generated.h", "");
+        let digest = |path: &Path| Ok(Digest::of(&std::fs::read(path).unwrap()));
+        let before = closure(&root, "./cmd", &digest).unwrap();
+        let names: Vec<_> = before.sources.keys().map(|name| name.trim_start_matches("example.com/m/")).collect();
+        assert_eq!(names, ["cmd/d/one/f.txt", "cmd/main.go", "go.mod", "inc/x.h"]);
+        put("inc/x.h", "#define X 2\n");
+        assert_ne!(closure(&root, "./cmd", &digest).unwrap().headers, before.headers);
+        files::remove(&root).unwrap();
+    }
+
+    #[test]
     fn the_closure_follows_imports_through_local_replacements_and_embeds() {
         let root = files::temporary_folder(&std::env::temp_dir(), "closure").unwrap();
         let put = |path: &str, text: &str| files::write(&root.join(path), text.as_bytes()).unwrap();
@@ -279,6 +330,7 @@ mod tests {
         put("router/cmd/main_test.go", "package main\n");
         put("router/internal/a/a.go", "package a\nimport \"example.com/lib\"\n//go:embed data\nvar d string\n");
         put("router/internal/a/data/x.txt", "x");
+        put("router/internal/a/data/deep/.hidden", "x");
         put("router/internal/unused/u.go", "package unused\n");
         put("lib/go.mod", "module example.com/lib\n");
         put("lib/lib.go", "package lib\n// #include \"lib.h\"\nimport \"C\"\n");
@@ -296,6 +348,7 @@ mod tests {
                 "example.com/router/go.mod",
                 "example.com/router/go.sum",
                 "example.com/router/internal/a/a.go",
+                "example.com/router/internal/a/data/deep/.hidden",
                 "example.com/router/internal/a/data/x.txt",
             ]
         );

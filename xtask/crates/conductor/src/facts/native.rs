@@ -1,0 +1,186 @@
+//! What a native library is made of: its package, the packages that it reaches by path, its lock, and the cargo configuration in force.
+
+use super::probe::Probe;
+use super::{Library, Rust};
+use crate::cache::stat::Stat;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::process::{self, Invocation};
+use crate::settings::env;
+use crate::toolchain::cargo::{self, Manifest};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+impl Probe<'_> {
+    pub fn library(&self, name: &str, rust: &Rust, features: &str) -> Result<Library> {
+        let declared = self.project.declaration.native_library.get(name);
+        let declared = declared.ok_or_else(|| Error::bug(format!("no library {name}")))?;
+        let root = &self.settings.workspace.root;
+        let folder = root.join(&declared.path);
+        let manifest = self.manifest(&folder.join("Cargo.toml"), rust)?;
+        let library = manifest.library.clone().ok_or_else(|| {
+            Error::configuration(format!("native-library.{name}: {} has no C library", declared.path))
+                .hint("add crate-type = [\"cdylib\"] to the [lib] table of its Cargo.toml")
+        })?;
+        let lock_path = folder.join("Cargo.lock");
+        let lock = files::read_text(&lock_path).map_err(|error| {
+            Error::configuration(format!("native-library.{name}: {} is not locked", declared.path))
+                .because(error)
+                .hint(format!("run `cargo generate-lockfile` in {} and commit Cargo.lock", declared.path))
+        })?;
+        let cargo_features = match declared.features.get(features) {
+            Some(list) => list.clone(),
+            None if features == "cpu" => Vec::new(),
+            None => {
+                let known = declared.features.keys().cloned().collect::<Vec<_>>().join(", ");
+                return Err(Error::usage(format!("native-library.{name} has no feature set `{features}` ({known})")));
+            }
+        };
+        let header = root.join(&declared.header);
+        let mut sources = Sources { probe: self, root, folder: &folder, found: BTreeMap::new() };
+        sources.take(&header)?;
+        for source in &declared.sources {
+            if !sources.take_if_present(&folder.join(source))? {
+                let path = folder.join(source);
+                return Err(Error::configuration(format!(
+                    "native-library.{name}.sources: there is no {}",
+                    path.display()
+                )));
+            }
+        }
+        let mut crates = BTreeSet::new();
+        let mut open = vec![manifest.clone()];
+        let mut seen = BTreeSet::new();
+        while let Some(package) = open.pop() {
+            if !seen.insert(package.folder.clone()) {
+                continue;
+            }
+            if !package.folder.starts_with(root) {
+                return Err(Error::configuration(format!(
+                    "native-library.{name}: the path dependency {} is outside the repository",
+                    package.folder.display()
+                ))
+                .hint("its files cannot be told apart between checkouts; move it inside, or publish it"));
+            }
+            sources.take(&package.folder.join("Cargo.toml"))?;
+            for part in ["build.rs", "src"] {
+                sources.take_if_present(&package.folder.join(part))?;
+            }
+            crates.insert(package.package.replace('-', "_"));
+            for path in &package.path_dependencies {
+                open.push(self.manifest(&path.join("Cargo.toml"), rust)?);
+            }
+        }
+        let sources = sources.found;
+        let configuration = self.cargo_configuration(&folder, &rust.cargo_home)?;
+        Ok(Library {
+            file: format!("lib{library}.so"),
+            target: library,
+            header: self.digest(&header)?,
+            locked: cargo::locked_closure(&lock, &lock_path, &manifest)?,
+            checksums: cargo::checksums(&lock, &lock_path)?,
+            target_rustflags: configuration.iter().any(|file| file.target_rustflags),
+            configuration: configuration.into_iter().map(|file| (file.label, file.digest)).collect(),
+            environment: declared.environment.clone(),
+            folder,
+            sources,
+            crates,
+            feature_set: features.to_owned(),
+            cargo_features,
+        })
+    }
+
+    fn manifest(&self, path: &Path, rust: &Rust) -> Result<Manifest> {
+        let text = files::read(path).map_err(|error| {
+            let folder = path.parent().unwrap_or(path);
+            Error::configuration(format!("there is no package in {}", folder.display())).because(error)
+        })?;
+        let arguments = ["metadata", "--no-deps", "--format-version", "1", "--offline", "--manifest-path"];
+        let invocation = Invocation {
+            program: rust.cargo.clone(),
+            arguments: arguments.into_iter().map(Into::into).chain([path.to_owned().into_os_string()]).collect(),
+            directory: path.parent().unwrap_or(path).to_owned(),
+            environment: self.settings.environment.only(env::PASSED),
+        };
+        let depends_on = format!("{} {:?}", Digest::of(&text), Stat::of(&rust.cargo));
+        let metadata = self.stats.answer(&invocation.command_line(), &depends_on, || process::ask(&invocation))?;
+        Manifest::of_metadata(&metadata, path)
+    }
+
+    /// The configuration files that cargo reads for a package, as far as they decide code: those of its folder and all above it, of
+    /// CARGO_HOME, and what they include. Labels are relative to the package, so that checkouts share results.
+    fn cargo_configuration(&self, package: &Path, cargo_home: &Path) -> Result<Vec<ConfigurationFile>> {
+        let above = package.ancestors().enumerate();
+        let above = above.map(|(level, folder)| (format!("{level} above the package"), folder.join(".cargo")));
+        let mut open: Vec<(String, PathBuf)> = above
+            .chain([("CARGO_HOME".to_owned(), cargo_home.to_owned())])
+            .flat_map(|(label, folder)| {
+                ["config.toml", "config"].map(|name| (format!("{label}, {name}"), folder.join(name)))
+            })
+            .collect();
+        let mut seen = BTreeSet::new();
+        let mut found = Vec::new();
+        while let Some((label, path)) = open.pop() {
+            if !seen.insert(path.clone()) {
+                continue;
+            }
+            let Ok(Some(bytes)) = files::read_if_present(&path) else { continue };
+            let configuration = cargo::Configuration::parse(&String::from_utf8_lossy(&bytes), &path)?;
+            for include in configuration.includes {
+                let included = path.parent().unwrap_or(&path).join(&include);
+                open.push((format!("{label}, include {include}"), included));
+            }
+            if let Some(deciding) = configuration.deciding {
+                let digest = Digest::of(deciding.as_bytes());
+                found.push(ConfigurationFile { label, digest, target_rustflags: configuration.target_rustflags });
+            }
+        }
+        Ok(found)
+    }
+}
+
+struct ConfigurationFile {
+    label: String,
+    digest: Digest,
+    target_rustflags: bool,
+}
+
+/// Inputs under labels that name no place on this machine.
+struct Sources<'a> {
+    probe: &'a Probe<'a>,
+    root: &'a Path,
+    folder: &'a Path,
+    found: BTreeMap<String, Digest>,
+}
+
+impl Sources<'_> {
+    fn take(&mut self, path: &Path) -> Result<()> {
+        let digest = self.probe.digest(path)?;
+        self.found.insert(label(self.root, self.folder, path), digest);
+        Ok(())
+    }
+
+    /// A file, or a folder with all below it; `false` where there is neither.
+    fn take_if_present(&mut self, path: &Path) -> Result<bool> {
+        if path.is_dir() {
+            for file in files::walk(path, &|_| false)? {
+                self.take(&path.join(file))?;
+            }
+        } else if path.is_file() {
+            self.take(path)?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}
+
+/// An input's name in a key: relative to the package, or `//` and relative to the repository. Never an absolute path: two checkouts of
+/// one commit share their results.
+pub fn label(root: &Path, package: &Path, path: &Path) -> String {
+    match path.strip_prefix(package) {
+        Ok(inside) => inside.display().to_string(),
+        Err(_) => format!("//{}", path.strip_prefix(root).unwrap_or(path).display()),
+    }
+}
