@@ -217,8 +217,8 @@ impl Workshop<'_> {
 
     /// `# get https://host/path` is a request; the ledger gets its host.
     fn heard_of_request(&self, text: &str) {
-        let url = text.strip_prefix("# get ").and_then(|rest| rest.strip_prefix("https://"));
-        if let Some(host) = url.and_then(|url| url.split(['/', ':']).next()) {
+        let authority = text.strip_prefix("# get ").and_then(|rest| rest.split_once("://")).map(|(_, rest)| rest);
+        if let Some(host) = authority.and_then(|rest| rest.split(['/', ':']).next()) {
             self.sink.send(Event::Contacted { ecosystem: "go".to_owned(), host: host.to_owned() });
         }
     }
