@@ -1,0 +1,405 @@
+//! The command line as a script meets it: arguments in, standard output, standard error, exit code and files out.
+//!
+//! Owns: one case a behaviour, against the built program in a small project of its own. Never: need the network or anything that the
+//! README does not ask for. Rules: exit codes in `error.rs`, JSON lines in `report/json.rs`.
+
+use crate::Folder;
+use expect_test::{Expect, expect};
+use std::ffi::OsString;
+use std::fs;
+use std::process::Command;
+
+const DECLARATION: &str = r#"[project]
+name = "demo"
+
+[native-library.hello]
+path = "hello"
+header = "hello/hello.h"
+"#;
+
+/// A project with one native library that has no dependency, and an environment in which nobody has configured anything.
+struct Project {
+    folder: Folder,
+    path: OsString,
+}
+
+struct Ended {
+    exit: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Project {
+    fn new() -> Self {
+        let folder = Folder::new();
+        folder.write("xtask.toml", DECLARATION);
+        let package = "[package]\nname = \"hello\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[lib]\ncrate-type = [\"cdylib\"]\n[workspace]\n";
+        folder.write("hello/Cargo.toml", package);
+        folder.write("hello/Cargo.lock", "version = 4\n\n[[package]]\nname = \"hello\"\nversion = \"1.0.0\"\n");
+        folder.write("hello/hello.h", "int hello(void);\n");
+        folder.write("hello/src/lib.rs", "#[unsafe(no_mangle)]\npub extern \"C\" fn hello() -> i32 { 42 }\n");
+        Self { folder, path: std::env::var_os("PATH").unwrap_or_default() }
+    }
+
+    fn run(&self, line: &str) -> Ended {
+        self.run_with(line, &[])
+    }
+
+    fn run_with(&self, line: &str, environment: &[(&str, &str)]) -> Ended {
+        let home = self.folder.0.join("home");
+        fs::create_dir_all(&home).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_conductor"))
+            .args(line.split_whitespace())
+            .current_dir(&self.folder.0)
+            .env_clear()
+            .envs(
+                ["CARGO", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"]
+                    .iter()
+                    .filter_map(|name| Some((name, std::env::var_os(name)?))),
+            )
+            .env("PATH", &self.path)
+            .env("HOME", home)
+            .envs(environment.iter().copied())
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&*self.folder.0.to_string_lossy(), "[REPO]");
+        Ended { exit: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
+impl Ended {
+    /// Everything that it said, with what differs from run to run marked.
+    fn transcript(&self) -> String {
+        let lines = self.stderr.lines().chain(self.stdout.lines()).map(|line| match line.split_once("Finished in ") {
+            Some((indent, _)) => format!("{indent}Finished in [TIME]\n"),
+            None => redacted(line) + "\n",
+        });
+        lines.chain([format!("exit {}\n", self.exit)]).collect()
+    }
+
+    fn json(&self) -> Vec<serde_json::Value> {
+        self.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect()
+    }
+}
+
+/// `"seconds":0.017` → `"seconds":[TIME]`.
+fn redacted(line: &str) -> String {
+    match line.split_once("\"seconds\":") {
+        Some((before, after)) => format!(
+            "{before}\"seconds\":[TIME]{}",
+            after.trim_start_matches(|c: char| c.is_ascii_digit() || ".e-".contains(c))
+        ),
+        None => line.to_owned(),
+    }
+}
+
+fn check(project: &Project, line: &str, expected: &Expect) {
+    expected.assert_eq(&project.run(line).transcript());
+}
+
+#[test]
+fn help_lists_the_commands_and_succeeds() {
+    let ended = Project::new().run("--help");
+    assert_eq!(ended.exit, 0);
+    let commands: Vec<&str> = ended
+        .stdout
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    expect![[r#"build test run plan why mirror lock schema help"#]].assert_eq(&commands.join(" "));
+}
+
+#[test]
+fn a_mistyped_word_is_answered_with_the_nearest() {
+    let project = Project::new();
+    check(
+        &project,
+        "buidl",
+        &expect![[r#"
+        error: unrecognized subcommand 'buidl'
+
+          tip: a similar subcommand exists: 'build'
+
+        Usage: cargo xtask [OPTIONS] <COMMAND>
+
+        For more information, try '--help'.
+        exit 2
+    "#]],
+    );
+    check(
+        &project,
+        "build --offlin",
+        &expect![[r#"
+        error: unexpected argument '--offlin' found
+
+          tip: a similar argument exists: '--offline'
+
+        Usage: cargo xtask build --offline [TARGET]...
+
+        For more information, try '--help'.
+        exit 2
+    "#]],
+    );
+    check(
+        &project,
+        "build helo",
+        &expect![[r#"
+        error: there is no target `helo`; xtask.toml declares `hello`
+        hint: did you mean `hello`?
+        exit 2
+    "#]],
+    );
+    check(
+        &project,
+        "plan --progress loud",
+        &expect![[r#"
+        error: there is no progress mode `loud`; use one of: auto, tty, plain, quiet
+        exit 2
+    "#]],
+    );
+}
+
+#[test]
+fn a_bad_declaration_is_answered_with_file_line_key_and_suggestion() {
+    let project = Project::new();
+    project.folder.write("xtask.toml", &DECLARATION.replace("header", "heeder"));
+    check(
+        &project,
+        "plan",
+        &expect![[r#"
+        error: [REPO]/xtask.toml:6:1: unknown field `heeder`, expected one of `path`, `header`, `sources`, `environment`, `features`
+             6 | heeder = "hello/hello.h"
+               | ^
+        hint: did you mean `header`?
+        exit 3
+    "#]],
+    );
+    project.folder.write("xtask.toml", &DECLARATION.replace("\"hello/hello.h\"", "3"));
+    check(
+        &project,
+        "plan",
+        &expect![[r#"
+        error: [REPO]/xtask.toml:6:10: invalid type: integer `3`, expected a string
+             6 | header = 3
+               |          ^
+        exit 3
+    "#]],
+    );
+    project.folder.write("xtask.toml", "[project\n");
+    check(
+        &project,
+        "plan --format json",
+        &expect![[r#"
+        error: [REPO]/xtask.toml:1:9: unclosed table, expected `]`
+             1 | [project
+               |         ^
+        {"schema":1,"event":"summary","ok":false,"exit_code":3,"seconds":[TIME],"cache":{"hit":0,"restored":0,"ran":0},"mirror":{},"hosts_contacted":[]}
+        exit 3
+    "#]],
+    );
+}
+
+#[test]
+fn an_unknown_profile_is_answered_with_those_there_are() {
+    let project = Project::new();
+    check(
+        &project,
+        "mirror env --mirror nc",
+        &expect![[r#"
+        error: there is no mirror profile `nc`
+        hint: did you mean `cn`? Known: cn, direct
+        exit 3
+    "#]],
+    );
+    check(
+        &project,
+        "mirror use lab",
+        &expect![[r#"
+        error: there is no mirror profile `lab`
+        hint: known profiles: cn, direct; define one as [mirror.lab.…] in xtask.local.toml
+        exit 3
+    "#]],
+    );
+    assert!(!project.folder.0.join("xtask.local.toml").exists());
+}
+
+#[test]
+fn a_profile_of_ones_own_is_listed_shown_and_used() {
+    let project = Project::new();
+    let lab = "# mine\n[mirror.lab]\negress = \"mirrors-only\"\n[mirror.lab.python]\nlist = [\"https://me:secret@mirror.example/simple/\"]\n";
+    project.folder.write("xtask.local.toml", lab);
+    check(
+        &project,
+        "mirror list",
+        &expect![[r#"
+            no profile is in force: each tool does what you configured (`cargo xtask mirror use NAME` chooses one)
+              cn           built-in
+              direct       built-in
+              lab          xtask.local.toml
+            exit 0
+        "#]],
+    );
+    check(
+        &project,
+        "mirror show lab",
+        &expect![[r#"
+            egress               mirrors-only
+            go.fallthrough       any-error
+            go.sumdb             proxy
+            hub.disable_xet      true
+            hub.send_token       false
+            name                 lab
+            python.list          https://****@mirror.example/simple/
+            exit 0
+        "#]],
+    );
+    check(
+        &project,
+        "mirror use lab --dry-run",
+        &expect![[r#"
+            would write [REPO]/xtask.local.toml:
+            mirror.use = "lab"
+            # mine
+            [mirror.lab]
+            egress = "mirrors-only"
+            [mirror.lab.python]
+            list = ["https://me:secret@mirror.example/simple/"]
+
+            exit 0
+        "#]],
+    );
+    check(
+        &project,
+        "mirror use lab",
+        &expect![[r#"
+            xtask.local.toml now says: mirror lab
+            exit 0
+        "#]],
+    );
+    check(
+        &project,
+        "mirror list --format json",
+        &expect![[r#"
+        {"egress":"prefer-mirrors","event":"mirror","name":"cn","origins":["built-in"],"schema":1,"selected":false}
+        {"egress":"direct","event":"mirror","name":"direct","origins":["built-in"],"schema":1,"selected":false}
+        {"egress":"mirrors-only","event":"mirror","name":"lab","origins":["xtask.local.toml"],"schema":1,"selected":true}
+        {"cache":{"hit":0,"ran":0,"restored":0},"event":"summary","exit_code":0,"hosts_contacted":[],"mirror":{},"ok":true,"schema":1,"seconds":[TIME]}
+        exit 0
+    "#]],
+    );
+    let text = fs::read_to_string(project.folder.0.join("xtask.local.toml")).unwrap();
+    assert!(text.contains("# mine") && text.contains("[mirror.lab.python]"), "{text}");
+}
+
+#[test]
+fn mirror_env_says_what_every_tool_would_get_and_no_secret() {
+    let project = Project::new();
+    project
+        .folder
+        .write("xtask.local.toml", "[mirror.lab.python]\nlist = [\"https://me:secret@mirror.example/simple/\"]\n");
+    let ended = project.run("mirror env --mirror lab --egress mirrors-only --format json");
+    assert_eq!(ended.exit, 0, "{}", ended.stderr);
+    assert!(!ended.stdout.contains("secret") && !ended.stderr.contains("secret"), "{}", ended.stdout);
+    let lines = ended.json();
+    let tools = lines[0]["tools"].as_array().unwrap();
+    let pip = tools.iter().find(|tool| tool["tool"] == "pip").unwrap();
+    assert!(pip["set"]["PIP_INDEX_URL"].as_str().unwrap().ends_with("@mirror.example/simple/"), "{pip}");
+}
+
+#[test]
+fn the_first_profile_named_wins_flag_before_variable_before_file() {
+    let project = Project::new();
+    project.folder.write(
+        "xtask.local.toml",
+        "mirror.use = \"cn\"\n[mirror.lab.python]\nlist = [\"https://mirror.example/simple/\"]\n",
+    );
+    let selected = |line: &str, environment: &[(&str, &str)]| {
+        let lines = project.run_with(line, environment).json();
+        lines.iter().find(|line| line["selected"] == true).map(|line| line["name"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(selected("mirror list --format json", &[]).as_deref(), Some("cn"));
+    assert_eq!(selected("mirror list --format json", &[("XTASK_MIRROR", "lab")]).as_deref(), Some("lab"));
+    assert_eq!(
+        selected("mirror list --format json --mirror direct", &[("XTASK_MIRROR", "lab")]).as_deref(),
+        Some("direct")
+    );
+    assert_eq!(selected("mirror list --format json --mirror off", &[("XTASK_MIRROR", "lab")]), None);
+}
+
+#[test]
+fn the_checkout_is_found_upwards_or_named() {
+    let project = Project::new();
+    let elsewhere = Folder::new();
+    let outside = |line: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_conductor"))
+            .args(line.split_whitespace())
+            .current_dir(&elsewhere.0)
+            .env_remove("XTASK_REPO_ROOT")
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (exit, text) = outside("mirror list");
+    assert!(exit == Some(3) && text.contains("--repo DIR"), "{exit:?} {text}");
+    assert_eq!(outside(&format!("mirror list --repo {}", project.folder.0.display())).0, Some(0));
+    let (exit, text) = outside("mirror list --repo no-such-folder");
+    assert!(exit == Some(3) && text.contains("no-such-folder"), "{exit:?} {text}");
+}
+
+#[test]
+fn a_library_is_built_explained_and_found_again() {
+    let project = Project::new();
+    let steps = |ended: &Ended| -> Vec<String> {
+        assert_eq!(ended.exit, 0, "{}", ended.stderr);
+        let done = |line: &serde_json::Value| line["event"] == "step" && line["state"] == "done";
+        ended
+            .json()
+            .iter()
+            .filter(|line| done(line))
+            .map(|line| format!("{} {}", line["id"], line["status"]).replace('"', ""))
+            .collect()
+    };
+    let dry = project.run("build --dry-run --format json");
+    assert_eq!(dry.json()[0]["steps"][0]["status"], "run", "{}", dry.stderr);
+    assert!(
+        !project.folder.0.join("dist").exists() && !project.folder.0.join("target").exists(),
+        "a dry run wrote something"
+    );
+    assert_eq!(steps(&project.run("build --format json")), ["native-library:hello ran"]);
+    let library = project.folder.0.join("dist/lib/libhello.so");
+    assert!(library.is_file());
+    assert_eq!(steps(&project.run("build --format json")), ["native-library:hello hit"]);
+    fs::remove_dir_all(project.folder.0.join("dist")).unwrap();
+    assert_eq!(steps(&project.run("build --format json")), ["native-library:hello restored"]);
+    project.folder.write("hello/src/lib.rs", "#[unsafe(no_mangle)]\npub extern \"C\" fn hello() -> i32 { 43 }\n");
+    let why = project.run("why hello");
+    assert!(why.exit == 0 && why.stderr.contains("sources: src/lib.rs: "), "{}", why.stderr);
+}
+
+/// Each code that needs neither network nor signal; 4, 5, 7, 130 and 143 are provoked in tests/.
+#[test]
+fn each_kind_of_failure_has_its_exit_code() {
+    let project = Project::new();
+    let exit = |line: &str| project.run(line).exit;
+    assert_eq!(exit("mirror list"), 0);
+    assert_eq!(exit("mirror list --no-such-flag"), 2);
+    assert_eq!(exit("mirror show no-such-profile"), 3);
+    fs::create_dir_all(project.folder.0.join("home/.cache")).unwrap();
+    project.folder.write("home/.cache/xtask", "a file where a folder must be");
+    assert_eq!(exit("build"), 6);
+    fs::remove_file(project.folder.0.join("home/.cache/xtask")).unwrap();
+    project.folder.write("hello/src/lib.rs", "this is not Rust");
+    let broken = project.run("build");
+    assert_eq!(broken.exit, 9, "{}", broken.stderr);
+    assert!(broken.stderr.contains("(exit 101)") && broken.stderr.contains("this is not Rust"), "{}", broken.stderr);
+    let bare = Project { path: project.folder.0.clone().into_os_string(), ..Project::new() };
+    let missing = bare.run("build");
+    assert_eq!(missing.exit, 8, "{}", missing.stderr);
+    assert!(missing.stderr.contains("hint: install gcc"), "{}", missing.stderr);
+}
