@@ -197,22 +197,24 @@ pub fn run(
 
 /// Asks an installed tool a short question and gives its standard output.
 pub fn ask(invocation: &Invocation) -> Result<String> {
+    let command_line = invocation.command_line();
     // The question shares our terminal, so Ctrl-C ends it too: that is then the reason.
     let failed = |error: xshell::Error| match interrupt::check() {
         Err(interrupted) => interrupted,
-        Ok(()) => Error::missing(format!("`{}` does not answer", invocation.command_line())).because(error),
+        Ok(()) => Error::missing(format!("`{command_line}` does not answer")).because(error),
     };
     let shell = xshell::Shell::new().map_err(failed)?;
-    shell.change_dir(&invocation.directory);
-    shell
-        .cmd(&invocation.program)
-        .args(&invocation.arguments)
-        .env_clear()
-        .envs(&invocation.environment)
-        .quiet()
-        .ignore_stderr()
-        .read()
-        .map_err(failed)
+    let (sender, answer) = mpsc::channel();
+    let asked = invocation.clone();
+    // xshell has no deadline, so it waits on a thread of its own; a tool that hangs ends with this process.
+    thread::spawn(move || {
+        shell.change_dir(&asked.directory);
+        let command = shell.cmd(&asked.program).args(&asked.arguments).env_clear().envs(&asked.environment);
+        let _ = sender.send(command.quiet().ignore_stderr().read());
+    });
+    let seconds = Deadline::QUESTION.whole.as_secs();
+    let silent = |_| Error::missing(format!("`{command_line}` did not answer within {seconds} s"));
+    answer.recv_timeout(Deadline::QUESTION.whole).map_err(silent)?.map_err(failed)
 }
 
 /// Runs a short question to its end and gives everything it said, whatever its status; ended after a few seconds.

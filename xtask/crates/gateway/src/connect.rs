@@ -2,7 +2,7 @@
 //!
 //! Owns: the choice of proxy and the trust store. Never: switch verification off, or send a credential anywhere but to the
 //! proxy that it belongs to.
-//! Rules: design.md section 2.4; mirrors.md 1.9, A2 and A10.
+//! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::error::{Error, Kind};
 use crate::url::{Origin, Url};

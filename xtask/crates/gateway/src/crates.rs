@@ -2,7 +2,7 @@
 //!
 //! Owns: our `config.json`, the check of index entries against the lock files, crate downloads. Never: pass on a crate
 //! that no lock file pins, or an index entry that contradicts one: cargo would blame the lock file.
-//! Rules: the Cargo book, "Registry Index"; spikes.md "Cargo through a gateway"; mirrors.md 1.2, A9 and A17.
+//! Rules: the Cargo book, "Registry Index".
 
 use crate::Gateway;
 use crate::downloads::Pin;

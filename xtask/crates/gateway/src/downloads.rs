@@ -10,7 +10,7 @@
 //! ```
 //! Owns: these names, their locks, publishing. Never: give out bytes that were not hashed by this process since they were
 //! opened, or put anything under a final name that is not complete, verified and on the disk.
-//! Rules: trust.md rows 1 to 7 and 10. All calls block; callers are on blocking threads.
+//! All calls block; callers are on blocking threads.
 
 use crate::error::{Error, Kind};
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 //!
 //! Owns: resume and verification. Never: name an upstream guilty of bytes that an older partial brought, or publish what
 //! does not equal its pin.
-//! Rules: trust.md rows 10 and 12; mirrors.md A6, A7 and A18.
+//! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
 use crate::downloads::{Downloads, Found, Partial, Pin, Source, Verified};

@@ -1,7 +1,7 @@
 //! A file behind a URL of its own.
 //!
 //! Owns: nothing but that such a URL is its own only upstream. Never: send a credential to it.
-//! Rules: design.md section 2, principle 1.
+//! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
 use crate::downloads::Pin;

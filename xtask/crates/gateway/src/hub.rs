@@ -1,7 +1,7 @@
 //! Files of a hub repository at a pinned revision.
 //!
 //! Owns: the shape of a `resolve` URL. Never: ask for a branch, or send a token to where a redirect leads.
-//! Rules: mirrors.md 1.7.
+//! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
 use crate::downloads::Pin;

@@ -2,7 +2,7 @@
 //!
 //! Owns: that each request to an upstream leaves exactly one egress line, whatever way it ends. Never: write a secret, a
 //! query string or a header.
-//! Rules: design.md section 4; mirrors.md A13.
+//! Rules: ARCHITECTURE.md, "Invariants".
 
 use protocol::{Ecosystem, Egress, Event, Verdict};
 use std::io::Write;

@@ -5,7 +5,7 @@
 //! that this interrupts is continued by the next run.
 //!
 //! Owns: the loop below. Never: parse arguments or read the environment; all that it may know is in the setup line.
-//! Rules: design.md section 2, principles 4 and 8.
+//! Rules: ARCHITECTURE.md, "Invariants".
 //!
 //! One thread does the talking, so state is shared without locks; hashing, inflating and disks are on blocking threads.
 //! Reading order: `server` and `go`, `simple`, `hub`, `file`, `crates` (a file a protocol) → `fetch` (one pinned artifact)

@@ -2,7 +2,7 @@
 //!
 //! Owns: the redirect policy, the time bounds of an answer, kept-alive connections. Never: follow https down to http, send
 //! a credential to another origin than its own, or hold more of a body in memory than the caller's bound.
-//! Rules: mirrors.md 1.7 (redirects), A3 to A6 and A12; trust.md row 13.
+//! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::connect::{Connector, Forward, Peer};
 use crate::error::{Error, Kind};

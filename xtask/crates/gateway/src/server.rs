@@ -2,7 +2,7 @@
 //!
 //! Owns: who may ask (a password made for the run) and how a failure is told so that the child prints it. Never: be a
 //! proxy to anywhere: one host name, no CONNECT, no other method than GET.
-//! Rules: spikes.md "Cargo through a gateway"; trust.md 2.1, actor A5.
+//! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
 use crate::connect::base64;

@@ -2,7 +2,7 @@
 //!
 //! Owns: what an archive may contain, and writing it. Never: create a link or a special file, follow one, write outside
 //! the destination, take a mode from the archive beyond its x bit, or trust a size that the archive states.
-//! Rules: trust.md rows 14 and 15; spikes.md "Go without a `go`" and "Envoy".
+//! Rules: ARCHITECTURE.md, "Invariants"; PEP 427 for wheels, golang.org/ref/mod for module zips.
 
 use crate::downloads::hex;
 use protocol::{FailureKind, Unpack, UnpackedFile};

@@ -2,7 +2,7 @@
 //!
 //! Owns: order, retries, the memory of dead hosts, and the account of every attempt. Never: lower a check to make an
 //! upstream pass, or wait longer than the limits allow.
-//! Rules: mirrors.md section 3 and A1 to A8; style.md section 3.
+//! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::error::{Error, Kind};
 use crate::ledger::emit;

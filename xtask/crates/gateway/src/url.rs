@@ -3,7 +3,7 @@
 //! Owns: what counts as one origin, and how a relative reference resolves. Never: user information in a URL (credentials
 //! travel beside it, bound to an origin), other schemes than http and https, or printing a query (content networks put
 //! signatures there).
-//! Rules: RFC 3986 section 5.2; mirrors.md section 1.
+//! Rules: RFC 3986 section 5.2.
 
 use crate::error::{Error, Kind};
 use std::fmt;

@@ -53,11 +53,11 @@ fn shown(value: &str) -> String {
     line.split(' ').map(masked).collect::<Vec<_>>().join(" ")
 }
 
-/// `scheme://user:password@host` → `scheme://***@host`.
+/// `scheme://user:password@host` → `scheme://****@host`.
 fn masked(word: &str) -> String {
     match word.split_once("://") {
         Some((scheme, rest)) => match rest.split_once('@') {
-            Some((userinfo, host)) if !userinfo.contains('/') => format!("{scheme}://***@{host}"),
+            Some((userinfo, host)) if !userinfo.contains('/') => format!("{scheme}://****@{host}"),
             _ => word.to_owned(),
         },
         None => word.to_owned(),
@@ -74,6 +74,6 @@ mod tests {
         let new = BTreeMap::from([("environment: X".to_owned(), "-b".to_owned())]);
         let reasons = Reason::compare(&old, &new);
         assert_eq!(reasons.len(), 1);
-        assert_eq!(reasons[0].to_string(), "environment: X: -a https://***@host/x → -b");
+        assert_eq!(reasons[0].to_string(), "environment: X: -a https://****@host/x → -b");
     }
 }

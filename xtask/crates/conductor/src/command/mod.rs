@@ -14,7 +14,7 @@ use crate::interrupt;
 use crate::mirror::Ecosystem;
 use crate::plan::{Plan, Step, Work};
 use crate::project::{Local, ModelSource, Project};
-use crate::report::{Event, Reporter, Sink, Status};
+use crate::report::{self, Event, Reporter, Sink, Status};
 use crate::settings::env::Environment;
 use crate::settings::{self, Settings};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -28,10 +28,7 @@ pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
         Err(error) => {
             eprintln!("{}", error.render());
             if cli.global.format.as_deref() == Some("json") {
-                let exit = error.exit() as i32;
-                println!(
-                    "{{\"schema\":1,\"event\":\"summary\",\"ok\":false,\"exit_code\":{exit},\"seconds\":0,\"cache\":{{\"hit\":0,\"restored\":0,\"ran\":0}},\"mirror\":{{}},\"hosts_contacted\":[]}}"
-                );
+                report::json_failure(error.exit());
             }
             return error.exit();
         }

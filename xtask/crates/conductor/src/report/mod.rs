@@ -199,6 +199,12 @@ impl Sink {
     }
 }
 
+/// The last line of a run that failed before it had a reporter.
+pub fn json_failure(exit: ExitCode) {
+    let summary = Summary { exit_code: exit as i32, ..Summary::default() };
+    json::Json::new(std::io::stdout(), Verbosity::Normal).summary(&summary);
+}
+
 /// A way of showing events.
 trait Voice: Send {
     fn event(&mut self, event: &Event);

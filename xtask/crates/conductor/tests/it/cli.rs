@@ -196,12 +196,12 @@ fn a_bad_declaration_is_answered_with_file_line_key_and_suggestion() {
         &project,
         "plan --format json",
         &expect![[r#"
-        error: [REPO]/xtask.toml:1:9: unclosed table, expected `]`
-             1 | [project
-               |         ^
-        {"schema":1,"event":"summary","ok":false,"exit_code":3,"seconds":[TIME],"cache":{"hit":0,"restored":0,"ran":0},"mirror":{},"hosts_contacted":[]}
-        exit 3
-    "#]],
+            error: [REPO]/xtask.toml:1:9: unclosed table, expected `]`
+                 1 | [project
+                   |         ^
+            {"cache":{"hit":0,"ran":0,"restored":0},"event":"summary","exit_code":3,"hosts_contacted":[],"mirror":{},"ok":false,"schema":1,"seconds":[TIME]}
+            exit 3
+        "#]],
     );
 }
 

@@ -1,4 +1,4 @@
-//! What children get: the crates protocol, with a real cargo where it matters. mirrors.md 1.2, A7, A9, A17.
+//! What children get: the crates protocol, with a real cargo where it matters.
 
 use crate::gateway::{Folder, Gateway, setup, shell};
 use crate::server::{Handler, Hit, Reply, Server, refusing, sha256};

@@ -1,4 +1,4 @@
-//! Fetching: fall-over, verification, resume. mirrors.md A1 to A8, A10, A12, A17, A18; trust.md rows 9 to 13.
+//! Fetching: fall-over, verification, resume.
 
 use crate::gateway::{Folder, Gateway, setup};
 use crate::server::{Blackhole, Hit, Reply, Server, file, noise, refusing, sha256};

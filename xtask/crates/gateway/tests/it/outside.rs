@@ -1,4 +1,4 @@
-//! The way out: TLS, proxies, and what must never happen on it. mirrors.md A10; trust.md row 13.
+//! The way out: TLS, proxies, and what must never happen on it.
 
 use crate::gateway::{Folder, Gateway, base64, setup};
 use crate::server::{Hit, Reply, Server, file, noise, read_head, serve, sha256};

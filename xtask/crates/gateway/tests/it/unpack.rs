@@ -1,4 +1,4 @@
-//! Archives cannot escape, lie or explode. trust.md rows 14 and 15.
+//! Archives cannot escape, lie or explode.
 
 use crate::gateway::{Folder, Gateway, setup};
 use crate::server::sha256;
