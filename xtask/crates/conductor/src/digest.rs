@@ -43,7 +43,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a SHA-256 digest of 64 lower-case hexadecimal digits")]
 pub struct NotADigest(String);
 

@@ -3,7 +3,8 @@
 //! ```text
 //! store-v1/
 //!   objects/ab/<digest>      one content, mode 0444; its name is its SHA-256
-//!   entries/<key>.json       which contents a key has; written last, so an entry never refers to what is not there
+//!   entries/<key>            which contents a key has, below a line with its own SHA-256; written last, so it never refers to
+//!                            what is not there
 //!   trees/<key>/…            results of very many files (a toolchain, unpacked wheels), used in place
 //!   trees/<key>.stats.json   their stats when they were hashed
 //!   locks/<key>              held by whoever makes this key; its text says who
@@ -71,8 +72,8 @@ pub struct Product {
 pub enum Lookup {
     Hit(Entry),
     Absent,
-    /// There is an entry, and these files of it are not what they were.
-    Broken(Entry, Vec<PathBuf>),
+    /// There is an entry, and these files, itself or of its contents, are not what they were.
+    Broken(Vec<PathBuf>),
 }
 
 /// Who holds a lock that somebody waits for.
@@ -115,7 +116,7 @@ impl Store {
     }
 
     fn entry_path(&self, key: &Key) -> PathBuf {
-        self.root.join("entries").join(format!("{key}.json"))
+        self.root.join("entries").join(key.to_string())
     }
 
     fn object(&self, digest: &Digest) -> PathBuf {
@@ -138,24 +139,9 @@ impl Store {
     /// What is known of `key`, every file checked. Changes nothing, except that a tree's stats are written down with `remember`.
     pub fn lookup(&self, key: &Key, stats: &StatIndex, remember: bool) -> Result<Lookup> {
         let path = self.entry_path(key);
-        let Some(bytes) = files::read_if_present(&path)? else { return Ok(Lookup::Absent) };
-        let entry: Entry = match serde_json::from_slice(&bytes) {
-            Ok(entry) => entry,
-            Err(_) => {
-                let unreadable = Entry {
-                    key: *key,
-                    step: String::new(),
-                    layout: Layout::Objects,
-                    outputs: Vec::new(),
-                    interfaces: BTreeMap::new(),
-                    inputs: BTreeMap::new(),
-                };
-                return Ok(Lookup::Broken(unreadable, vec![path]));
-            }
+        let Some(entry) = read_entry(&path, key)? else {
+            return Ok(if fs::symlink_metadata(&path).is_ok() { Lookup::Broken(vec![path]) } else { Lookup::Absent });
         };
-        if entry.key != *key {
-            return Ok(Lookup::Broken(entry, vec![path]));
-        }
         // A tree's stats stay beside it: thousands of lines that only whoever uses the tree should have to read.
         let beside = match entry.layout {
             Layout::Objects => None,
@@ -176,7 +162,7 @@ impl Store {
         if let Some(beside) = beside.filter(|_| remember) {
             beside.save();
         }
-        Ok(if broken.is_empty() { Lookup::Hit(entry) } else { Lookup::Broken(entry, broken) })
+        Ok(if broken.is_empty() { Lookup::Hit(entry) } else { Lookup::Broken(broken) })
     }
 
     /// Waits until this process may make `key`. While it waits `tick` may end it with an error; it hears who is in the way after
@@ -243,7 +229,9 @@ impl Store {
                 Digest::of_file(&product.file).map_err(|error| Error::disk("read", &product.file, error))?;
             let object = self.object(&digest);
             // An object of this name may be an altered one that nobody has looked at yet: its bytes decide.
-            if !Digest::of_file(&object).is_ok_and(|(found, _)| found == digest) {
+            let known = is_regular(&object) && Digest::of_file(&object).is_ok_and(|(found, _)| found == digest);
+            if !known {
+                self.quarantine(&object)?;
                 files::copy(&product.file, &object, 0o444)?;
             }
             outputs.push(Output { path: product.path.clone(), digest, size_bytes, executable: product.executable });
@@ -284,9 +272,10 @@ impl Store {
     }
 
     fn record(&self, entry: Entry) -> Result<Entry> {
-        let bytes =
-            serde_json::to_vec(&entry).map_err(|error| Error::bug("cannot serialise an entry").because(error))?;
-        files::write(&self.entry_path(&entry.key), &bytes)?;
+        let body =
+            serde_json::to_string(&entry).map_err(|error| Error::bug("cannot serialise an entry").because(error))?;
+        let text = format!("{}\n{body}", Digest::of(body.as_bytes()));
+        files::write(&self.entry_path(&entry.key), text.as_bytes())?;
         Ok(entry)
     }
 
@@ -318,6 +307,28 @@ impl Store {
         let place = files::temporary_beside(&self.root.join("quarantine").join(path.file_name().unwrap_or_default()));
         files::rename(path, &place)
     }
+}
+
+/// An entry that is whole: a regular file whose first line is the SHA-256 of the rest, of this key, with outputs that stay where they
+/// are put. Anything else is as good as none.
+fn read_entry(path: &Path, key: &Key) -> Result<Option<Entry>> {
+    if !is_regular(path) {
+        return Ok(None);
+    }
+    let bytes = files::read_if_present(path)?.unwrap_or_default();
+    let whole = std::str::from_utf8(&bytes).ok().and_then(|text| text.split_once('\n'));
+    let body = whole.filter(|(digest, body)| digest.parse() == Ok(Digest::of(body.as_bytes()))).map(|(_, body)| body);
+    let entry: Option<Entry> = body.and_then(|body| serde_json::from_str(body).ok());
+    let stays = |output: &Output| {
+        let mut parts = Path::new(&output.path).components().peekable();
+        parts.peek().is_some() && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
+    };
+    Ok(entry.filter(|entry| entry.key == *key && entry.outputs.iter().all(stays)))
+}
+
+/// A file itself: no link, no folder, nothing that blocks whoever opens it.
+fn is_regular(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Whether the bytes at `path` are already `digest`, and its x bit as wanted.
@@ -414,7 +425,7 @@ mod tests {
             let entry = it.publish();
             let object = it.store.file_of(&entry, &entry.outputs[0]);
             damage(&object);
-            let Lookup::Broken(_, broken) = it.lookup() else { panic!("{name}: {:?}", it.lookup()) };
+            let Lookup::Broken(broken) = it.lookup() else { panic!("{name}: {:?}", it.lookup()) };
             assert_eq!(broken, [object], "{name}");
             it.store.set_aside(&it.key, &broken).unwrap();
             assert_eq!(it.lookup(), Lookup::Absent, "{name}");
@@ -425,13 +436,38 @@ mod tests {
 
     #[test]
     fn an_altered_entry_is_never_a_hit() {
-        let it = Fixture::new();
-        let entry = it.publish();
-        let path = it.store.entry_path(&it.key);
-        fs::write(&path, "{").unwrap();
-        assert!(matches!(it.lookup(), Lookup::Broken(_, broken) if broken == [path.clone()]));
-        it.store.set_aside(&it.key, &[path]).unwrap();
-        assert_eq!(it.publish(), entry);
+        type Damage = fn(&Path, &[u8]);
+        let damages: [Damage; 5] = [
+            |path, _| fs::write(path, "{").unwrap(),
+            |path, bytes| {
+                let text = String::from_utf8(bytes.to_vec()).unwrap();
+                fs::write(path, text.replace("lib.so", "../lib.so")).unwrap();
+            },
+            |path, bytes| {
+                // Whole by its digest, but it would put a file elsewhere.
+                let body = String::from_utf8(bytes[65..].to_vec()).unwrap().replace("lib.so", "../lib.so");
+                fs::write(path, format!("{}\n{body}", Digest::of(body.as_bytes()))).unwrap();
+            },
+            |path, _| {
+                fs::remove_file(path).unwrap();
+                fs::create_dir(path).unwrap();
+            },
+            |path, _| {
+                fs::remove_file(path).unwrap();
+                rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+                    .unwrap();
+            },
+        ];
+        for damage in damages {
+            let it = Fixture::new();
+            let entry = it.publish();
+            let path = it.store.entry_path(&it.key);
+            damage(&path, &fs::read(&path).unwrap());
+            assert_eq!(it.lookup(), Lookup::Broken(vec![path.clone()]));
+            it.store.set_aside(&it.key, &[path]).unwrap();
+            assert_eq!(it.lookup(), Lookup::Absent);
+            assert_eq!(it.publish(), entry);
+        }
     }
 
     #[test]

@@ -266,7 +266,7 @@ impl<'a> Workshop<'a> {
         // Somebody else may have made it while we waited.
         let made = match self.lookup(&key)? {
             Lookup::Hit(entry) if !step.anew => Made { entry: Some(entry), done: Done::Restored, cpu_seconds: 0.0 },
-            Lookup::Broken(_, broken) => {
+            Lookup::Broken(broken) => {
                 for path in &broken {
                     self.sink.note(format!("set aside, altered in the store: {}", path.display()));
                 }

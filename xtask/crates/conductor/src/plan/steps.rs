@@ -59,7 +59,7 @@ fn keyed(premise: &Premise, work: Work, name: &str, inputs: Inputs, place: Place
             step.reason = missing.map(|output| Reason::because(format!("{} is not in place", output.path)));
             step.entry = Some(entry);
         }
-        Lookup::Broken(_, files) => {
+        Lookup::Broken(files) => {
             let names: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
             step.reason = Some(Reason::because(format!("altered in the store: {}", names.join(", "))));
             step.broken = files;
