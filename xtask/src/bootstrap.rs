@@ -1,7 +1,8 @@
 //! Builds a binary of the nested workspace, trying the crates endpoints of the chosen profile in turn.
 //!
-//! It never writes a cargo configuration file (settings are arguments and environment of that one cargo) and never
-//! contacts anything while the crates are already here. Cargo itself knows no fallback and waits for minutes on a
+//! It leaves no cargo configuration file behind (settings are arguments of that one cargo, and where they hold a password
+//! a private file for as long as it runs: arguments can be read by everybody on the machine) and never contacts anything
+//! while the crates are already here. Cargo itself knows no fallback and waits for minutes on a
 //! silent host, hence the bounds, the probe and the order. Cargo verifies every crate against `Cargo.lock`, so a lying
 //! endpoint is one more endpoint that failed.
 
@@ -12,8 +13,9 @@ use crate::stamp;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -156,7 +158,8 @@ impl<'a> Tool<'a> {
         // Where the binary is depends on the caller's cargo configuration: cargo says it.
         command.arg("--message-format=json-render-diagnostics");
         command.args(offline.then_some("--offline"));
-        command.args(arguments(endpoint));
+        let settings = Settings::of(endpoint, &self.target)?;
+        command.args(settings.arguments());
         command.current_dir(&self.workspace).env("CARGO_TARGET_DIR", &self.target);
         // The tool runs on this machine, whatever the caller is building for.
         command.env_remove("CARGO_BUILD_TARGET");
@@ -284,13 +287,51 @@ impl<'a> Tool<'a> {
     }
 }
 
-fn arguments(endpoint: &Endpoint) -> Vec<OsString> {
-    let Endpoint::Registry(url) = endpoint else { return Vec::new() };
-    let settings = [
-        r#"source.crates-io.replace-with="xtask-mirror""#.to_owned(),
-        format!("source.xtask-mirror.registry=\"{url}\""),
-    ];
-    settings.into_iter().flat_map(|setting| ["--config".into(), setting.into()]).collect()
+/// What tells one cargo to use an endpoint.
+enum Settings {
+    Words(Vec<String>),
+    /// Removed when dropped.
+    File(PathBuf),
+}
+
+impl Settings {
+    fn of(endpoint: &Endpoint, folder: &Path) -> Result<Self, Failure> {
+        let Endpoint::Registry(url) = endpoint else { return Ok(Self::Words(Vec::new())) };
+        let settings = vec![
+            r#"source.crates-io.replace-with="xtask-mirror""#.to_owned(),
+            format!("source.xtask-mirror.registry=\"{url}\""),
+        ];
+        if !url.contains('@') {
+            return Ok(Self::Words(settings));
+        }
+        let path = folder.join(format!("endpoint-{}.toml", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let write = |mut file: fs::File| file.write_all(settings.join("\n").as_bytes());
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(write)
+            .map_err(|error| Failure::new(failure::DISK, format!("cannot write {}", path.display())).because(error))?;
+        Ok(Self::File(path))
+    }
+
+    fn arguments(&self) -> Vec<OsString> {
+        let of = |value: OsString| ["--config".into(), value];
+        match self {
+            Self::Words(words) => words.iter().flat_map(|word| of(word.into())).collect(),
+            Self::File(path) => of(path.into()).into(),
+        }
+    }
+}
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        if let Self::File(path) = self {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// The endpoints worth asking, in their order. Where nothing at all answers, the probe is what is wrong (a proxy that

@@ -107,9 +107,15 @@ pub fn remove(path: &Path) -> Result<()> {
 /// Makes a fresh, empty folder inside `parent` under a temporary name.
 pub fn temporary_folder(parent: &Path, label: &str) -> Result<PathBuf> {
     create_folder(parent)?;
-    let path = temporary_beside(&parent.join(label));
-    fs::create_dir(&path).map_err(|error| Error::disk("create the folder", &path, error))?;
-    Ok(path)
+    loop {
+        let path = temporary_beside(&parent.join(label));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            // Left by a killed process that had our id; each try has another name.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::disk("create the folder", &path, error)),
+        }
+    }
 }
 
 /// Removes what dead processes of ours left half-written directly inside `folder`. Best effort: a leftover costs space only.
@@ -225,6 +231,21 @@ mod tests {
         assert!(!dead.exists());
         assert!(alive.exists());
         remove(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_temporary_folder_is_new_although_a_dead_process_left_one_of_the_next_name() {
+        let parent = std::env::temp_dir();
+        let first = temporary_folder(&parent, "taken").unwrap();
+        let name = first.file_name().unwrap().to_str().unwrap().to_owned();
+        let count: u64 = name.split('-').nth_back(1).unwrap().parse().unwrap();
+        let ahead: Vec<_> = (1..200)
+            .map(|step| parent.join(name.replace(&format!("-{count}-"), &format!("-{}-", count + step))))
+            .collect();
+        ahead.iter().for_each(|path| fs::create_dir(path).unwrap());
+        let second = temporary_folder(&parent, "taken").unwrap();
+        assert!(!ahead.contains(&second));
+        ahead.iter().chain([&first, &second]).for_each(|path| remove(path).unwrap());
     }
 
     #[test]

@@ -7,12 +7,6 @@ use conductor::{command, interrupt, report};
 use std::io::IsTerminal as _;
 use std::process;
 
-/// Whether somebody reads lines, judged from words that clap did not accept.
-fn wants_json() -> bool {
-    let words: Vec<String> = std::env::args().collect();
-    words.iter().any(|word| word == "--format=json") || words.windows(2).any(|pair| pair == ["--format", "json"])
-}
-
 fn main() {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -20,7 +14,7 @@ fn main() {
             let code = if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
             // Help that cannot be printed is nobody's loss.
             let _ = error.print();
-            if code != ExitCode::Ok && wants_json() {
+            if code != ExitCode::Ok && command::wants_json() {
                 report::json_failure(code);
             }
             process::exit(code as i32);

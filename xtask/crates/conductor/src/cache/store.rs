@@ -108,8 +108,11 @@ impl Store {
         for folder in ["objects", "entries", "trees", "locks", "quarantine"] {
             files::create_folder(&self.root.join(folder))?;
         }
-        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
-            .map_err(|error| Error::disk("protect", &self.root, error))?;
+        let mode = fs::metadata(&self.root).map(|metadata| metadata.permissions().mode() & 0o777);
+        if !mode.is_ok_and(|mode| mode == 0o700) {
+            fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
+                .map_err(|error| Error::disk("protect", &self.root, error))?;
+        }
         files::sweep(&self.root.join("entries"));
         files::sweep(&self.root.join("trees"));
         Ok(())

@@ -29,8 +29,8 @@ const GO_PLATFORMS: [(&str, &str); 2] = [("linux-amd64", "x86_64"), ("linux-arm6
 
 pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<&LockCommand>) -> Result<()> {
     let Some(LockCommand::Update { names }) = command else {
-        print!("{}", project.pins.render());
-        return Ok(());
+        let text = project.pins.render();
+        return super::print(settings, "pins", &serde_json::json!({ "text": text }), &text);
     };
     let workshop = Workshop::new(settings, project, sink.clone())?;
     let wanted = |name: &str| names.is_empty() || names.iter().any(|it| it == name);

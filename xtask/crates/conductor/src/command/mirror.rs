@@ -1,5 +1,6 @@
 //! `mirror list|show|env|use`.
 
+use super::print;
 use crate::cli::Mirror;
 use crate::error::{Error, Result};
 use crate::execute::outside::Outside;
@@ -7,8 +8,7 @@ use crate::files;
 use crate::mirror;
 use crate::project::Project;
 use crate::report::{Event, Sink};
-use crate::settings::{Format, MirrorChoice, Settings};
-use serde::Serialize;
+use crate::settings::{MirrorChoice, Settings};
 
 pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirror) -> Result<()> {
     let outside = Outside::new(settings, project, sink.clone(), settings.workspace.logs().join("mirror.log"))?;
@@ -53,21 +53,6 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
                 files::write(&path, after.as_bytes())?;
                 sink.note(format!("{} now says: mirror {name}", settings.workspace.relative(&path).display()));
             }
-        }
-    }
-    Ok(())
-}
-
-/// What was asked for goes to standard output, in the format that was asked for.
-fn print(settings: &Settings, event: &str, value: &impl Serialize, text: &str) -> Result<()> {
-    match settings.format {
-        Format::Human => println!("{text}"),
-        Format::Json => {
-            let mut value =
-                serde_json::to_value(value).map_err(|error| Error::bug("cannot serialise").because(error))?;
-            value["schema"] = 1.into();
-            value["event"] = event.into();
-            println!("{value}");
         }
     }
     Ok(())

@@ -16,7 +16,8 @@ use crate::plan::{Plan, Step, Work};
 use crate::project::{Local, ModelSource, Project};
 use crate::report::{self, Event, Reporter, Sink, Status};
 use crate::settings::env::Environment;
-use crate::settings::{self, Settings};
+use crate::settings::{self, Format, Settings};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Runs a command to its end, everything told.
@@ -27,7 +28,7 @@ pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
         // There is no reporter yet: the choice of one is among what failed.
         Err(error) => {
             eprintln!("{}", error.render());
-            if cli.global.format.as_deref() == Some("json") {
+            if wants_json() {
                 report::json_failure(error.exit());
             }
             return error.exit();
@@ -38,6 +39,29 @@ pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
     let result = dispatch(&cli.command, &settings, &project, reporter.sink())
         .map_err(|error| interrupt::check().err().unwrap_or(error));
     reporter.finish(result.as_ref().copied())
+}
+
+/// Whether somebody reads lines, told from bare words and variables: for failures before there are settings.
+pub fn wants_json() -> bool {
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let flag =
+        words.iter().any(|word| word == "--format=json") || words.windows(2).any(|pair| pair == ["--format", "json"]);
+    flag || Environment::of_this_process().get(settings::env::FORMAT) == Some("json")
+}
+
+/// What was asked for goes to standard output, in the format that was asked for.
+fn print(settings: &Settings, event: &str, value: &impl Serialize, text: &str) -> Result<()> {
+    match settings.format {
+        Format::Human => println!("{}", text.trim_end()),
+        Format::Json => {
+            let mut value =
+                serde_json::to_value(value).map_err(|error| Error::bug("cannot serialise").because(error))?;
+            value["schema"] = 1.into();
+            value["event"] = event.into();
+            println!("{value}");
+        }
+    }
+    Ok(())
 }
 
 fn prepare(cli: &Cli, stderr_is_terminal: bool) -> Result<(Settings, Project)> {
@@ -62,8 +86,10 @@ fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sin
         Command::Mirror(mirror) => mirror::mirror(settings, project, sink, mirror),
         Command::Lock(lock) => lock::lock(settings, project, sink, lock.command.as_ref()),
         Command::Schema => {
-            print!("{}", include_str!("../../../../schema/xtask.schema.json"));
-            Ok(())
+            let text = include_str!("../../../../schema/xtask.schema.json");
+            let json_schema: serde_json::Value =
+                serde_json::from_str(text).map_err(|error| Error::bug("the schema").because(error))?;
+            print(settings, "json-schema", &serde_json::json!({ "json_schema": json_schema }), text)
         }
     }
 }

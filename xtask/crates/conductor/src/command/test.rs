@@ -9,6 +9,7 @@ use crate::execute::{Results, Workshop};
 use crate::facts::{Library, Wants};
 use crate::files;
 use crate::interrupt;
+use crate::plan::{Step, Work};
 use crate::process::{self, Deadline, Invocation, Stream};
 use crate::project::{Project, Suite, SuiteCommand, SuiteTool};
 use crate::report::{Event, Sink, seconds};
@@ -158,12 +159,11 @@ fn invocation(
         SuiteTool::Go => {
             let mut environment = workshop.go_environment(facts)?;
             environment.extend(settings.environment.only(env::PASSED_TO_RUN));
-            for declared in workshop.project.declaration.go_binary.values().filter(|it| facts_have(results, &it.links))
-            {
-                let folder = workshop.link_folder(declared, facts)?;
-                environment.insert("LIBRARY_PATH".to_owned(), folder.clone().into());
-                environment.insert("LD_LIBRARY_PATH".to_owned(), folder.into());
-            }
+            let library = |step: &Step| matches!(step.work, Work::NativeLibrary { .. });
+            let made = results.plan.steps.iter().filter(|step| library(step)).filter_map(|step| step.entry.as_ref());
+            let folder = workshop.link_folder(made)?;
+            environment.insert("LIBRARY_PATH".to_owned(), folder.clone().into());
+            environment.insert("LD_LIBRARY_PATH".to_owned(), folder.into());
             arguments.extend(command.arguments.iter().map(Into::into));
             (workshop.go_program(facts)?, environment)
         }
@@ -209,10 +209,6 @@ fn invocation(
 fn library_in<'r>(workshop: &Workshop, results: &'r Results, directory: &str) -> Option<&'r Library> {
     let folder = workshop.settings.workspace.root.join(directory);
     results.facts.libraries.values().find(|library| library.folder == folder)
-}
-
-fn facts_have(results: &Results, libraries: &[String]) -> bool {
-    libraries.iter().all(|name| results.facts.libraries.contains_key(name))
 }
 
 /// `{root}` and `{wheel-set:NAME}`.

@@ -2,12 +2,12 @@
 
 use super::{Made, Workshop};
 use crate::cache::key::Inputs;
-use crate::cache::store::{Lock, Output, Product};
+use crate::cache::store::{Entry, Lock, Output, Product};
 use crate::digest::Digest;
 use crate::error::{Error, ExitCode, Result};
 use crate::facts::{Binary, Facts, Go, Wants};
 use crate::files;
-use crate::plan::{self, Step};
+use crate::plan::{self, Step, View as _};
 use crate::process::{Deadline, Finished, Invocation, Stream};
 use crate::project::GoBinary;
 use crate::report::{Done, Event};
@@ -290,7 +290,7 @@ impl Workshop<'_> {
         }
         // The modules are here; a build that still wants the network has an input that nobody downloaded.
         environment.insert("GOPROXY".to_owned(), "off".into());
-        environment.insert("LIBRARY_PATH".to_owned(), self.link_folder(declared, facts)?.into());
+        environment.insert("LIBRARY_PATH".to_owned(), self.link_folder(&step.linked)?.into());
         let mut arguments: Vec<OsString> =
             ["build", "-trimpath", "-buildvcs=false"].iter().map(OsString::from).collect();
         arguments.extend(tags(declared));
@@ -317,22 +317,17 @@ impl Workshop<'_> {
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds })
     }
 
-    /// A folder with exactly the libraries of this link, named by their contents, so that neither `dist/` nor another build can
+    /// A folder with exactly these libraries, out of the store and named by their contents, so that neither `dist/` nor another build can
     /// change them under the linker.
-    pub fn link_folder(&self, declared: &GoBinary, facts: &Facts) -> Result<PathBuf> {
-        let mut contents = Vec::new();
-        for library in &declared.links {
-            let library = facts.libraries.get(library).ok_or_else(|| Error::bug(format!("{library} was not made")))?;
-            let path = self.settings.workspace.dist_lib().join(&library.file);
-            let digest = self.stats.digest(&path).map_err(|error| Error::disk("read", &path, error))?;
-            contents.push((library.file.clone(), digest, path));
-        }
-        let names: String = contents.iter().map(|(file, digest, _)| format!("{file} {digest}\n")).collect();
+    pub fn link_folder<'e>(&self, libraries: impl IntoIterator<Item = &'e Entry>) -> Result<PathBuf> {
+        let outputs: Vec<_> =
+            libraries.into_iter().flat_map(|entry| entry.outputs.iter().map(move |it| (entry, it))).collect();
+        let names: String = outputs.iter().map(|(_, output)| format!("{} {}\n", output.path, output.digest)).collect();
         let folder = self.settings.workspace.link(&Digest::of(names.as_bytes()).short());
-        for (file, digest, path) in contents {
-            let copy = folder.join(file);
-            if !self.stats.digest(&copy).is_ok_and(|found| found == digest) {
-                files::copy(&path, &copy, 0o644)?;
+        for (entry, output) in outputs {
+            let copy = folder.join(&output.path);
+            if !self.is_in_place(&copy, output) {
+                self.store.restore(entry, output, &copy)?;
             }
         }
         Ok(folder)

@@ -28,11 +28,7 @@ impl Workshop<'_> {
         let wants = Wants { libraries: [name.to_owned()].into(), ..step_wants(step, library) };
         let mut cpu_seconds = 0.0;
 
-        let fetch = self.cargo(rust, library, ["fetch", "--locked", "--target", &rust.host], &[])?;
-        let fetched = self
-            .child(&step.id, &fetch, FETCH, |stream, text| (stream == Stream::Err).then(|| text.trim().to_owned()))?;
-        cpu_seconds += fetched.cpu_seconds;
-
+        cpu_seconds += self.fetch_crates(&step.id, library, rust)?;
         let remaps = self.cross_check(&step.id, library, rust)?;
         let features = library.cargo_features.join(",");
         let profile = wants.profile.as_str();
@@ -115,9 +111,11 @@ impl Workshop<'_> {
         environment.extend(self.settings.environment.only(&library.environment));
         let mirror = self.outside.cargo()?;
         mirror.apply(&mut environment);
-        let name = library.folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        environment.insert("CARGO_TARGET_DIR".to_owned(), self.settings.workspace.native_build(&name).into());
+        environment.insert("CARGO_TARGET_DIR".to_owned(), self.settings.workspace.native_build(&library.name).into());
         environment.insert("CARGO_TERM_COLOR".to_owned(), "never".into());
+        // The compiler that the key names, and no other: a crate's own rust-toolchain.toml must not make rustup fetch one.
+        environment.insert("RUSTC".to_owned(), rust.rustc.clone().into());
+        environment.insert("RUSTUP_AUTO_INSTALL".to_owned(), "0".into());
         let mut words: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         match flags_with(&environment, remaps) {
             Some(flags) => {

@@ -88,8 +88,13 @@ impl<'a> Outside<'a> {
     /// What each tool's own default is, as far as this machine tells, and the ways to say what it does not.
     fn direct(&self) -> &(Defaults, Vec<String>) {
         self.defaults.get_or_init(|| {
-            let scratch =
-                files::temporary_folder(&std::env::temp_dir(), "direct").unwrap_or_else(|_| std::env::temp_dir());
+            // Only what was made here may be removed afterwards: there is no other folder to fall back to.
+            let scratch = match files::temporary_folder(&std::env::temp_dir(), "direct") {
+                Ok(scratch) => scratch,
+                Err(error) => {
+                    return (Defaults::new(), vec![format!("{error}: make TMPDIR a folder that can be written")]);
+                }
+            };
             let run = |argv: &[&str], environment: &BTreeMap<String, String>| {
                 let (program, arguments) = argv.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
                 process::capture(&Invocation {

@@ -42,6 +42,7 @@ pub struct Facts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rust {
     pub cargo: PathBuf,
+    pub rustc: PathBuf,
     /// `rustc -vV`, whole.
     pub version: String,
     /// `x86_64-unknown-linux-gnu`
@@ -82,6 +83,8 @@ pub struct Python {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Library {
+    /// As declared.
+    pub name: String,
     /// Absolute folder of the package.
     pub folder: PathBuf,
     /// `libcandle_semantic_router.so`

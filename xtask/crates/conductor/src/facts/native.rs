@@ -75,6 +75,7 @@ impl Probe<'_> {
         let sources = sources.found;
         let configuration = self.cargo_configuration(&folder, &rust.cargo_home)?;
         Ok(Library {
+            name: name.to_owned(),
             file: format!("lib{library}.so"),
             target: library,
             header: self.digest(&header)?,

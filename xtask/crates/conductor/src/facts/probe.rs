@@ -59,7 +59,7 @@ impl Probe<'_> {
             Error::configuration("neither CARGO_HOME nor HOME is set")
                 .hint("set CARGO_HOME to a folder that this user may write")
         })?;
-        Ok(Rust { cargo, version, host, cargo_home })
+        Ok(Rust { cargo, rustc, version, host, cargo_home })
     }
 
     pub fn compiler(&self) -> Result<Compiler> {

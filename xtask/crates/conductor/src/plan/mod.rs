@@ -65,6 +65,8 @@ pub struct Step {
     pub entry: Option<Entry>,
     /// Files of the store to be set aside first.
     pub broken: Vec<PathBuf>,
+    /// The libraries that a binary links, as the store has them.
+    pub linked: Vec<Entry>,
 }
 
 /// Where a result goes.
@@ -123,6 +125,7 @@ impl Step {
             place: Place::Store,
             entry: None,
             broken: Vec::new(),
+            linked: Vec::new(),
         }
     }
 

@@ -19,6 +19,7 @@ pub fn build(premise: &Premise) -> Result<Plan> {
     for name in &premise.wants.libraries {
         plan.steps.push(native_library(premise, name)?);
     }
+    distinct_files(premise)?;
     let mut binaries = Vec::new();
     for name in &premise.wants.binaries {
         binaries.push(go_binary(premise, name, &plan)?);
@@ -40,6 +41,21 @@ pub fn build(premise: &Premise) -> Result<Plan> {
         plan.steps.push(model(premise, name)?);
     }
     Ok(plan)
+}
+
+/// Two libraries with one file name would take each other's place.
+fn distinct_files(premise: &Premise) -> Result<()> {
+    let mut owners: BTreeMap<&String, &String> = BTreeMap::new();
+    for (name, library) in &premise.facts.libraries {
+        if let Some(other) = owners.insert(&library.file, name) {
+            return Err(Error::configuration(format!(
+                "native-library.{other} and native-library.{name} both make {}",
+                library.file
+            ))
+            .hint("give one of them another [lib] name in its Cargo.toml"));
+        }
+    }
+    Ok(())
 }
 
 /// A step with a key: its status follows from what the store and its place hold.
@@ -143,10 +159,12 @@ fn go_binary(premise: &Premise, name: &str, plan: &Plan) -> Result<(Step, bool)>
         interfaces: BTreeMap::new(),
     };
     let mut needs = Vec::new();
+    let mut linked = Vec::new();
     let mut unmade = Vec::new();
     for library in &declared.links {
         let id = format!("native-library:{library}");
         let step = plan.step(&id).ok_or_else(|| unknown("library", library))?;
+        linked.extend(step.entry.clone());
         match step.entry.as_ref().and_then(|entry| entry.interfaces.get(library)) {
             Some(interface) => {
                 inputs.interfaces.insert(library.clone(), *interface);
@@ -160,6 +178,7 @@ fn go_binary(premise: &Premise, name: &str, plan: &Plan) -> Result<(Step, bool)>
     if unmade.is_empty() {
         let mut step = keyed(premise, work, name, Inputs::GoBinary(inputs), place)?;
         step.needs = needs;
+        step.linked = linked;
         let prepare = step.status == Status::Run;
         return Ok((step, prepare));
     }
@@ -342,6 +361,7 @@ mod tests {
         )
         .unwrap();
         let library = Library {
+            name: "binding".into(),
             folder: "/repo/b".into(),
             file: "libb.so".into(),
             target: "b".into(),
@@ -364,6 +384,7 @@ mod tests {
         let facts = Facts {
             rust: Some(Rust {
                 cargo: "cargo".into(),
+                rustc: "rustc".into(),
                 version: "rustc 1".into(),
                 host: "x".into(),
                 cargo_home: "/c".into(),

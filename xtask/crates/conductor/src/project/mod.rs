@@ -290,6 +290,22 @@ impl Project {
     /// References between tables: each must lead somewhere.
     fn check(&self, source: &Source) -> Result<()> {
         let it = &self.declaration;
+        let tables = [
+            ("native-library", it.native_library.keys().collect::<Vec<_>>()),
+            ("go-binary", it.go_binary.keys().collect()),
+            ("wheel-set", it.wheel_set.keys().collect()),
+            ("model", it.model.keys().collect()),
+            ("service", it.service.keys().collect()),
+            ("suite", it.suite.keys().collect()),
+        ];
+        for (table, name) in tables.iter().flat_map(|(table, names)| names.iter().map(move |name| (table, name))) {
+            source.plain_name(table, name)?;
+        }
+        if let Some(name) = it.go_binary.keys().find(|name| it.native_library.contains_key(*name)) {
+            let path = source.path.display();
+            return Err(Error::configuration(format!("{path}: `{name}` is both a native-library and a go-binary"))
+                .hint("targets are called by name: give one of them another"));
+        }
         for (name, binary) in &it.go_binary {
             for library in &binary.links {
                 source.known(&format!("go-binary.{name}.links"), library, it.native_library.keys())?;
@@ -328,6 +344,17 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// Names become file names and parts of step ids.
+    fn plain_name(&self, table: &str, name: &str) -> Result<()> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !name.is_empty() && !name.starts_with('.') && name.chars().all(plain) {
+            return Ok(());
+        }
+        let path = self.path.display();
+        Err(Error::configuration(format!("{path}: {table}.`{name}` is not a name"))
+            .hint("use letters, digits, `-`, `_` and `.`, and no `.` first"))
+    }
+
     /// `value`, found at `key`, must be one of `names`.
     fn known<'n>(&self, key: &str, value: &str, names: impl Iterator<Item = &'n String> + Clone) -> Result<()> {
         if names.clone().any(|name| name == value) {
