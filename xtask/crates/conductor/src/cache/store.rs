@@ -174,47 +174,10 @@ impl Store {
         &self,
         key: &Key,
         limit: Duration,
-        mut tick: impl FnMut(Option<&Holder>, Duration) -> Result<()>,
+        tick: impl FnMut(Option<&Holder>, Duration) -> Result<()>,
     ) -> Result<Lock> {
         let path = self.root.join("locks").join(key.to_string());
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| Error::disk("open the lock", &path, error))?;
-        let start = Instant::now();
-        let mut due_at = Duration::from_secs(1);
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) => {}
-                // No working locks here (some network file systems): duplicate work, equal bytes.
-                Err(TryLockError::Error(_)) => break,
-            }
-            let waited = start.elapsed();
-            let holder = || Holder(fs::read_to_string(&path).unwrap_or_default().trim().to_owned());
-            if waited >= limit {
-                return Err(Error::new(
-                    ExitCode::LockTimeout,
-                    format!("{} held the lock of {} for more than {} s", holder().0, key.short(), limit.as_secs()),
-                )
-                .hint("wait for that process, or end it; XTASK_LOCK_TIMEOUT sets the limit in seconds"));
-            }
-            let due = waited >= due_at;
-            if due {
-                due_at *= 3;
-            }
-            tick(due.then(holder).as_ref(), waited)?;
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let holder =
-            format!("process {} ({})", std::process::id(), std::env::args().skip(1).collect::<Vec<_>>().join(" "));
-        // Only a courtesy to those who wait: a failure to say who we are stops nobody.
-        let _ = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
-        Ok(Lock { key: *key, _file: file })
+        Ok(Lock { key: *key, _file: lock_file(&path, limit, tick)? })
     }
 
     /// Publishes finished files under the locked key, contents first, entry last.
@@ -310,6 +273,49 @@ impl Store {
         let place = files::temporary_beside(&self.root.join("quarantine").join(path.file_name().unwrap_or_default()));
         files::rename(path, &place)
     }
+}
+
+/// Holds `path` locked until the file is dropped or this process dies.
+pub fn lock_file(
+    path: &Path,
+    limit: Duration,
+    mut tick: impl FnMut(Option<&Holder>, Duration) -> Result<()>,
+) -> Result<File> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| Error::disk("open the lock", path, error))?;
+    let start = Instant::now();
+    let mut due_at = Duration::from_secs(1);
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {}
+            // No working locks here (some network file systems): duplicate work, equal bytes.
+            Err(TryLockError::Error(_)) => break,
+        }
+        let waited = start.elapsed();
+        let holder = || Holder(fs::read_to_string(path).unwrap_or_default().trim().to_owned());
+        if waited >= limit {
+            let message = format!("{} held {} for more than {} s", holder().0, path.display(), limit.as_secs());
+            return Err(Error::new(ExitCode::LockTimeout, message)
+                .hint("wait for that process, or end it; XTASK_LOCK_TIMEOUT sets the limit in seconds"));
+        }
+        let due = waited >= due_at;
+        if due {
+            due_at *= 3;
+        }
+        tick(due.then(holder).as_ref(), waited)?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let holder = format!("process {} ({})", std::process::id(), std::env::args().skip(1).collect::<Vec<_>>().join(" "));
+    // Only a courtesy to those who wait: a failure to say who we are stops nobody.
+    let _ = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
+    Ok(file)
 }
 
 /// An entry that is whole: a regular file whose first line is the SHA-256 of the rest, of this key, with outputs that stay where they

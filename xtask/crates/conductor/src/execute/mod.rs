@@ -12,7 +12,7 @@ mod wheels;
 
 use crate::cache::key::Key;
 use crate::cache::stat::StatIndex;
-use crate::cache::store::{self, Entry, Lock, Lookup, Output, Store};
+use crate::cache::store::{self, Entry, Holder, Lock, Lookup, Output, Store};
 use crate::error::{Error, Result};
 use crate::facts::{self, Facts, Wants};
 use crate::files;
@@ -26,7 +26,7 @@ use outside::Outside;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Everything that execution needs and planning does not.
 pub struct Workshop<'a> {
@@ -256,13 +256,7 @@ impl<'a> Workshop<'a> {
             self.remember(step)?;
             return Ok(Made { entry: None, done: Done::Restored, cpu_seconds: 0.0 });
         }
-        let lock = self.store.lock(&key, self.settings.lock_timeout, |holder, waited| {
-            if let Some(holder) = holder {
-                let (id, holder) = (step.id.clone(), holder.0.clone());
-                self.sink.send(Event::Waiting { id, holder, seconds: waited.as_secs() });
-            }
-            interrupt::check()
-        })?;
+        let lock = self.store.lock(&key, self.settings.lock_timeout, self.waiting(&step.id))?;
         // Somebody else may have made it while we waited.
         let made = match self.lookup(&key)? {
             Lookup::Hit(entry) if !step.anew => Made { entry: Some(entry), done: Done::Restored, cpu_seconds: 0.0 },
@@ -280,6 +274,17 @@ impl<'a> Workshop<'a> {
         }
         self.remember(step)?;
         Ok(made)
+    }
+
+    /// What to do while another process holds a lock: say so, and hear Ctrl-C.
+    fn waiting<'s>(&'s self, id: &'s str) -> impl FnMut(Option<&Holder>, Duration) -> Result<()> + 's {
+        move |holder, waited| {
+            if let Some(holder) = holder {
+                let (id, holder) = (id.to_owned(), holder.0.clone());
+                self.sink.send(Event::Waiting { id, holder, seconds: waited.as_secs() });
+            }
+            interrupt::check()
+        }
     }
 
     fn perform(&self, step: &Step, facts: &Facts, lock: &Lock) -> Result<Made> {

@@ -1,7 +1,7 @@
 //! Making a native library: fetch, cross-check the key, compile, read the interface, publish.
 
 use super::{Made, Workshop};
-use crate::cache::store::{Lock, Product};
+use crate::cache::store::{self, Lock, Product};
 use crate::error::{Error, ExitCode, Result};
 use crate::facts::{Facts, Library, Rust, Wants, label};
 use crate::files;
@@ -27,6 +27,11 @@ impl Workshop<'_> {
         };
         let wants = Wants { libraries: [name.to_owned()].into(), ..step_wants(step, library) };
         let mut cpu_seconds = 0.0;
+        // Cargo locks its folder only while it runs; the file must still be ours when it is hashed.
+        let folder = self.settings.workspace.native_build(name);
+        files::create_folder(&folder)?;
+        let limit = self.settings.lock_timeout;
+        let _building = store::lock_file(&folder.join("xtask.lock"), limit, self.waiting(&step.id))?;
 
         cpu_seconds += self.fetch_crates(&step.id, library, rust)?;
         let remaps = self.cross_check(&step.id, library, rust)?;
