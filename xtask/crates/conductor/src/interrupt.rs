@@ -29,9 +29,23 @@ pub fn requested() -> Option<ExitCode> {
     }
 }
 
-/// An error as soon as the user asked us to stop.
+/// Set once a step failed: what still runs beside it ends, so that the reason is told at once.
+static ABANDONED: AtomicBool = AtomicBool::new(false);
+
+/// From here on every [`check`] fails.
+pub fn abandon() {
+    ABANDONED.store(true, Ordering::Relaxed);
+}
+
+/// An error as soon as the user asked us to stop, or another step failed.
 pub fn check() -> Result<()> {
-    requested().map_or(Ok(()), |exit| Err(Error::new(exit, "interrupted; everything finished so far is kept")))
+    if let Some(exit) = requested() {
+        return Err(Error::new(exit, "stopped; everything finished so far is kept"));
+    }
+    if ABANDONED.load(Ordering::Relaxed) {
+        return Err(Error::new(ExitCode::Child, "given up, because another step failed"));
+    }
+    Ok(())
 }
 
 fn exit_code(signal: i32) -> ExitCode {

@@ -4,7 +4,7 @@ use clap::Parser as _;
 use conductor::cli::Cli;
 use conductor::error::ExitCode;
 use conductor::{command, interrupt, report};
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process;
 
 fn main() {
@@ -24,8 +24,9 @@ fn main() {
         eprintln!("warning: signals cannot be caught ({error}); Ctrl-C ends at once");
     }
     std::panic::set_hook(Box::new(|panic| {
-        eprintln!("error: this is a bug of xtask: {panic}");
-        eprintln!("hint: please report it with this text; nothing half-made was published");
+        let mut stderr = std::io::stderr();
+        let _ = writeln!(stderr, "error: this is a bug of xtask: {panic}");
+        let _ = writeln!(stderr, "hint: please report it with this text; nothing half-made was published");
     }));
     let exit = std::panic::catch_unwind(|| command::run(cli, std::io::stderr().is_terminal())).unwrap_or(ExitCode::Bug);
     process::exit(exit as i32);

@@ -19,6 +19,7 @@ use crate::settings::env::Environment;
 use crate::settings::{self, Format, Settings};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::Write as _;
 
 /// Runs a command to its end, everything told.
 pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
@@ -27,7 +28,7 @@ pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
         Ok(prepared) => prepared,
         // There is no reporter yet: the choice of one is among what failed.
         Err(error) => {
-            eprintln!("{}", error.render());
+            drop(writeln!(std::io::stderr(), "{}", error.render()));
             if wants_json() {
                 report::json_failure(error.exit());
             }
@@ -36,8 +37,9 @@ pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
     };
     let reporter = Reporter::start(&settings);
     // A failure after Ctrl-C is a consequence of it: the children share the terminal.
-    let result = dispatch(&cli.command, &settings, &project, reporter.sink())
-        .map_err(|error| interrupt::check().err().unwrap_or(error));
+    let result = dispatch(&cli.command, &settings, &project, reporter.sink()).map_err(|error| {
+        if interrupt::requested().is_some() { interrupt::check().err().unwrap_or(error) } else { error }
+    });
     reporter.finish(result.as_ref().copied())
 }
 
@@ -52,13 +54,14 @@ pub fn wants_json() -> bool {
 /// What was asked for goes to standard output, in the format that was asked for.
 fn print(settings: &Settings, event: &str, value: &impl Serialize, text: &str) -> Result<()> {
     match settings.format {
-        Format::Human => println!("{}", text.trim_end()),
+        // A reader that went away (`| head`) is not our failure.
+        Format::Human => drop(writeln!(std::io::stdout(), "{}", text.trim_end())),
         Format::Json => {
             let mut value =
                 serde_json::to_value(value).map_err(|error| Error::bug("cannot serialise").because(error))?;
             value["schema"] = 1.into();
             value["event"] = event.into();
-            println!("{value}");
+            drop(writeln!(std::io::stdout(), "{value}"));
         }
     }
     Ok(())
@@ -168,8 +171,12 @@ fn why(settings: &Settings, project: &Project, sink: Sink, target: &str) -> Resu
     let workshop = Workshop::new(settings, project, sink)?;
     let facts = workshop.gather(&wants)?;
     let plan = workshop.plan(&wants, &facts, None)?;
-    workshop.sink.send(describe(&workshop, &plan, &facts, true));
-    for step in &plan.steps {
+    let mut described = describe(&workshop, &plan, &facts, true);
+    if let Event::Plan { tools, .. } = &mut described {
+        tools.clear();
+    }
+    workshop.sink.send(described);
+    for step in plan.running() {
         let (Some(inputs), Some(last)) = (&step.inputs, crate::plan::View::last_inputs(&workshop, &step.id)) else {
             continue;
         };

@@ -183,9 +183,11 @@ fn choose_ports(settings: &Settings, project: &Project, any: bool, sink: &Sink) 
         return Ok(ports);
     }
     if !any {
-        let (service, name, port) = &taken[0];
-        return Err(Error::configuration(format!("port {port} for {service} is taken by another program"))
-            .hint(format!("end that program, or write `[ports.{service}]` `{name} = …` into xtask.local.toml")));
+        let (service, name, _) = &taken[0];
+        let all: Vec<_> = taken.iter().map(|(service, name, port)| format!("{port} ({service}, {name})")).collect();
+        return Err(Error::configuration(format!("taken by another program: port {}", all.join(", "))).hint(format!(
+            "end that program, perhaps another `cargo xtask run`, or write `[ports.{service}]` `{name} = …` into xtask.local.toml"
+        )));
     }
     for ((service, name, port), free) in taken.iter().zip(loopback::free_ports(taken.len())?) {
         sink.note(format!("port {port} for {service} is taken; using {free} for this request"));

@@ -15,6 +15,7 @@ use crate::project::{Project, Suite, SuiteCommand, SuiteTool};
 use crate::report::{Event, Sink, seconds};
 use crate::settings::{Settings, env};
 use crate::toolchain::cargo;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -34,6 +35,15 @@ pub fn test(settings: &Settings, project: &Project, sink: Sink, args: &cli::Test
                 None => error,
             });
         }
+    }
+    let known: BTreeSet<&str> = ["all"]
+        .into_iter()
+        .chain(suites.keys().map(String::as_str))
+        .chain(suites.values().flat_map(|suite| suite.parts.iter().map(String::as_str)))
+        .collect();
+    if let Some(unknown) = args.require.iter().find(|name| !known.contains(name.as_str())) {
+        let names = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        return Err(Error::usage(format!("nothing called `{unknown}` can be required ({names})")));
     }
     let mut wants = Wants { features: "cpu".to_owned(), profile: "release".to_owned(), ..Wants::default() };
     for suite in named.iter().map(|name| &suites[*name]) {
@@ -57,7 +67,9 @@ pub fn test(settings: &Settings, project: &Project, sink: Sink, args: &cli::Test
     for name in named {
         interrupt::check()?;
         let start = Instant::now();
-        let result = run_suite(&workshop, &results, name, &suites[name], &args.require);
+        // A suite's own name requires all of its parts.
+        let require = if args.require.contains(name) { vec!["all".to_owned()] } else { args.require.clone() };
+        let result = run_suite(&workshop, &results, name, &suites[name], &require);
         let (outcome, message) = match &result {
             Ok(()) => ("ok", None),
             Err(error) if matches!(error.exit(), ExitCode::Interrupted | ExitCode::Terminated) => return result,

@@ -226,15 +226,21 @@ impl Workshop<'_> {
     /// Go's own message with the mirror named by us. Go downloads side by side and does not always say which module failed, so it is asked
     /// once more in the form that does.
     fn download_failed(&self, id: &str, finished: Finished, again: Invocation) -> Result<Error> {
-        let mut text = String::new();
-        self.child(id, &again, FETCH, |stream, line| {
-            if stream == Stream::Out {
-                text.push_str(line);
-                text.push('\n');
-            }
-            None
-        })?;
-        let failed = go::failed_modules(&text);
+        let mut finished = finished;
+        // With -x Go names every request; those lines are in the log, and hide the reason here.
+        finished.tail.retain(|line| !line.starts_with("# "));
+        let mut failed = Vec::new();
+        if finished.tail.iter().any(|line| go::is_integrity_failure(line)) {
+            let mut text = String::new();
+            self.child(id, &again, FETCH, |stream, line| {
+                if stream == Stream::Out {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+                None
+            })?;
+            failed = go::failed_modules(&text);
+        }
         let proxies = self.outside.go_proxies();
         let sums = self.project.declaration.go_binary.values().find_map(|binary| {
             files::read_text(&self.settings.workspace.root.join(&binary.module).join("go.sum")).ok()

@@ -205,6 +205,7 @@ impl<'a> Workshop<'a> {
                         // The first failure is the one that is told; the others follow from it or from the interrupt.
                         Err(error) => {
                             guard.1.get_or_insert(error);
+                            interrupt::abandon();
                         }
                     }
                     changed.notify_all();

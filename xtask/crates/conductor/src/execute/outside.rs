@@ -45,6 +45,13 @@ impl<'a> Outside<'a> {
         let profiles = Profiles::new(layers).map_err(|error| Error::bug("the built-in profiles").because(error))?;
         let egress = settings.egress.as_ref().map(|egress| egress.value);
         let profile = match &settings.mirror.value {
+            MirrorChoice::Off if egress.is_some_and(|egress| egress != Egress::Direct) => {
+                let known = profiles.names().into_iter().collect::<Vec<_>>().join(", ");
+                return Err(Error::configuration(
+                    "`egress` says how far a mirror profile may be left, and none is in force",
+                )
+                .hint(format!("choose one with --mirror NAME ({known})")));
+            }
             MirrorChoice::Off => None,
             MirrorChoice::Named(name) => Some(resolve(&profiles, name, egress)?),
         };
@@ -127,9 +134,7 @@ impl<'a> Outside<'a> {
             };
             ask(Ecosystem::Go, direct::go(&machine));
             ask(Ecosystem::Python, direct::python(&machine));
-            if self.profile.as_ref().is_some_and(|profile| profile.crates.list.contains(&Endpoint::Direct)) {
-                ask(Ecosystem::Crates, direct::crates(&machine));
-            }
+            ask(Ecosystem::Crates, direct::crates(&machine));
             let _ = files::remove(&scratch);
             (defaults, ways)
         })
@@ -389,7 +394,9 @@ impl<'a> Outside<'a> {
     /// Adds the ways to say a default that this machine does not know, where that is what was missing.
     pub fn with_ways(&self, error: Error) -> Error {
         if self.settings.offline.value {
-            return error.hint("--offline forbids fetching it; run once without it");
+            return Error::new(ExitCode::Network, "what is needed is not here, and --offline forbids fetching it")
+                .because(error)
+                .hint("run once without --offline");
         }
         if error.exit() != ExitCode::Configuration {
             return error;

@@ -281,12 +281,21 @@ fn goproxy(profile: &Profile, defaults: &Defaults) -> Option<Masked> {
         Fallthrough::NotFound => ",",
     };
     let mut list: Option<Masked> = None;
-    for endpoint in &profile.go.proxy {
-        // Go's own word `direct` means version control hosts; ours means Go's default list, if it is known.
+    let last = profile.go.proxy.len() - 1;
+    for (index, endpoint) in profile.go.proxy.iter().enumerate() {
+        // Go's own word `direct` means version control hosts; ours means Go's default list, if it is known. Go reads no further
+        // than its `direct`, so only the last entry may bring one.
         let entry = match endpoint {
             Endpoint::Url(url) => url.masked().clone(),
             Endpoint::Direct => match defaults.get(&Ecosystem::Go) {
-                Some(known) => known.value.clone(),
+                Some(known) if index == last => known.value.clone(),
+                Some(known) => {
+                    let urls = known.urls();
+                    let join = |shown: &dyn Fn(&MirrorUrl) -> String| {
+                        urls.iter().map(shown).collect::<Vec<_>>().join(separator)
+                    };
+                    Masked::new(join(&|url| url.expose().to_owned()), join(&|url| url.to_string()))
+                }
                 None => continue,
             },
         };
@@ -498,6 +507,11 @@ mod tests {
         assert_eq!(closed["GOPROXY"], "https://u:secret@go.lab|https://go2.lab/proxy/");
         let nothing = as_go_reads_it(Some(&profile("direct", Some(Egress::MirrorsOnly))), &[], &[]);
         assert_eq!(nothing["GOPROXY"], "off");
+        // Go reads no further than its own `direct`: a default that is not last comes without it.
+        let mut first = profile("lab", None);
+        first.go.proxy.rotate_right(1);
+        let list = &as_go_reads_it(Some(&first), &[], &[])["GOPROXY"];
+        assert_eq!(list, "https://default.example|https://u:secret@go.lab|https://go2.lab/proxy/");
     }
 
     #[test]

@@ -227,6 +227,9 @@ pub struct Run {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Suite {
     pub about: String,
+    /// Parts that a machine may be unable to run; names for `--require`.
+    #[serde(default)]
+    pub parts: Vec<String>,
     #[serde(default)]
     pub commands: Vec<SuiteCommand>,
     /// What must be there first.

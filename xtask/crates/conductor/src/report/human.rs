@@ -126,7 +126,8 @@ impl Voice for Human {
                 for (name, value) in decision {
                     self.say(&format!("{:>12} {name}: {value}", ""));
                 }
-                println!("{body}");
+                // A reader that went away (`| head`) is not our failure.
+                let _ = writeln!(std::io::stdout(), "{body}");
             }
             Event::Suite { name, outcome, seconds, message } => {
                 let tone = match outcome.as_str() {

@@ -63,9 +63,11 @@ impl<W: Write + Send> Voice for Json<W> {
                 self.line("ready", json!({ "service": service, "url": url, "seconds": seconds }));
             }
             // A person follows a machine-readable run on standard error.
-            Event::Failed(text) => eprintln!("{text}"),
-            Event::Output { text, .. } if self.verbosity == Verbosity::Verbose => eprintln!("{text}"),
-            Event::Note(text) if self.verbosity != Verbosity::Quiet => eprintln!("{text}"),
+            Event::Failed(text) => drop(writeln!(std::io::stderr(), "{text}")),
+            Event::Output { text, .. } if self.verbosity == Verbosity::Verbose => {
+                drop(writeln!(std::io::stderr(), "{text}"))
+            }
+            Event::Note(text) if self.verbosity != Verbosity::Quiet => drop(writeln!(std::io::stderr(), "{text}")),
             Event::Output { .. } | Event::Note(_) | Event::Progress { .. } | Event::Contacted { .. } => {}
         }
     }

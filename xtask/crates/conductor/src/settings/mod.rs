@@ -186,7 +186,11 @@ impl Settings {
         };
         let color = args.color.as_deref().or(environment.get(env::COLOR)).or(local.color.as_deref());
         let color = match color.unwrap_or("auto") {
-            "auto" => stderr_is_terminal && !environment.is_set(env::NO_COLOR),
+            "auto" => {
+                stderr_is_terminal
+                    && environment.get(env::NO_COLOR).is_none()
+                    && environment.get("TERM") != Some("dumb")
+            }
             "always" => true,
             "never" => false,
             other => return Err(Error::usage(format!("there is no color mode `{other}`; use one of: {COLOR_MODES}"))),

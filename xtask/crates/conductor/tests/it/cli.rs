@@ -390,6 +390,9 @@ fn each_kind_of_failure_has_its_exit_code() {
     assert_eq!(exit("mirror list"), 0);
     assert_eq!(exit("mirror list --no-such-flag"), 2);
     assert_eq!(exit("mirror show no-such-profile"), 3);
+    assert_eq!(exit("build --dry-run --egress mirrors-only"), 3, "there is no profile that could be left");
+    assert_eq!(exit("test --dry-run --require pyton"), 2);
+    assert_eq!(exit("buld --format json"), 2);
     fs::create_dir_all(project.folder.0.join("home/.cache")).unwrap();
     project.folder.write("home/.cache/xtask", "a file where a folder must be");
     assert_eq!(exit("build"), 6);
