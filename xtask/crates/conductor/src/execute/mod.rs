@@ -24,8 +24,9 @@ use crate::report::{self, Done, Event, Sink, Status};
 use crate::settings::Settings;
 use outside::Outside;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Everything that execution needs and planning does not.
@@ -176,43 +177,55 @@ impl<'a> Workshop<'a> {
         }
     }
 
+    /// Starts each step once those of this round that it needs are done. The first failure is the one that is told: the others are
+    /// given up and follow from it.
     fn run_round(&self, round: &[&Step], facts: &Facts) -> Result<()> {
         let ids: BTreeSet<&str> = round.iter().map(|step| step.id.as_str()).collect();
-        let state: Mutex<(BTreeSet<&str>, Option<Error>)> = Mutex::new((BTreeSet::new(), None));
-        let changed = Condvar::new();
+        let (sender, finished) = mpsc::channel();
         std::thread::scope(|scope| {
-            for step in round {
-                let (state, changed, ids) = (&state, &changed, &ids);
-                scope.spawn(move || {
-                    let ready = |finished: &BTreeSet<&str>| {
-                        step.needs.iter().all(|need| !ids.contains(need.as_str()) || finished.contains(need.as_str()))
+            let mut waiting = round.to_vec();
+            let mut made: BTreeSet<&str> = BTreeSet::new();
+            let mut running = 0;
+            let mut failure = None;
+            loop {
+                let is_ready = |step: &&Step| {
+                    step.needs.iter().all(|need| !ids.contains(need.as_str()) || made.contains(need.as_str()))
+                };
+                if failure.is_none() {
+                    let (ready, rest): (Vec<&Step>, _) = waiting.into_iter().partition(is_ready);
+                    waiting = rest;
+                    running += ready.len();
+                    for step in ready {
+                        let sender = sender.clone();
+                        scope.spawn(move || {
+                            let run = AssertUnwindSafe(|| self.run_step(step, facts));
+                            let result = std::panic::catch_unwind(run)
+                                .unwrap_or_else(|_| Err(Error::bug(format!("{} panicked", step.id))));
+                            // The receiver lives until the last step has answered.
+                            let _ = sender.send((step, result));
+                        });
+                    }
+                }
+                if running == 0 {
+                    return match failure {
+                        Some(error) => Err(error),
+                        None if waiting.is_empty() => Ok(()),
+                        None => Err(Error::bug(format!("{} waits for itself", waiting[0].id))),
                     };
-                    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
-                    let mut guard = lock();
-                    while guard.1.is_none() && !ready(&guard.0) {
-                        guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+                }
+                let (step, result) = finished.recv().map_err(|error| Error::bug("no step answers").because(error))?;
+                running -= 1;
+                match result {
+                    Ok(()) => {
+                        made.insert(&step.id);
                     }
-                    if guard.1.is_some() {
-                        return;
+                    Err(error) => {
+                        failure.get_or_insert(error);
+                        interrupt::abandon();
                     }
-                    drop(guard);
-                    let result = self.run_step(step, facts);
-                    let mut guard = lock();
-                    match result {
-                        Ok(()) => {
-                            guard.0.insert(&step.id);
-                        }
-                        // The first failure is the one that is told; the others follow from it or from the interrupt.
-                        Err(error) => {
-                            guard.1.get_or_insert(error);
-                            interrupt::abandon();
-                        }
-                    }
-                    changed.notify_all();
-                });
+                }
             }
-        });
-        state.into_inner().unwrap_or_else(PoisonError::into_inner).1.map_or(Ok(()), Err)
+        })
     }
 
     fn run_step(&self, step: &Step, facts: &Facts) -> Result<()> {
