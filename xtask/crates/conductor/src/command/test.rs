@@ -113,7 +113,7 @@ fn run_suite(workshop: &Workshop, results: &Results, name: &str, suite: &Suite, 
         let invocation = invocation(workshop, results, &id, command, require)?;
         let log = workshop.log(&id);
         let what = invocation.command_line();
-        workshop.sink.note(format!("{:>12} {name}: {what}", "Running"));
+        workshop.sink.send(Event::Testing { suite: name.to_owned(), command: what.clone() });
         let finished = process::run(&invocation, SUITE, &log, |_: Stream, text| {
             // What a test runner counts and what it skips belongs on screen.
             let told = text.starts_with("test result:")
@@ -123,7 +123,9 @@ fn run_suite(workshop: &Workshop, results: &Results, name: &str, suite: &Suite, 
             if told {
                 workshop.sink.note(format!("{:>12} {text}", ""));
             } else {
-                workshop.sink.send(Event::Output { id: name.to_owned(), text: text.to_owned() });
+                let (id, text) = (name.to_owned(), text.to_owned());
+                workshop.sink.send(Event::Progress { id: id.clone(), text: text.clone() });
+                workshop.sink.send(Event::Output { id, text });
             }
         })?;
         finished.into_result(&what)?;

@@ -130,6 +130,7 @@ impl Voice for Human {
                 let _ = writeln!(std::io::stdout(), "{body}");
             }
             Event::Suite { name, outcome, seconds, message } => {
+                self.running.remove(name);
                 let tone = match outcome.as_str() {
                     "ok" => Tone::Good,
                     "skipped" => Tone::Warning,
@@ -162,6 +163,11 @@ impl Voice for Human {
                 if !egress.is_empty() {
                     self.say(&format!("{:>12} {}", "may contact", egress.join(", ")));
                 }
+            }
+            Event::Testing { suite, command } => {
+                let now = Instant::now();
+                self.running.insert(suite.clone(), Running { start: now, text: String::new(), told: now });
+                self.verb(Tone::Good, "Testing", &format!("{suite}: {command}"));
             }
             Event::Start { id, reason } => {
                 let now = Instant::now();
@@ -216,7 +222,7 @@ impl Voice for Human {
                     if now.duration_since(running.told) >= HEARTBEAT {
                         running.told = now;
                         let seconds = running.start.elapsed().as_secs();
-                        lines.push(format!("{:>12} {id} for {seconds} s: {}", "still making", running.text));
+                        lines.push(format!("{:>12} {id} for {seconds} s: {}", "still at", running.text));
                     }
                 }
                 if !self.quiet() {

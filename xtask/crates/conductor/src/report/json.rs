@@ -52,6 +52,9 @@ impl<W: Write + Send> Voice for Json<W> {
             Event::Waiting { id, holder, seconds } => {
                 self.line("waiting", json!({ "id": id, "holder": holder, "seconds": seconds }));
             }
+            Event::Testing { suite, command } => {
+                self.line("suite", json!({ "name": suite, "state": "start", "command": command }));
+            }
             Event::Suite { name, outcome, seconds, message } => {
                 self.line("suite", json!({ "name": name, "outcome": outcome, "seconds": seconds, "message": message }))
             }

@@ -111,7 +111,12 @@ pub enum Event {
     },
     /// Something a person should read; JSON has no line for it.
     Note(String),
-    /// A suite of `test`.
+    /// A command of a suite starts.
+    Testing {
+        suite: String,
+        command: String,
+    },
+    /// A suite of `test` has ended.
     Suite {
         name: String,
         outcome: String,
