@@ -296,7 +296,7 @@ fn where_everything_fails_each_endpoint_has_its_line_and_standard_output_stays_e
     let (_alive, alive, dead) = alive_and_dead();
     checkout.lab(&[&dead, &alive.replace("127", "user:secret@127")]);
     checkout.environment.insert("UNCACHED", "1".into());
-    checkout.environment.insert("REFUSE", "sparse+".into());
+    checkout.environment.insert("REFUSE", "--config".into());
     let (stdout, stderr) = check(&checkout.run(&["--mirror=lab", "--format", "json"]), 4);
     assert_eq!(stdout, "");
     let masked = alive.replace("127", "****@127");
@@ -310,6 +310,11 @@ fn where_everything_fails_each_endpoint_has_its_line_and_standard_output_stays_e
         assert!(stderr.contains(line), "{line:?} is missing in: {stderr}");
     }
     assert!(!stderr.contains("secret"), "{stderr}");
+    // Arguments can be read by everybody on the machine, and the private file that they name is gone.
+    let calls = checkout.calls().join("\n");
+    assert!(!calls.contains("secret"), "{calls}");
+    let file = calls.split(['\t', '\n']).find(|word| word.contains("/endpoint-")).unwrap();
+    assert!(!PathBuf::from(file).exists(), "{file}");
     assert_eq!(stderr.matches("caused by").count(), 2, "what is not cached is no failure: {stderr}");
     assert!(!checkout.stamp().exists());
 
