@@ -89,17 +89,27 @@ pub enum Command {
     Schema,
 }
 
-#[derive(Clone, Debug, Default, Args)]
+/// What is built where nobody says otherwise.
+const FEATURES: &str = "cpu";
+const PROFILE: &str = "release";
+
+#[derive(Clone, Debug, Args)]
 pub struct Targets {
     /// Names of native libraries and Go binaries in xtask.toml [default: all]
     #[arg(value_name = "TARGET")]
     pub targets: Vec<String>,
     /// Feature set of the native libraries
-    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    #[arg(long, value_name = "NAME", default_value = FEATURES)]
     pub features: String,
     /// Cargo profile of the native libraries
-    #[arg(long, value_name = "NAME", default_value = "release")]
+    #[arg(long, value_name = "NAME", default_value = PROFILE)]
     pub profile: String,
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        Self { targets: Vec::new(), features: FEATURES.to_owned(), profile: PROFILE.to_owned() }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -44,8 +44,16 @@ fn suggestion(message: &str) -> Option<String> {
     nearest(wrong, quoted).map(str::to_owned)
 }
 
+/// The error with the nearest valid spelling as its hint, where there is one.
+pub fn did_you_mean<'a>(error: Error, wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Error {
+    match nearest(wrong, candidates) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error,
+    }
+}
+
 /// The candidate that a typing mistake most likely stands for.
-pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|candidate| (strsim::jaro_winkler(&wrong.to_lowercase(), &candidate.to_lowercase()), candidate))

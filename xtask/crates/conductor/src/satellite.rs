@@ -199,8 +199,8 @@ impl Shared {
     }
 }
 
-/// A value's name on the wire.
-fn name(value: &impl serde::Serialize) -> String {
+/// A plain enum value's name, as serde writes it.
+pub fn name(value: &impl serde::Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 

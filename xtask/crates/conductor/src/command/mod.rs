@@ -6,7 +6,7 @@ mod run;
 mod test;
 
 use crate::cli::{self, Cli, Command};
-use crate::document::nearest;
+use crate::document::did_you_mean;
 use crate::error::{Error, ExitCode, Result};
 use crate::execute::Workshop;
 use crate::facts::{Facts, Wants};
@@ -18,7 +18,7 @@ use crate::report::{self, Event, Reporter, Sink, Status};
 use crate::settings::env::Environment;
 use crate::settings::{self, Format, Settings};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::io::Write as _;
 
 /// Runs a command to its end, everything told.
@@ -125,7 +125,7 @@ fn describe(workshop: &Workshop, plan: &Plan, facts: &Facts, asked: bool) -> Eve
     let runs = asked || plan.running().next().is_some();
     let ecosystems = plan.running().flat_map(|step| ecosystems(workshop.project, step)).collect();
     Event::Plan {
-        steps: plan.steps.iter().map(|step| step.planned(commands(workshop, step, facts), BTreeMap::new())).collect(),
+        steps: plan.steps.iter().map(|step| step.planned(commands(workshop, step, facts))).collect(),
         egress: workshop.outside.hosts(&ecosystems),
         tools: if runs && workshop.outside.profile().is_some() { workshop.outside.mappings() } else { Vec::new() },
         asked,
@@ -166,7 +166,7 @@ fn commands(workshop: &Workshop, step: &Step, facts: &Facts) -> Vec<String> {
 }
 
 fn why(settings: &Settings, project: &Project, sink: Sink, target: &str) -> Result<()> {
-    let targets = cli::Targets { targets: vec![target.to_owned()], ..default_targets() };
+    let targets = cli::Targets { targets: vec![target.to_owned()], ..cli::Targets::default() };
     let wants = wanted(project, &targets)?;
     let workshop = Workshop::new(settings, project, sink)?;
     let facts = workshop.gather(&wants)?;
@@ -190,29 +190,33 @@ fn why(settings: &Settings, project: &Project, sink: Sink, target: &str) -> Resu
     Ok(())
 }
 
-fn default_targets() -> cli::Targets {
-    cli::Targets { targets: Vec::new(), features: "cpu".to_owned(), profile: "release".to_owned() }
+/// Nothing yet, to be built as `targets` says.
+fn no_wants(targets: &cli::Targets) -> Wants {
+    Wants { features: targets.features.clone(), profile: targets.profile.clone(), ..Wants::default() }
+}
+
+/// A binary, with the libraries that it links.
+fn want_binary(wants: &mut Wants, project: &Project, name: &str) {
+    wants.binaries.insert(name.to_owned());
+    let declared = project.declaration.go_binary.get(name);
+    wants.libraries.extend(declared.into_iter().flat_map(|binary| binary.links.iter().cloned()));
 }
 
 /// Names of targets as wants; a binary brings the libraries that it links.
 fn wanted(project: &Project, targets: &cli::Targets) -> Result<Wants> {
     let it = &project.declaration;
-    let mut wants = Wants { features: targets.features.clone(), profile: targets.profile.clone(), ..Wants::default() };
+    let mut wants = no_wants(targets);
     let all: Vec<&String> = it.native_library.keys().chain(it.go_binary.keys()).collect();
     let named: Vec<&String> = if targets.targets.is_empty() { all.clone() } else { targets.targets.iter().collect() };
     for name in named {
-        if let Some(binary) = it.go_binary.get(name) {
-            wants.binaries.insert(name.clone());
-            wants.libraries.extend(binary.links.iter().cloned());
+        if it.go_binary.contains_key(name) {
+            want_binary(&mut wants, project, name);
         } else if it.native_library.contains_key(name) {
             wants.libraries.insert(name.clone());
         } else {
             let known = all.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             let error = Error::usage(format!("there is no target `{name}`; xtask.toml declares {known}"));
-            return Err(match nearest(name, all.iter().map(|name| name.as_str())) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            });
+            return Err(did_you_mean(error, name, all.iter().map(|name| name.as_str())));
         }
     }
     Ok(wants)

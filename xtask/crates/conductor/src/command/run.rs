@@ -125,22 +125,15 @@ fn read_request(path: &Path) -> Result<Vec<u8>> {
 
 /// Everything that the services are made of.
 pub(super) fn wants(project: &Project) -> Wants {
-    let mut wants = Wants { features: "cpu".to_owned(), profile: "release".to_owned(), ..Wants::default() };
+    let mut wants = super::no_wants(&cli::Targets::default());
     for service in project.declaration.service.values() {
         match &service.program {
-            Program::Binary(binary) => {
-                wants.binaries.insert(binary.clone());
-            }
+            Program::Binary(binary) => super::want_binary(&mut wants, project, binary),
             Program::Python { wheel_set } | Program::Wheel { wheel_set, .. } => {
                 wants.wheel_sets.insert(wheel_set.clone());
             }
         }
         wants.models.extend(service.models.iter().cloned());
-    }
-    for binary in &wants.binaries {
-        if let Some(binary) = project.declaration.go_binary.get(binary) {
-            wants.libraries.extend(binary.links.iter().cloned());
-        }
     }
     wants
 }

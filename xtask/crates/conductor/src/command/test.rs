@@ -3,10 +3,10 @@
 
 use super::run::{python_environment, python_flags};
 use crate::cli;
-use crate::document::nearest;
+use crate::document::did_you_mean;
 use crate::error::{Error, ExitCode, Result};
 use crate::execute::{Results, Workshop};
-use crate::facts::{Library, Wants};
+use crate::facts::Library;
 use crate::files;
 use crate::interrupt;
 use crate::plan::{Step, Work};
@@ -30,10 +30,7 @@ pub fn test(settings: &Settings, project: &Project, sink: Sink, args: &cli::Test
         if !suites.contains_key(*name) {
             let known = suites.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             let error = Error::usage(format!("there is no suite `{name}`; xtask.toml declares {known}"));
-            return Err(match nearest(name, suites.keys().map(String::as_str)) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            });
+            return Err(did_you_mean(error, name, suites.keys().map(String::as_str)));
         }
     }
     let known: BTreeSet<&str> = ["all"]
@@ -45,15 +42,12 @@ pub fn test(settings: &Settings, project: &Project, sink: Sink, args: &cli::Test
         let names = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         return Err(Error::usage(format!("nothing called `{unknown}` can be required ({names})")));
     }
-    let mut wants = Wants { features: "cpu".to_owned(), profile: "release".to_owned(), ..Wants::default() };
+    let mut wants = super::no_wants(&cli::Targets::default());
     for suite in named.iter().map(|name| &suites[*name]) {
         wants.libraries.extend(suite.libraries.iter().cloned());
-        wants.binaries.extend(suite.binaries.iter().cloned());
+        suite.binaries.iter().for_each(|name| super::want_binary(&mut wants, project, name));
         wants.wheel_sets.extend(suite.wheel_sets.iter().cloned());
         wants.models.extend(suite.models.iter().cloned());
-        for binary in suite.binaries.iter().filter_map(|name| project.declaration.go_binary.get(name)) {
-            wants.libraries.extend(binary.links.iter().cloned());
-        }
     }
     let workshop = Workshop::new(settings, project, sink.clone())?;
     if settings.dry_run {

@@ -2,7 +2,7 @@
 
 use super::{Made, Workshop};
 use crate::cache::key::Inputs;
-use crate::cache::store::{Entry, Lock, Output, Product};
+use crate::cache::store::{Entry, Lock, Product};
 use crate::digest::Digest;
 use crate::error::{Error, ExitCode, Result};
 use crate::facts::{Binary, Facts, Go, Wants};
@@ -85,8 +85,7 @@ impl Workshop<'_> {
                 files::rename(&folder.join(&path), &folder.join(&real))?;
                 path = real;
             }
-            let digest = file.sha256.parse().map_err(|error| Error::bug("the gateway's digest").because(error))?;
-            outputs.push(Output { path, digest, size_bytes: file.size_bytes, executable: file.executable });
+            outputs.push(super::wheels::output(&file, path)?);
         }
         let found = self.ask_version(&goroot.join("bin/go"))?;
         if found != version {
@@ -95,8 +94,7 @@ impl Workshop<'_> {
                 format!("the pinned toolchain says it is Go {found}, not {version}"),
             ));
         }
-        let inputs = step.inputs.as_ref().map(Inputs::flat).unwrap_or_default();
-        let entry = self.store.publish_tree(lock, &step.id, inputs, &folder, outputs)?;
+        let entry = self.store.publish_tree(lock, &step.id, step.flat_inputs(), &folder, outputs)?;
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds: 0.0 })
     }
 
@@ -317,9 +315,8 @@ impl Workshop<'_> {
         self.still_the_same(step, &wants, |now| {
             now.binaries.get(name).is_some_and(|now| now.sources == binary.sources)
         })?;
-        let inputs = step.inputs.as_ref().map(Inputs::flat).unwrap_or_default();
         let products = [Product { path: name.to_owned(), file: output.to_owned(), executable: true }];
-        let entry = self.store.publish(lock, &step.id, inputs, Default::default(), &products)?;
+        let entry = self.store.publish(lock, &step.id, step.flat_inputs(), Default::default(), &products)?;
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds })
     }
 

@@ -21,7 +21,7 @@ use crate::plan::{self, Plan, Premise, Step, View, Work};
 use crate::process::{self, Deadline, Finished, Invocation, Stream};
 use crate::project::Project;
 use crate::report::{self, Done, Event, Sink, Status};
-use crate::settings::Settings;
+use crate::settings::{Format, Settings};
 use outside::Outside;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::panic::AssertUnwindSafe;
@@ -104,7 +104,9 @@ impl<'a> Workshop<'a> {
             interrupt::check()?;
             let facts = self.gather(wants)?;
             let plan = self.plan(wants, &facts, fresh.then_some(&done))?;
-            if done.is_empty() {
+            // Naming hosts asks the installed tools, which is worth it only for somebody who listens.
+            let listened = self.settings.format == Format::Json || self.settings.explain;
+            if done.is_empty() && listened {
                 self.sink.send(describe(&plan, &facts));
             }
             let settled = plan.steps.iter().filter(|step| !step.provisional);

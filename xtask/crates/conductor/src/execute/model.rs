@@ -39,10 +39,9 @@ impl Workshop<'_> {
                 Err(error) => failures.push(error),
             }
         }
-        let result = products.ok_or_else(|| explain(name, failures)).and_then(|products| {
-            let inputs = step.inputs.as_ref().map(crate::cache::key::Inputs::flat).unwrap_or_default();
-            self.store.publish(lock, &step.id, inputs, Default::default(), &products)
-        });
+        let result = products
+            .ok_or_else(|| explain(name, failures))
+            .and_then(|products| self.store.publish(lock, &step.id, step.flat_inputs(), Default::default(), &products));
         let _ = files::remove(&work);
         Ok(Made { entry: Some(result?), done: Done::Ran, cpu_seconds: 0.0 })
     }

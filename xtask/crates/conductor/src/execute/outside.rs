@@ -12,7 +12,7 @@ use crate::mirror::{Ecosystem, Egress, Endpoint, Layer, Masked, MirrorUrl, Profi
 use crate::process::{self, Invocation};
 use crate::project::Project;
 use crate::report::{Sink, ToolMapping};
-use crate::satellite::Gateway;
+use crate::satellite::{self, Gateway};
 use crate::settings::{MirrorChoice, Settings, env};
 use protocol::{Limits, Proxy, SCHEMA, Setup, Upstream};
 use std::collections::{BTreeMap, BTreeSet};
@@ -231,10 +231,7 @@ impl<'a> Outside<'a> {
                 let door = (tool == Tool::Cargo && self.profile.is_some()).then_some(&door);
                 let mapping = self.mapping(tool, door);
                 ToolMapping {
-                    tool: serde_json::to_value(tool)
-                        .ok()
-                        .and_then(|name| name.as_str().map(str::to_owned))
-                        .unwrap_or_default(),
+                    tool: satellite::name(&tool),
                     set: mapping.set.iter().map(|(name, value)| (name.clone(), value.to_string())).collect(),
                     removed: mapping.remove.iter().cloned().collect(),
                     arguments: mapping.arguments.iter().map(ToString::to_string).collect(),
@@ -299,8 +296,7 @@ impl<'a> Outside<'a> {
             arguments.push("--offline".into());
         }
         if let Some(egress) = &self.settings.egress {
-            let name = serde_json::to_value(egress.value).ok().and_then(|name| name.as_str().map(str::to_owned));
-            arguments.extend(["--egress".into(), name.unwrap_or_default().into()]);
+            arguments.extend(["--egress".into(), satellite::name(&egress.value).into()]);
         }
         // The profile may be one that the checkout at hand defines.
         arguments.extend(["--repo".into(), self.settings.workspace.root.clone().into()]);

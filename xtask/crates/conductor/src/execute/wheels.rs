@@ -32,11 +32,10 @@ impl Workshop<'_> {
                 executable.iter().filter_map(|path| path.strip_prefix(&below)).map(str::to_owned).collect();
             let destination = folder.join(&pin.project);
             for file in self.unpack_wheel(archive, &destination, &[], executable)? {
-                outputs.push(output(file, &below)?);
+                outputs.push(output(&file, format!("{below}{}", file.path))?);
             }
         }
-        let inputs = step.inputs.as_ref().map(crate::cache::key::Inputs::flat).unwrap_or_default();
-        let entry = self.store.publish_tree(lock, &step.id, inputs, &folder, outputs)?;
+        let entry = self.store.publish_tree(lock, &step.id, step.flat_inputs(), &folder, outputs)?;
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds: 0.0 })
     }
 
@@ -83,12 +82,8 @@ impl Workshop<'_> {
     }
 }
 
-fn output(file: UnpackedFile, below: &str) -> Result<Output> {
+/// An unpacked file as an output at `path`.
+pub(super) fn output(file: &UnpackedFile, path: String) -> Result<Output> {
     let digest = file.sha256.parse().map_err(|error| Error::bug("the gateway's digest").because(error))?;
-    Ok(Output {
-        path: format!("{below}{}", file.path),
-        digest,
-        size_bytes: file.size_bytes,
-        executable: file.executable,
-    })
+    Ok(Output { path, digest, size_bytes: file.size_bytes, executable: file.executable })
 }

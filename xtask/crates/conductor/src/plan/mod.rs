@@ -133,7 +133,12 @@ impl Step {
         self.inputs.as_ref().map(Inputs::key)
     }
 
-    pub fn planned(&self, commands: Vec<String>, environment: BTreeMap<String, String>) -> PlannedStep {
+    /// The inputs as an entry keeps them; none for a step without a key.
+    pub fn flat_inputs(&self) -> BTreeMap<String, String> {
+        self.inputs.as_ref().map(Inputs::flat).unwrap_or_default()
+    }
+
+    pub fn planned(&self, commands: Vec<String>) -> PlannedStep {
         PlannedStep {
             id: self.id.clone(),
             kind: self.work.kind(),
@@ -142,7 +147,6 @@ impl Step {
             reason: self.reason.clone(),
             provisional: self.provisional,
             commands,
-            environment,
         }
     }
 }

@@ -368,10 +368,7 @@ impl Source<'_> {
         let path = self.path.display();
         let error =
             Error::configuration(format!("{path}{place}: {key} names `{value}`, which is not declared ({all})"));
-        Err(match document::nearest(value, names.map(String::as_str)) {
-            Some(near) => error.hint(format!("did you mean `{near}`?")),
-            None => error,
-        })
+        Err(document::did_you_mean(error, value, names.map(String::as_str)))
     }
 
     /// The line that holds the value in quotes, best one that also holds the key's last word.

@@ -52,8 +52,6 @@ pub struct PlannedStep {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub provisional: bool,
     pub commands: Vec<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub environment: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug)]

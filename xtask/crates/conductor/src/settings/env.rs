@@ -18,10 +18,6 @@ impl Environment {
         self.0.get(name)?.to_str().filter(|value| !value.is_empty())
     }
 
-    pub fn is_set(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|value| !matches!(value, "0" | "false"))
-    }
-
     /// The variables in `names` that are set, whatever they hold.
     pub fn only(&self, names: &[impl AsRef<str>]) -> BTreeMap<String, OsString> {
         let names = names.iter().map(AsRef::as_ref);
