@@ -8,8 +8,9 @@ import unittest
 import zipfile
 from pathlib import Path
 
+# support first: it is what makes the hostile mirror's modules importable.
+from support import ROOT, Sandbox, beside, fixture, fixture_built, lab_mirror, path_without, xtask  # isort: skip
 from routes import tomllib
-from support import ROOT, Sandbox, beside, fixture, fixture_built, lab_mirror, path_without, xtask
 
 INTEGRITY = 5
 UUID_H1 = "h1:NIvaJDMOsjHA8n1jAhLSgzrAzy1Hgr+hNrb57e+94F0="
