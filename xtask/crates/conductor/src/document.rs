@@ -1,6 +1,6 @@
 //! Reading our TOML files: a mistake is answered with file, line, key and the nearest valid spelling.
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
@@ -12,7 +12,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
 fn explain(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     let message = error.message();
     let (line, column, source) = position(text, error.span().map_or(0, |span| span.start));
-    let mut it = Error::configuration(format!("{}:{line}:{column}: {}", path.display(), first_line(message)));
+    let mut it = Error::new(Code::WrongValue, format!("{}:{line}:{column}: {}", path.display(), first_line(message)));
     if !source.trim().is_empty() {
         let marker = " ".repeat(column.saturating_sub(1));
         it = it.excerpt(format!("  {line:>4} | {source}\n       | {marker}^"));

@@ -3,39 +3,11 @@
 //! An [`Error`] is what travels to `main`; modules whose callers branch on a failure have an enum of their own and turn
 //! it into an `Error` at their border. Hints are a channel of their own, never part of the message.
 
+pub use crate::code::{Code, ExitCode};
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::path::Path;
-
-/// The process's exit codes: a contract with scripts, never renumbered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i32)]
-pub enum ExitCode {
-    Ok = 0,
-    /// The command line cannot be understood.
-    Usage = 2,
-    /// A file or variable of ours holds something that cannot be used, or something needed is configured nowhere.
-    Configuration = 3,
-    /// Nothing usable could be reached.
-    Network = 4,
-    /// Bytes arrived or were found that are not the pinned ones.
-    Integrity = 5,
-    /// Reading or writing on this machine failed.
-    Disk = 6,
-    /// Another process held a lock for too long.
-    LockTimeout = 7,
-    /// A program that must be installed is not.
-    Missing = 8,
-    /// A build that we started failed; its own code is in the message.
-    Child = 9,
-    /// A defect of this program.
-    Bug = 101,
-    /// Ended by Ctrl-C.
-    Interrupted = 130,
-    /// Ended by SIGTERM or SIGHUP.
-    Terminated = 143,
-}
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -46,7 +18,7 @@ pub struct Error(Box<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    exit: ExitCode,
+    code: Code,
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
     hints: Vec<String>,
@@ -55,41 +27,35 @@ struct Inner {
 }
 
 impl Error {
-    pub fn new(exit: ExitCode, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { exit, message: message.into(), source: None, hints: Vec::new(), excerpt: None }))
-    }
-
-    pub fn usage(message: impl Into<String>) -> Self {
-        Self::new(ExitCode::Usage, message)
-    }
-
-    pub fn configuration(message: impl Into<String>) -> Self {
-        Self::new(ExitCode::Configuration, message)
-    }
-
-    pub fn missing(message: impl Into<String>) -> Self {
-        Self::new(ExitCode::Missing, message)
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { code, message: message.into(), source: None, hints: Vec::new(), excerpt: None }))
     }
 
     /// A state that this program's own logic rules out.
     pub fn bug(message: impl Into<String>) -> Self {
-        Self::new(ExitCode::Bug, message).hint("this is a defect of xtask: please report it together with the log")
+        Self::new(Code::Bug, message).hint("this is a defect of xtask: please report it together with the log")
     }
 
     /// `action` is a verb phrase without its object: `read`, `write`, `create the folder`.
     pub fn disk(action: &str, path: &Path, error: io::Error) -> Self {
-        let hint = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(format!(
-                "free some space on the file system of {}; everything finished so far is kept",
-                path.display()
-            )),
-            io::ErrorKind::ReadOnlyFilesystem => {
-                Some("the file system is read-only; XTASK_CACHE_DIR moves the cache elsewhere".to_owned())
+        let (code, hint) = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
+                Code::DiskFull,
+                Some(format!(
+                    "free some space on the file system of {}; everything finished so far is kept",
+                    path.display()
+                )),
+            ),
+            io::ErrorKind::ReadOnlyFilesystem => (
+                Code::ReadOnly,
+                Some("the file system is read-only; XTASK_CACHE_DIR moves the cache elsewhere".to_owned()),
+            ),
+            io::ErrorKind::PermissionDenied => {
+                (Code::PermissionDenied, Some(format!("check who owns {}", path.display())))
             }
-            io::ErrorKind::PermissionDenied => Some(format!("check who owns {}", path.display())),
-            _ => None,
+            _ => (Code::Disk, None),
         };
-        let mut it = Self::new(ExitCode::Disk, format!("cannot {action} {}", path.display())).because(error);
+        let mut it = Self::new(code, format!("cannot {action} {}", path.display())).because(error);
         it.0.hints.extend(hint);
         it
     }
@@ -109,19 +75,22 @@ impl Error {
         self
     }
 
-    /// The same failure as a cause of `message`, which says what the user wanted; hints and exit code stay.
+    /// The same failure as a cause of `message`, which says what the user wanted; hints and code stay.
     pub fn context(self, message: impl Into<String>) -> Self {
-        let exit = self.0.exit;
         let (hints, excerpt) = (self.0.hints.clone(), self.0.excerpt.clone());
-        let mut outer = Self::new(exit, message);
+        let mut outer = Self::new(self.0.code, message);
         outer.0.hints = hints;
         outer.0.excerpt = excerpt;
         outer.0.source = Some(Box::new(self));
         outer
     }
 
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
     pub fn exit(&self) -> ExitCode {
-        self.0.exit
+        self.0.code.exit()
     }
 
     pub fn hints(&self) -> &[String] {

@@ -1,6 +1,6 @@
 //! The one place that knows whether the user asked us to stop.
 
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ pub fn install() -> io::Result<()> {
     let noted = SIGNAL.get_or_init(Arc::default);
     let again = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register_conditional_shutdown(signal, exit_code(signal) as i32, Arc::clone(&again))?;
+        signal_hook::flag::register_conditional_shutdown(signal, code(signal).exit() as i32, Arc::clone(&again))?;
         signal_hook::flag::register(signal, Arc::clone(&again))?;
         signal_hook::flag::register_usize(signal, Arc::clone(noted), usize::try_from(signal).unwrap_or(0))?;
     }
     Ok(())
 }
 
-/// The exit code to leave with, once a signal came.
-pub fn requested() -> Option<ExitCode> {
+/// What to end with, once a signal came.
+pub fn requested() -> Option<Code> {
     match SIGNAL.get().map_or(0, |signal| signal.load(Ordering::Relaxed)) {
         0 => None,
-        signal => Some(exit_code(i32::try_from(signal).unwrap_or(SIGTERM))),
+        signal => Some(code(i32::try_from(signal).unwrap_or(SIGTERM))),
     }
 }
 
@@ -39,15 +39,15 @@ pub fn abandon() {
 
 /// An error as soon as the user asked us to stop, or another step failed.
 pub fn check() -> Result<()> {
-    if let Some(exit) = requested() {
-        return Err(Error::new(exit, "stopped; everything finished so far is kept"));
+    if let Some(code) = requested() {
+        return Err(Error::new(code, "stopped; everything finished so far is kept"));
     }
     if ABANDONED.load(Ordering::Relaxed) {
-        return Err(Error::new(ExitCode::Child, "given up, because another step failed"));
+        return Err(Error::new(Code::ChildFailed, "given up, because another step failed"));
     }
     Ok(())
 }
 
-fn exit_code(signal: i32) -> ExitCode {
-    if signal == SIGINT { ExitCode::Interrupted } else { ExitCode::Terminated }
+fn code(signal: i32) -> Code {
+    if signal == SIGINT { Code::Interrupted } else { Code::Terminated }
 }

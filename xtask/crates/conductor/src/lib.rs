@@ -11,10 +11,11 @@
 //! - [`settings`], [`project`], [`facts`]: what is meant, what is declared, what is there.
 //! - [`cli`], [`mirror`], [`cache`], [`toolchain`], [`wheel`], [`digest`], [`document`]: nouns.
 //! - [`process`], [`files`], [`loopback`]: the rim: spawn, publish, a local socket.
-//! - [`workspace`], [`error`], [`interrupt`]: known to all.
+//! - [`workspace`], [`error`], [`code`], [`interrupt`]: known to all.
 
 pub mod cache;
 pub mod cli;
+pub mod code;
 pub mod command;
 pub mod digest;
 pub mod document;

@@ -4,7 +4,7 @@
 //! a process group of its own, output streamed line by line into a log that is kept whole, a deadline, and an end within
 //! two seconds when the user asks for it. Every child gets its whole environment from its [`Invocation`]; nothing is inherited.
 
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, Result};
 use crate::files;
 use crate::interrupt;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
@@ -60,8 +60,7 @@ impl Invocation {
     }
 
     fn not_started(&self, error: io::Error) -> Error {
-        let exit = if error.kind() == io::ErrorKind::NotFound { ExitCode::Missing } else { ExitCode::Child };
-        Error::new(exit, format!("cannot start `{}`", self.program.display())).because(error)
+        Error::new(Code::CannotStart, format!("cannot start `{}`", self.program.display())).because(error)
     }
 }
 
@@ -117,7 +116,7 @@ impl Finished {
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "no status".to_owned(),
         };
-        Err(Error::new(ExitCode::Child, format!("`{what}` failed ({end})"))
+        Err(Error::new(Code::ChildFailed, format!("`{what}` failed ({end})"))
             .excerpt(self.tail.join("\n"))
             .hint(format!("whole output: {}", self.log.display())))
     }
@@ -178,11 +177,8 @@ pub fn run(
             (silent || start.elapsed() > deadline.whole).then(|| {
                 let seconds = if silent { heard.elapsed() } else { start.elapsed() }.as_secs();
                 let how = if silent { "said nothing" } else { "ran" };
-                Error::new(
-                    ExitCode::Network,
-                    format!("`{}` {how} for {seconds} s and was ended", invocation.command_line()),
-                )
-                .hint(format!("whole output: {}", log.display()))
+                Error::new(Code::Silent, format!("`{}` {how} for {seconds} s and was ended", invocation.command_line()))
+                    .hint(format!("whole output: {}", log.display()))
             })
         });
         if let Some(error) = stop {
@@ -201,7 +197,7 @@ pub fn ask(invocation: &Invocation) -> Result<String> {
     // The question shares our terminal, so Ctrl-C ends it too: that is then the reason.
     let failed = |error: xshell::Error| match interrupt::check() {
         Err(interrupted) => interrupted,
-        Ok(()) => Error::missing(format!("`{command_line}` does not answer")).because(error),
+        Ok(()) => Error::new(Code::NoAnswer, format!("`{command_line}` does not answer")).because(error),
     };
     let shell = xshell::Shell::new().map_err(failed)?;
     let (sender, answer) = mpsc::channel();
@@ -213,7 +209,7 @@ pub fn ask(invocation: &Invocation) -> Result<String> {
         let _ = sender.send(command.quiet().ignore_stderr().read());
     });
     let seconds = Deadline::QUESTION.whole.as_secs();
-    let silent = |_| Error::missing(format!("`{command_line}` did not answer within {seconds} s"));
+    let silent = |_| Error::new(Code::NoAnswer, format!("`{command_line}` did not answer within {seconds} s"));
     answer.recv_timeout(Deadline::QUESTION.whole).map_err(silent)?.map_err(failed)
 }
 
@@ -380,7 +376,7 @@ mod tests {
         let error =
             run(&shell("sleep 1000 & echo $!; wait"), deadline, &log, |_, text| grandchild = text.parse().unwrap())
                 .unwrap_err();
-        assert_eq!(error.exit(), ExitCode::Network);
+        assert_eq!(error.code(), Code::Silent);
         assert!(start.elapsed() < Duration::from_secs(5));
         assert!(!files::process_is_alive(grandchild) || zombie(grandchild));
         files::remove(&log).unwrap();
@@ -414,7 +410,7 @@ mod tests {
         let log = log();
         let finished = run(&shell("echo why; exit 7"), Deadline::BUILD, &log, |_, _| {}).unwrap();
         let error = finished.into_result("cargo build").unwrap_err();
-        assert_eq!(error.exit(), ExitCode::Child);
+        assert_eq!(error.code(), Code::ChildFailed);
         let text = error.render();
         assert!(
             text.contains("`cargo build` failed (exit 7)") && text.contains("why") && text.contains("whole output"),

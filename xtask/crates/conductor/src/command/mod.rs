@@ -7,7 +7,7 @@ mod test;
 
 use crate::cli::{self, Cli, Command};
 use crate::document::did_you_mean;
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, ExitCode, Result};
 use crate::execute::Workshop;
 use crate::facts::{Facts, Wants};
 use crate::interrupt;
@@ -69,8 +69,8 @@ fn print(settings: &Settings, event: &str, value: &impl Serialize, text: &str) -
 
 fn prepare(cli: &Cli, stderr_is_terminal: bool) -> Result<(Settings, Project)> {
     let environment = Environment::of_this_process();
-    let current =
-        std::env::current_dir().map_err(|error| Error::configuration("the current folder is gone").because(error))?;
+    let current = std::env::current_dir()
+        .map_err(|error| Error::new(Code::NoProject, "the current folder is gone").because(error))?;
     let workspace = settings::find_workspace(cli.global.repo.as_deref(), &environment, &current)?;
     let project = Project::read(&workspace)?;
     let local = Local::read(&workspace)?;
@@ -215,7 +215,8 @@ fn wanted(project: &Project, targets: &cli::Targets) -> Result<Wants> {
             wants.libraries.insert(name.clone());
         } else {
             let known = all.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            let error = Error::usage(format!("there is no target `{name}`; xtask.toml declares {known}"));
+            let error =
+                Error::new(Code::UnknownName, format!("there is no target `{name}`; xtask.toml declares {known}"));
             return Err(did_you_mean(error, name, all.iter().map(|name| name.as_str())));
         }
     }

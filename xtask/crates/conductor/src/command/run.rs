@@ -2,7 +2,7 @@
 //! ready; one Ctrl-C ends them all.
 
 use crate::cli;
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, Result};
 use crate::execute::{Results, Workshop};
 use crate::facts::Wants;
 use crate::files;
@@ -27,7 +27,7 @@ struct Places(BTreeMap<String, String>);
 
 pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) -> Result<()> {
     let declared = project.declaration.run.as_ref().ok_or_else(|| {
-        Error::configuration(format!("{} declares no [run]", settings.workspace.declaration().display()))
+        Error::new(Code::Undeclared, format!("{} declares no [run]", settings.workspace.declaration().display()))
     })?;
     // Before anything is built: a request that cannot be read is the cheapest mistake to report.
     let request = args.once.as_deref().map(read_request).transpose()?;
@@ -50,7 +50,7 @@ pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) 
         Some(request) => {
             let port = ports[&(declared.service.clone(), declared.port.clone())];
             let response = loopback::post_json(port, &declared.path, &request, ANSWER).map_err(|error| {
-                Error::new(ExitCode::Child, format!("the stack gave no answer on 127.0.0.1:{port}{}", declared.path))
+                Error::new(Code::BadAnswer, format!("the stack gave no answer on 127.0.0.1:{port}{}", declared.path))
                     .because(error)
                     .hint(format!("logs: {}", workshop.logs.display()))
             })?;
@@ -62,7 +62,7 @@ pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) 
                 body: String::from_utf8_lossy(&response.body).into_owned(),
             });
             if response.status >= 400 {
-                return Err(Error::new(ExitCode::Child, format!("the stack answered with HTTP {}", response.status))
+                return Err(Error::new(Code::BadAnswer, format!("the stack answered with HTTP {}", response.status))
                     .hint(format!("logs: {}", workshop.logs.display())));
             }
             Ok(())
@@ -110,16 +110,18 @@ fn ended(name: &str, status: std::process::ExitStatus, logs: &Path) -> Error {
     let text = files::read_text(&log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(50)..].join("\n");
-    Error::new(ExitCode::Child, format!("service {name} ended ({status})"))
+    Error::new(Code::ServiceFailed, format!("service {name} ended ({status})"))
         .excerpt(tail)
         .hint(format!("whole output: {}", log.display()))
 }
 
 fn read_request(path: &Path) -> Result<Vec<u8>> {
-    let bytes = std::fs::read(path)
-        .map_err(|error| Error::usage(format!("cannot read the request {}", path.display())).because(error))?;
-    serde_json::from_slice::<serde_json::Value>(&bytes)
-        .map_err(|error| Error::usage(format!("{} is not JSON", path.display())).because(error))?;
+    let bytes = std::fs::read(path).map_err(|error| {
+        Error::new(Code::UnreadableRequest, format!("cannot read the request {}", path.display())).because(error)
+    })?;
+    serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| {
+        Error::new(Code::UnreadableRequest, format!("{} is not JSON", path.display())).because(error)
+    })?;
     Ok(bytes)
 }
 
@@ -148,7 +150,7 @@ fn start_order(project: &Project) -> Result<Vec<&String>> {
             .find(|(name, service)| !order.contains(name) && service.after.iter().all(|other| order.contains(&other)));
         let Some((name, _)) = next else {
             let stuck: Vec<_> = services.keys().filter(|name| !order.contains(name)).cloned().collect();
-            return Err(Error::configuration(format!("services wait for each other: {}", stuck.join(", ")))
+            return Err(Error::new(Code::ServiceCycle, format!("services wait for each other: {}", stuck.join(", ")))
                 .hint("take one of them out of the other's `after` in xtask.toml"));
         };
         order.push(name);
@@ -178,7 +180,7 @@ fn choose_ports(settings: &Settings, project: &Project, any: bool, sink: &Sink) 
     if !any {
         let (service, name, _) = &taken[0];
         let all: Vec<_> = taken.iter().map(|(service, name, port)| format!("{port} ({service}, {name})")).collect();
-        return Err(Error::configuration(format!("taken by another program: port {}", all.join(", "))).hint(format!(
+        return Err(Error::new(Code::PortTaken, format!("taken by another program: port {}", all.join(", "))).hint(format!(
             "end that program, perhaps another `cargo xtask run`, or write `[ports.{service}]` `{name} = …` into xtask.local.toml"
         )));
     }
@@ -205,10 +207,10 @@ impl Places {
         while let Some((before, after)) = rest.split_once('{') {
             let (name, behind) = after
                 .split_once('}')
-                .ok_or_else(|| Error::configuration(format!("xtask.toml: `{text}` has an open placeholder")))?;
+                .ok_or_else(|| Error::new(Code::WrongValue, format!("xtask.toml: `{text}` has an open placeholder")))?;
             let value = self.0.get(name).ok_or_else(|| {
                 let known = self.0.keys().cloned().collect::<Vec<_>>().join(", ");
-                Error::configuration(format!("xtask.toml: nothing is called {{{name}}} (known: {known})"))
+                Error::new(Code::Undeclared, format!("xtask.toml: nothing is called {{{name}}} (known: {known})"))
             })?;
             filled.push_str(before);
             filled.push_str(value);
@@ -251,7 +253,7 @@ impl Stack<'_> {
             }
             if start.elapsed() > READY {
                 return Err(Error::new(
-                    ExitCode::Child,
+                    Code::ServiceFailed,
                     format!("service {name} was not ready after {} s", READY.as_secs()),
                 )
                 .hint(format!("whole output: {}", log.display())));

@@ -4,7 +4,7 @@
 use super::run::{python_environment, python_flags};
 use crate::cli;
 use crate::document::did_you_mean;
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, ExitCode, Result};
 use crate::execute::{Results, Workshop};
 use crate::facts::Library;
 use crate::files;
@@ -29,7 +29,8 @@ pub fn test(settings: &Settings, project: &Project, sink: Sink, args: &cli::Test
     for name in &named {
         if !suites.contains_key(*name) {
             let known = suites.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            let error = Error::usage(format!("there is no suite `{name}`; xtask.toml declares {known}"));
+            let error =
+                Error::new(Code::UnknownName, format!("there is no suite `{name}`; xtask.toml declares {known}"));
             return Err(did_you_mean(error, name, suites.keys().map(String::as_str)));
         }
     }
@@ -40,7 +41,7 @@ pub fn test(settings: &Settings, project: &Project, sink: Sink, args: &cli::Test
         .collect();
     if let Some(unknown) = args.require.iter().find(|name| !known.contains(name.as_str())) {
         let names = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        return Err(Error::usage(format!("nothing called `{unknown}` can be required ({names})")));
+        return Err(Error::new(Code::UnknownName, format!("nothing called `{unknown}` can be required ({names})")));
     }
     let mut wants = super::no_wants(&cli::Targets::default());
     for suite in named.iter().map(|name| &suites[*name]) {
@@ -85,7 +86,7 @@ pub fn test(settings: &Settings, project: &Project, sink: Sink, args: &cli::Test
     if failed.is_empty() {
         return Ok(());
     }
-    Err(Error::new(ExitCode::Child, format!("failed suites: {}", failed.join(", ")))
+    Err(Error::new(Code::SuiteFailed, format!("failed suites: {}", failed.join(", ")))
         .hint(format!("whole output: {}", workshop.logs.display())))
 }
 
@@ -149,7 +150,7 @@ fn invocation(
                 let cargo = rust
                     .or_else(|| settings.environment.get("CARGO").map(Into::into))
                     .or_else(|| settings.environment.find("cargo"));
-                let cargo = cargo.ok_or_else(|| Error::missing("there is no cargo on PATH"))?;
+                let cargo = cargo.ok_or_else(|| Error::new(Code::NoRust, "there is no cargo on PATH"))?;
                 let mut environment = settings.environment.only(env::PASSED);
                 environment.extend(settings.environment.only(env::PASSED_TO_RUN));
                 environment.extend(settings.environment.only(env::NATIVE_KEYED));
@@ -182,7 +183,7 @@ fn invocation(
                     settings
                         .environment
                         .find("python3")
-                        .ok_or_else(|| Error::missing("there is no python3 on PATH"))?,
+                        .ok_or_else(|| Error::new(Code::NoPython, "there is no python3 on PATH"))?,
                     (3, 11),
                 ),
             };
@@ -225,7 +226,7 @@ fn fill(workshop: &Workshop, results: &Results, text: &str) -> Result<String> {
     let Some((before, rest)) = text.split_once("{wheel-set:") else { return Ok(text) };
     let (name, after) = rest
         .split_once('}')
-        .ok_or_else(|| Error::configuration(format!("xtask.toml: `{text}` has an open placeholder")))?;
+        .ok_or_else(|| Error::new(Code::WrongValue, format!("xtask.toml: `{text}` has an open placeholder")))?;
     let tree = workshop.root_of(results, &format!("wheel-set:{name}"))?;
     Ok(format!("{before}{}{after}", tree.display()))
 }

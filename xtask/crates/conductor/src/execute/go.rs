@@ -4,7 +4,7 @@ use super::{Made, Workshop};
 use crate::cache::key::Inputs;
 use crate::cache::store::{Entry, Lock, Product};
 use crate::digest::Digest;
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, ExitCode, Result};
 use crate::facts::{Binary, Facts, Go, Wants};
 use crate::files;
 use crate::plan::{self, Step, View as _};
@@ -90,7 +90,7 @@ impl Workshop<'_> {
         let found = self.ask_version(&goroot.join("bin/go"))?;
         if found != version {
             return Err(Error::new(
-                ExitCode::Integrity,
+                Code::OtherBytes,
                 format!("the pinned toolchain says it is Go {found}, not {version}"),
             ));
         }
@@ -258,7 +258,7 @@ impl Workshop<'_> {
         };
         let excerpt = failed.iter().map(described).collect::<Vec<_>>().join("\n");
         let excerpt = if excerpt.is_empty() { said.join("\n") } else { excerpt };
-        Ok(Error::new(ExitCode::Integrity, format!("a Go module from {proxies} is not the pinned one"))
+        Ok(Error::new(Code::OtherBytes, format!("a Go module from {proxies} is not the pinned one"))
             .because(error)
             .excerpt(excerpt)
             .hint("the module was thrown away; take that proxy out of the list, or use another with --mirror"))

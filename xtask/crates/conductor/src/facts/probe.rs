@@ -3,7 +3,7 @@
 use super::{Binary, Compiler, Go, Python, Rust};
 use crate::cache::stat::{Stat, StatIndex, input_error};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::process::{self, Invocation};
 use crate::project::Project;
 use crate::settings::Settings;
@@ -44,7 +44,7 @@ impl Probe<'_> {
         let cargo = environment.get("CARGO").map(PathBuf::from).filter(|path| path.is_file());
         let cargo = cargo
             .or_else(|| environment.find("cargo"))
-            .ok_or_else(|| Error::missing("there is no cargo on PATH").hint(install_rust(self.settings)))?;
+            .ok_or_else(|| Error::new(Code::NoRust, "there is no cargo on PATH").hint(install_rust(self.settings)))?;
         let beside = cargo.with_file_name("rustc");
         let rustc = if beside.is_file() { beside } else { environment.find("rustc").unwrap_or(beside) };
         let toolchain = environment.get("RUSTUP_TOOLCHAIN").unwrap_or("");
@@ -52,11 +52,11 @@ impl Probe<'_> {
         let host = version
             .lines()
             .find_map(|line| line.strip_prefix("host: "))
-            .ok_or_else(|| Error::missing(format!("`{} -vV` names no host", rustc.display())))?
+            .ok_or_else(|| Error::new(Code::NoRust, format!("`{} -vV` names no host", rustc.display())))?
             .to_owned();
         let home = || environment.get("HOME").map(|home| Path::new(home).join(".cargo"));
         let cargo_home = environment.get("CARGO_HOME").map(PathBuf::from).or_else(home).ok_or_else(|| {
-            Error::configuration("neither CARGO_HOME nor HOME is set")
+            Error::new(Code::NoHome, "neither CARGO_HOME nor HOME is set")
                 .hint("set CARGO_HOME to a folder that this user may write")
         })?;
         Ok(Rust { cargo, rustc, version, host, cargo_home })
@@ -66,7 +66,7 @@ impl Probe<'_> {
         let environment = &self.settings.environment;
         let name = environment.get("CC").and_then(|cc| cc.split_whitespace().next()).unwrap_or("cc");
         let path = environment.find(name).ok_or_else(|| {
-            Error::missing(format!("there is no C compiler: `{name}` is not on PATH")).hint(install(
+            Error::new(Code::NoCompiler, format!("there is no C compiler: `{name}` is not on PATH")).hint(install(
                 self.settings,
                 &[
                     ("apt-get", "gcc libc6-dev"),
@@ -102,7 +102,7 @@ impl Probe<'_> {
         let minimum = &self.project.declaration.toolchain.go.minimum;
         let wanted = go::version(minimum).ok_or_else(|| {
             let path = self.settings.workspace.declaration();
-            Error::configuration(format!("{}: toolchain.go.minimum is `{minimum}`", path.display()))
+            Error::new(Code::WrongValue, format!("{}: toolchain.go.minimum is `{minimum}`", path.display()))
                 .hint("write a version such as 1.26.9")
         })?;
         let mut passed_over = None;
@@ -120,16 +120,17 @@ impl Probe<'_> {
         let pinned = self.project.pins.go.as_ref().filter(|pins| pins.platform.contains_key(&platform));
         match pinned {
             Some(pins) => Ok(Go::Pinned { version: pins.version.clone(), platform, passed_over }),
-            None => Err(Error::missing(format!(
-                "there is no Go {minimum} or newer on PATH, and xtask.lock pins none for {platform}"
-            ))
+            None => Err(Error::new(
+                Code::NoGo,
+                format!("there is no Go {minimum} or newer on PATH, and xtask.lock pins none for {platform}"),
+            )
             .hint("install Go, or add the pin with `cargo xtask lock update go`")),
         }
     }
 
     pub fn python(&self) -> Result<Python> {
         let path = self.settings.environment.find("python3").ok_or_else(|| {
-            Error::missing("there is no python3 on PATH").hint(install(
+            Error::new(Code::NoPython, "there is no python3 on PATH").hint(install(
                 self.settings,
                 &[
                     ("apt-get", "python3"),
@@ -157,14 +158,15 @@ impl Probe<'_> {
                 .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
             Some(Python { path, interpreter: Interpreter { version, architecture, glibc } })
         };
-        let python = understood()
-            .ok_or_else(|| Error::missing(format!("{} gives an unknown answer: {answer}", path.display())))?;
+        let python = understood().ok_or_else(|| {
+            Error::new(Code::NoAnswer, format!("{} gives an unknown answer: {answer}", path.display()))
+        })?;
         if python.interpreter.version < (3, 10) {
             let (major, minor) = python.interpreter.version;
-            return Err(Error::missing(format!(
-                "{} is Python {major}.{minor}; 3.10 or newer is needed",
-                python.path.display()
-            ))
+            return Err(Error::new(
+                Code::NoPython,
+                format!("{} is Python {major}.{minor}; 3.10 or newer is needed", python.path.display()),
+            )
             .hint("install a newer python3 and put it first on PATH"));
         }
         Ok(python)

@@ -4,7 +4,7 @@ use super::{Place, Plan, Premise, Step, Work};
 use crate::cache::key::{GoBinary, Inputs, NativeLibrary, Pinned};
 use crate::cache::reason::Reason;
 use crate::cache::store::Lookup;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::facts::{Compiler, Go};
 use crate::project::pins::WheelPin;
 use crate::report::Status;
@@ -48,10 +48,10 @@ fn distinct_files(premise: &Premise) -> Result<()> {
     let mut owners: BTreeMap<&String, &String> = BTreeMap::new();
     for (name, library) in &premise.facts.libraries {
         if let Some(other) = owners.insert(&library.file, name) {
-            return Err(Error::configuration(format!(
-                "native-library.{other} and native-library.{name} both make {}",
-                library.file
-            ))
+            return Err(Error::new(
+                Code::BadName,
+                format!("native-library.{other} and native-library.{name} both make {}", library.file),
+            )
             .hint("give one of them another [lib] name in its Cargo.toml"));
         }
     }
@@ -245,7 +245,7 @@ pub fn chosen_wheels<'a>(premise: &'a Premise, name: &str) -> Result<Vec<&'a Whe
     let pins = premise.project.pins.wheel_set.get(name).map_or(&[][..], Vec::as_slice);
     let projects: BTreeSet<&String> = pins.iter().map(|pin| &pin.project).collect();
     if projects.is_empty() {
-        return Err(Error::configuration(format!("xtask.lock pins nothing for wheel-set.{name}"))
+        return Err(Error::new(Code::NotPinned, format!("xtask.lock pins nothing for wheel-set.{name}"))
             .hint(format!("run `cargo xtask lock update {name}`")));
     }
     let mut chosen = Vec::new();
@@ -254,10 +254,13 @@ pub fn chosen_wheels<'a>(premise: &'a Premise, name: &str) -> Result<Vec<&'a Whe
         let interpreter = &python.interpreter;
         let (major, minor) = interpreter.version;
         let best = wheel::choose(&files, |pin| &pin.filename, interpreter).ok_or_else(|| {
-            Error::missing(format!(
-                "xtask.lock pins no wheel of {project} for CPython {major}.{minor} on {}",
-                interpreter.architecture
-            ))
+            Error::new(
+                Code::NoPython,
+                format!(
+                    "xtask.lock pins no wheel of {project} for CPython {major}.{minor} on {}",
+                    interpreter.architecture
+                ),
+            )
             .hint("put a python3 between 3.10 and 3.14 first on PATH")
         })?;
         chosen.push(*best);
@@ -274,7 +277,7 @@ fn wheel_set(premise: &Premise, name: &str) -> Result<Step> {
 
 fn model(premise: &Premise, name: &str) -> Result<Step> {
     let pins = premise.project.pins.model.get(name).filter(|pins| !pins.file.is_empty()).ok_or_else(|| {
-        Error::configuration(format!("xtask.lock pins nothing for model.{name}"))
+        Error::new(Code::NotPinned, format!("xtask.lock pins nothing for model.{name}"))
             .hint(format!("run `cargo xtask lock update {name}`"))
     })?;
     let pins = pins.file.iter().map(|file| (file.path.clone(), file.sha256.to_string())).collect();

@@ -7,7 +7,7 @@
 pub mod pins;
 
 use crate::document;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::files;
 use crate::mirror;
 use crate::workspace::Workspace;
@@ -276,7 +276,7 @@ impl Project {
     pub fn read(workspace: &Workspace) -> Result<Self> {
         let path = workspace.declaration();
         let text = files::read_text(&path).map_err(|error| {
-            Error::configuration(format!("{} declares no project", workspace.root.display()))
+            Error::new(Code::NoProject, format!("{} declares no project", workspace.root.display()))
                 .because(error)
                 .hint("run this inside a checkout that has an xtask.toml, or name one with --repo DIR")
         })?;
@@ -306,8 +306,11 @@ impl Project {
         }
         if let Some(name) = it.go_binary.keys().find(|name| it.native_library.contains_key(*name)) {
             let path = source.path.display();
-            return Err(Error::configuration(format!("{path}: `{name}` is both a native-library and a go-binary"))
-                .hint("targets are called by name: give one of them another"));
+            return Err(Error::new(
+                Code::BadName,
+                format!("{path}: `{name}` is both a native-library and a go-binary"),
+            )
+            .hint("targets are called by name: give one of them another"));
         }
         for (name, binary) in &it.go_binary {
             for library in &binary.links {
@@ -354,7 +357,7 @@ impl Source<'_> {
             return Ok(());
         }
         let path = self.path.display();
-        Err(Error::configuration(format!("{path}: {table}.`{name}` is not a name"))
+        Err(Error::new(Code::BadName, format!("{path}: {table}.`{name}` is not a name"))
             .hint("use letters, digits, `-`, `_` and `.`, and no `.` first"))
     }
 
@@ -366,8 +369,10 @@ impl Source<'_> {
         let all = names.clone().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let place = self.line_of(key, value).map_or_else(String::new, |line| format!(":{line}"));
         let path = self.path.display();
-        let error =
-            Error::configuration(format!("{path}{place}: {key} names `{value}`, which is not declared ({all})"));
+        let error = Error::new(
+            Code::Undeclared,
+            format!("{path}{place}: {key} names `{value}`, which is not declared ({all})"),
+        );
         Err(document::did_you_mean(error, value, names.map(String::as_str)))
     }
 

@@ -3,7 +3,7 @@
 pub mod env;
 
 use crate::cli;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::mirror::Egress;
 use crate::project::{Declaration, Local};
 use crate::workspace::{CacheFolder, Workspace};
@@ -101,7 +101,8 @@ fn first<T>(candidates: impl IntoIterator<Item = (Option<T>, Origin)>, built_in:
 
 fn parsed<T>(text: Option<&str>, name: &str, parse: impl Fn(&str) -> Option<T>, valid: &str) -> Result<Option<T>> {
     text.map(|text| {
-        parse(text).ok_or_else(|| Error::configuration(format!("{name} is `{text}`; it must be one of: {valid}")))
+        parse(text)
+            .ok_or_else(|| Error::new(Code::UnknownChoice, format!("{name} is `{text}`; it must be one of: {valid}")))
     })
     .transpose()
 }
@@ -171,7 +172,12 @@ impl Settings {
         let format = match args.format.as_deref().or(environment.get(env::FORMAT)) {
             None | Some("human") => Format::Human,
             Some("json") => Format::Json,
-            Some(other) => return Err(Error::usage(format!("there is no format `{other}`; use human or json"))),
+            Some(other) => {
+                return Err(Error::new(
+                    Code::UnknownChoice,
+                    format!("there is no format `{other}`; use human or json"),
+                ));
+            }
         };
         let progress = args.progress.as_deref().or(environment.get(env::PROGRESS)).or(local.progress.as_deref());
         let progress = match progress.unwrap_or("auto") {
@@ -181,7 +187,10 @@ impl Settings {
             "tty" => Progress::Tty,
             "quiet" => Progress::Quiet,
             other => {
-                return Err(Error::usage(format!("there is no progress mode `{other}`; use one of: {PROGRESS_MODES}")));
+                return Err(Error::new(
+                    Code::UnknownChoice,
+                    format!("there is no progress mode `{other}`; use one of: {PROGRESS_MODES}"),
+                ));
             }
         };
         let color = args.color.as_deref().or(environment.get(env::COLOR)).or(local.color.as_deref());
@@ -193,7 +202,12 @@ impl Settings {
             }
             "always" => true,
             "never" => false,
-            other => return Err(Error::usage(format!("there is no color mode `{other}`; use one of: {COLOR_MODES}"))),
+            other => {
+                return Err(Error::new(
+                    Code::UnknownChoice,
+                    format!("there is no color mode `{other}`; use one of: {COLOR_MODES}"),
+                ));
+            }
         };
         let lock_timeout = parsed(
             environment.get(env::LOCK_TIMEOUT),
@@ -236,7 +250,7 @@ fn cache_folder(environment: &Environment, local: &Local, workspace: &Workspace)
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
         .map(|folder| CacheFolder(folder.join("xtask")))
         .ok_or_else(|| {
-            Error::configuration("there is no place for the cache: neither XDG_CACHE_HOME nor HOME is set")
+            Error::new(Code::NoHome, "there is no place for the cache: neither XDG_CACHE_HOME nor HOME is set")
                 .hint("set XTASK_CACHE_DIR to a folder that this user may write")
         })
 }
@@ -246,7 +260,7 @@ pub fn find_workspace(repo: Option<&Path>, environment: &Environment, current: &
     if let Some(repo) = repo {
         let root = current.join(repo);
         let root = root.canonicalize().map_err(|error| {
-            Error::configuration(format!("--repo {}: there is no such folder", repo.display())).because(error)
+            Error::new(Code::NoProject, format!("--repo {}: there is no such folder", repo.display())).because(error)
         })?;
         return Ok(Workspace { root });
     }
@@ -257,8 +271,11 @@ pub fn find_workspace(repo: Option<&Path>, environment: &Environment, current: &
         .map(Path::to_owned)
         .or_else(|| environment.get(env::REPO_ROOT).map(PathBuf::from));
     root.map(|root| Workspace { root }).ok_or_else(|| {
-        Error::configuration(format!("{} is not inside a project: no xtask.toml upwards of it", current.display()))
-            .hint("run this inside a checkout, or name one with --repo DIR")
+        Error::new(
+            Code::NoProject,
+            format!("{} is not inside a project: no xtask.toml upwards of it", current.display()),
+        )
+        .hint("run this inside a checkout, or name one with --repo DIR")
     })
 }
 

@@ -1,6 +1,6 @@
 //! Cargo: the closure of a package in its lock file, and cargo's own messages.
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use cargo_metadata::{DependencyKind, Message, Metadata};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ pub struct Manifest {
 
 impl Manifest {
     pub fn of_metadata(metadata: &str, manifest: &Path) -> Result<Self> {
-        let wrong = |what: &str| Error::configuration(format!("{}: {what}", manifest.display()));
+        let wrong = |what: &str| Error::new(Code::BadPackage, format!("{}: {what}", manifest.display()));
         let metadata: Metadata = cargo_metadata::MetadataCommand::parse(metadata)
             .map_err(|error| wrong("cargo's answer cannot be read").because(error))?;
         let package = metadata.packages.iter().find(|package| package.manifest_path.as_std_path() == manifest);
@@ -62,7 +62,7 @@ pub fn locked_closure(lock: &str, path: &Path, manifest: &Manifest) -> Result<BT
     let lock: LockFile = crate::document::parse(path, lock)?;
     let root = lock.package.iter().find(|package| package.name == manifest.package);
     let root = root.ok_or_else(|| {
-        Error::configuration(format!("{} has no entry for {}", path.display(), manifest.package))
+        Error::new(Code::BadPackage, format!("{} has no entry for {}", path.display(), manifest.package))
             .hint(format!("run `cargo update --workspace` in {}", path.parent().unwrap_or(path).display()))
     })?;
     let direct = root

@@ -1,7 +1,7 @@
 //! What a linker can notice of a shared library.
 
 use crate::digest::Digest;
-use crate::error::{Error, ExitCode, Result};
+use crate::error::{Code, Error, Result};
 use crate::files;
 use object::{Object as _, ObjectSymbol as _};
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::path::Path;
 pub fn interface(library: &Path, header: &Digest) -> Result<Digest> {
     let bytes = files::read(library)?;
     let unreadable = |error: object::Error| {
-        Error::new(ExitCode::Child, format!("{} is not a shared library", library.display())).because(error)
+        Error::new(Code::BadPackage, format!("{} is not a shared library", library.display())).because(error)
     };
     let file = object::File::parse(&*bytes).map_err(unreadable)?;
     let mut symbols: Vec<String> = file

@@ -1,7 +1,7 @@
 //! Go: versions, the toolchain's artifacts, and which of a module's files enter a program.
 
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::files;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -170,8 +170,9 @@ struct Module {
 impl Module {
     fn read(folder: &Path) -> Result<Self> {
         let file = folder.join("go.mod");
-        let text = files::read_text(&file)
-            .map_err(|error| Error::configuration(format!("{} is no Go module", folder.display())).because(error))?;
+        let text = files::read_text(&file).map_err(|error| {
+            Error::new(Code::BadPackage, format!("{} is no Go module", folder.display())).because(error)
+        })?;
         let mut path = None;
         let mut replacements = BTreeMap::new();
         for line in text.lines() {
@@ -186,7 +187,7 @@ impl Module {
                 }
             }
         }
-        let path = path.ok_or_else(|| Error::configuration(format!("{} names no module", file.display())))?;
+        let path = path.ok_or_else(|| Error::new(Code::BadPackage, format!("{} names no module", file.display())))?;
         Ok(Self { path, folder: normalize(folder), replacements })
     }
 }
