@@ -21,13 +21,18 @@ pub fn check(stamp: &Path, root: &Path) -> Result<PathBuf, String> {
         return Err("another launcher or toolchain".to_owned());
     }
     let mut binary = None;
+    // A checkout that was copied with its target/ names the files of the one that it was copied from.
+    let target = stamp.parent().unwrap_or(root);
     for line in lines {
         let (expected, path) = line.split_once('\t').ok_or("its stamp is damaged")?;
         let path = Path::new(path);
         if state(path).as_deref() != Some(expected) {
             return Err(format!("{} changed", path.strip_prefix(root).unwrap_or(path).display()));
         }
-        binary.get_or_insert_with(|| path.to_path_buf());
+        let binary = binary.get_or_insert_with(|| path.to_path_buf());
+        if !binary.starts_with(target) {
+            return Err("copied from another checkout".to_owned());
+        }
     }
     binary.ok_or_else(|| "its stamp is damaged".to_owned())
 }
@@ -152,6 +157,12 @@ mod tests {
         }
         fs::remove_file(&source).unwrap();
         assert_eq!(check(&stamp, &root), Err("w/p/src/main.rs changed".into()));
+
+        record();
+        let copied = root.join("copy/t/tool.stamp");
+        fs::create_dir_all(root.join("copy/t")).unwrap();
+        fs::copy(&stamp, &copied).unwrap();
+        assert_eq!(check(&copied, &root.join("copy")), Err("copied from another checkout".into()));
 
         fs::write(&source, "changed during the build").unwrap();
         fs::remove_file(&stamp).unwrap();
