@@ -81,7 +81,7 @@ class Sandbox:
 
     @property
     def store(self) -> Path:
-        return self.cache / "store-v1"
+        return self.cache / "store-v2"
 
     def environment(self) -> dict[str, str]:
         kept = {

@@ -1,5 +1,6 @@
 //! What can be typed: clap types, help and examples, nothing else.
 
+use crate::cache::gc::Size;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -84,6 +85,14 @@ pub enum Command {
     /// The pins of toolchains, wheels and models
     #[command(after_help = "Examples:\n  cargo xtask lock\n  cargo xtask lock update mock-vllm")]
     Lock(Lock),
+    /// The cache of results and downloads: what it holds, whether it is sound, making room
+    #[command(subcommand)]
+    Cache(Cache),
+    /// Remove what this tool made in this checkout, and nothing else
+    #[command(
+        after_help = "Examples:\n  cargo xtask clean\n  cargo xtask clean --dry-run\n  cargo xtask clean --all          the caches of this user and the tool itself too"
+    )]
+    Clean(Clean),
     /// Print the JSON Schema of xtask.toml
     #[command(after_help = "Examples:\n  cargo xtask schema")]
     Schema,
@@ -180,6 +189,35 @@ pub enum LockCommand {
         #[arg(value_name = "NAME")]
         names: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cache {
+    /// What the cache holds and how much of it
+    #[command(after_help = "Examples:\n  cargo xtask cache stats\n  cargo xtask cache stats --format json")]
+    Stats,
+    /// Read every byte; what is altered is set aside and made again when it is next needed
+    #[command(after_help = "Examples:\n  cargo xtask cache verify\n  cargo xtask cache verify --dry-run    look only")]
+    Verify,
+    /// Remove what is old or too much; nothing that a running build uses
+    #[command(
+        after_help = "Examples:\n  cargo xtask cache gc --dry-run\n  cargo xtask cache gc --max-size 2GiB\n  cargo xtask cache gc --max-age 30"
+    )]
+    Gc {
+        /// Size that the cache is brought below, downloads and the least recently used first [default: 10GiB]
+        #[arg(long, value_name = "SIZE")]
+        max_size: Option<Size>,
+        /// Days without use after which a result may go [default: 90]
+        #[arg(long, value_name = "DAYS")]
+        max_age: Option<u64>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Clean {
+    /// Also the caches of this user, and this tool's own build folder
+    #[arg(long)]
+    pub all: bool,
 }
 
 #[cfg(test)]

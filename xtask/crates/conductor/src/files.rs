@@ -1,18 +1,22 @@
 //! The rim towards the disk: the only place that makes, replaces or removes files for good.
 //!
 //! Publishing is one discipline: write beside, flush the file, rename, flush the folder. A reader sees the old file, the
-//! new one or none, never half of one, also after a power cut. Temporary names carry our process id, so that
+//! new one or none, never half of one, also after a power cut. Temporary names carry their [`Owner`], so that
 //! [`sweep`] can tell a dead writer's leftovers from a living one's.
 
 use crate::error::{Error, Result};
+use crate::owner::{Life, Owner};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 const TEMPORARY: &str = ".xtask-tmp-";
+/// After this time nobody still writes: what another machine or container left here may go.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| Error::disk("read", path, error))
@@ -31,15 +35,26 @@ pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
+/// Makes a folder and those above it, each name flushed: a file is only as durable as the folders that lead to it.
 pub fn create_folder(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|error| Error::disk("create the folder", path, error))
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_folder(parent)?;
+    match fs::create_dir(path) {
+        // Another process was first.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.and_then(|()| sync_folder(parent)),
+    }
+    .map_err(|error| Error::disk("create the folder", path, error))
 }
 
 /// A name beside `target` that no other process uses.
 pub fn temporary_beside(target: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let mut name =
-        OsString::from(format!("{TEMPORARY}{}-{}-", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    let (owner, count) = (Owner::this_process(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let mut name = OsString::from(format!("{TEMPORARY}{owner}-{count}-"));
     name.push(target.file_name().unwrap_or(OsStr::new("file")));
     target.with_file_name(name)
 }
@@ -118,22 +133,86 @@ pub fn temporary_folder(parent: &Path, label: &str) -> Result<PathBuf> {
     }
 }
 
-/// Removes what dead processes of ours left half-written directly inside `folder`. Best effort: a leftover costs space only.
-pub fn sweep(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
+/// What dead processes of ours left half-written directly inside `folder`.
+pub fn leftovers(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_left = |entry: &fs::DirEntry| {
         let name = entry.file_name();
-        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(TEMPORARY)) else { continue };
-        let alive = rest.split('-').next().and_then(|pid| pid.parse::<i32>().ok()).is_some_and(process_is_alive);
-        if !alive {
-            let _ = remove(&entry.path());
+        let Some(owner) = name.to_str().and_then(|name| name.strip_prefix(TEMPORARY)) else { return false };
+        match owner.parse::<Owner>().map_or(Life::Elsewhere, |owner| owner.life()) {
+            Life::Alive => false,
+            Life::Dead => true,
+            Life::Elsewhere => age(&entry.path()).is_some_and(|age| age > ABANDONED),
         }
+    };
+    entries.filter(is_left).map(|entry| entry.path()).collect()
+}
+
+/// Removes them. Best effort: a leftover costs space only.
+pub fn sweep(folder: &Path) {
+    for path in leftovers(folder) {
+        let _ = remove(&path);
     }
 }
 
-pub fn process_is_alive(pid: i32) -> bool {
-    rustix::process::Pid::from_raw(pid)
-        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+/// How long ago a file was changed; a clock that was set back meanwhile counts the same way.
+pub fn age(path: &Path) -> Option<Duration> {
+    let changed = fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+    Some(SystemTime::now().duration_since(changed).unwrap_or_else(|ahead| ahead.duration()))
+}
+
+/// What lies directly inside a folder, sorted; nothing where there is no such folder.
+pub fn list(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Bytes of a file, or of all files below a folder.
+pub fn size_of(path: &Path) -> u64 {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => list(path).iter().map(|path| size_of(path)).sum(),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    }
+}
+
+/// The first free name of the form `<name of path>.<number>` in `folder`.
+pub fn unused_name(folder: &Path, path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut number = 0_u32;
+    loop {
+        let place = folder.join(format!("{name}.{number}"));
+        if fs::symlink_metadata(&place).is_err() {
+            return place;
+        }
+        number += 1;
+    }
+}
+
+pub fn is_temporary(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()))
+}
+
+/// Removes a folder if nothing is in it.
+pub fn remove_if_empty(folder: &Path) -> Result<()> {
+    match fs::remove_dir(folder) {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Err(Error::disk("remove the folder", folder, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds lines to a file in one write: whoever else adds does so before or after. Not flushed: for notes whose loss costs little.
+pub fn append(path: &Path, lines: &str) -> Result<()> {
+    let attempt = || OpenOptions::new().append(true).create(true).mode(0o600).open(path)?.write_all(lines.as_bytes());
+    attempt().map_err(|error| Error::disk("write", path, error))
 }
 
 /// All regular files below `folder`, as sorted paths relative to it. Hidden names and those that `skip` names are left out;
@@ -223,8 +302,10 @@ mod tests {
     #[test]
     fn leftovers_of_a_dead_writer_are_swept_and_a_living_ones_are_kept() {
         let folder = temporary_folder(&std::env::temp_dir(), "sweep").unwrap();
-        let dead = folder.join(format!("{TEMPORARY}{}-0-x", i32::MAX - 1));
-        let alive = folder.join(format!("{TEMPORARY}{}-0-x", std::process::id()));
+        let alive = temporary_beside(&folder.join("x"));
+        let number = std::process::id().to_string();
+        let name = alive.file_name().unwrap().to_str().unwrap();
+        let dead = folder.join(name.replacen(&format!("-{number}-"), &format!("-{}-", i32::MAX - 1), 1));
         fs::write(&dead, "half").unwrap();
         fs::write(&alive, "half").unwrap();
         sweep(&folder);

@@ -11,7 +11,7 @@
 //! - [`settings`], [`project`], [`facts`]: what is meant, what is declared, what is there.
 //! - [`cli`], [`mirror`], [`cache`], [`toolchain`], [`wheel`], [`digest`], [`document`]: nouns.
 //! - [`process`], [`files`], [`loopback`]: the rim: spawn, publish, a local socket.
-//! - [`workspace`], [`error`], [`code`], [`interrupt`]: known to all.
+//! - [`workspace`], [`owner`], [`error`], [`code`], [`interrupt`]: known to all.
 
 pub mod cache;
 pub mod cli;
@@ -26,6 +26,7 @@ pub mod files;
 pub mod interrupt;
 pub mod loopback;
 pub mod mirror;
+pub mod owner;
 pub mod plan;
 pub mod process;
 pub mod project;

@@ -3,7 +3,7 @@
 //! ```text
 //! <repo>/                        <cache>/            ($XTASK_CACHE_DIR, else $XDG_CACHE_HOME/xtask, else ~/.cache/xtask)
 //!   xtask.toml   xtask.lock        CACHEDIR.TAG
-//!   xtask.local.toml               store-v1/         see cache/store.rs
+//!   xtask.local.toml               store-v2/         see cache/store.rs
 //!   dist/{lib,bin}/                downloads-v1/     the gateway's: verified files by hash, resumable partials
 //!   models/<name>/
 //!   target/xtask/
@@ -14,6 +14,8 @@
 //!     run/                         generated configuration of a running stack
 //!     logs/<run>/<step>.log        whole output of each child, the last 20 runs
 //!     last/<step>.json             inputs of the last result here, for reasons
+//!     placed/<step>.json           what was put into dist/ and models/, for `clean`
+//!     gate, users/                 who is using this checkout, see cache/gate.rs
 //!     stat-index.json
 //! ```
 
@@ -47,8 +49,12 @@ impl Workspace {
     pub fn models(&self) -> PathBuf {
         self.root.join("models")
     }
+    /// Cargo's folder for the launcher, with ours inside.
+    pub fn target(&self) -> PathBuf {
+        self.root.join("target")
+    }
     pub fn build(&self) -> PathBuf {
-        self.root.join("target").join("xtask")
+        self.target().join("xtask")
     }
     pub fn native_build(&self, library: &str) -> PathBuf {
         self.build().join("native").join(library)
@@ -67,6 +73,17 @@ impl Workspace {
     }
     pub fn last_inputs(&self, step: &str) -> PathBuf {
         self.build().join("last").join(format!("{}.json", step.replace(['/', ':'], "-")))
+    }
+    /// What a step's result put where: path → digest.
+    pub fn placed(&self, step: &str) -> PathBuf {
+        self.placed_records().join(format!("{}.json", step.replace(['/', ':'], "-")))
+    }
+    pub fn placed_records(&self) -> PathBuf {
+        self.build().join("placed")
+    }
+    /// The launcher's: conductor and satellites.
+    pub fn tool(&self) -> PathBuf {
+        self.build().join("tool")
     }
     pub fn stat_index(&self) -> PathBuf {
         self.build().join("stat-index.json")
@@ -87,9 +104,24 @@ impl CacheFolder {
         self.0.join("CACHEDIR.TAG")
     }
     pub fn store(&self) -> PathBuf {
-        self.0.join("store-v1")
+        self.0.join("store-v2")
     }
     pub fn downloads(&self) -> PathBuf {
         self.0.join("downloads-v1")
+    }
+    /// Its time is that of the last collection that nobody asked for.
+    pub fn last_collection(&self) -> PathBuf {
+        self.store().join("last-gc")
+    }
+    /// Stores and downloads in the formats of other versions of this tool.
+    pub fn other_buckets(&self) -> Vec<PathBuf> {
+        let ours = [self.store(), self.downloads()];
+        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let is_bucket = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let version = name.strip_prefix("store-v").or_else(|| name.strip_prefix("downloads-v"));
+            version.is_some_and(|it| !it.is_empty() && it.bytes().all(|b| b.is_ascii_digit())) && !ours.contains(path)
+        };
+        entries.map(|entry| entry.path()).filter(is_bucket).collect()
     }
 }

@@ -44,6 +44,14 @@ impl Key {
     }
 }
 
+impl std::str::FromStr for Key {
+    type Err = <Digest as std::str::FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

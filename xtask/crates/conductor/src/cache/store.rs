@@ -1,33 +1,41 @@
 //! Results by key, contents by digest.
 //!
 //! ```text
-//! store-v1/
+//! store-v2/
 //!   objects/ab/<digest>      one content, mode 0444; its name is its SHA-256
 //!   entries/<key>            which contents a key has, below a line with its own SHA-256; written last, so it never refers to
 //!                            what is not there
 //!   trees/<key>/…            results of very many files (a toolchain, unpacked wheels), used in place
 //!   trees/<key>.stats.json   their stats when they were hashed
 //!   locks/<key>              held by whoever makes this key; its text says who
+//!   gate, users/             who is using what, see `gate.rs`
+//!   uses                     a line a use, seconds since 1970 and key: their order is the order in which `gc` removes
 //!   quarantine/              what was found altered, for a person to look at
 //! ```
 //!
 //! Never trusted without a look: an object's stat must be the one it had when its bytes were hashed, else it is hashed again;
 //! what is wrong goes to quarantine and counts as absent. Correct, only slower, where file locks do nothing: two makers of one
-//! key publish equal bytes under equal names.
+//! key publish equal bytes under equal names. Another format gets another folder, `store-v3`: old and new tools work side by side.
 
+use crate::cache::gate::{Gate, Inside};
 use crate::cache::key::Key;
+use crate::cache::lock::{self, Held, Mode, Patience};
 use crate::cache::stat::StatIndex;
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
 use crate::files;
+use crate::interrupt;
 use crate::workspace::CacheFolder;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Marks the cache for backup tools, and as ours. Source: <https://bford.info/cachedir/>.
+pub const TAG: &str =
+    "Signature: 8a477f597d28d172789f06886806bc55\n# Made by cargo xtask; may be deleted at any time.\n";
 
 /// What one step made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,34 +84,32 @@ pub enum Lookup {
     Broken(Vec<PathBuf>),
 }
 
-/// Who holds a lock that somebody waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder(pub String);
-
 /// Proof that this process may make `key`; released when dropped or when the process dies.
 #[derive(Debug)]
 pub struct Lock {
     key: Key,
-    _file: File,
+    _held: Held,
 }
+
+/// How long publishing waits for a collection: that one only looks and unlinks.
+const COLLECTION: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Debug)]
 pub struct Store {
-    root: PathBuf,
+    pub(super) root: PathBuf,
+    pub gate: Gate,
 }
 
 impl Store {
     pub fn at(cache: &CacheFolder) -> Self {
-        Self { root: cache.store() }
+        Self { root: cache.store(), gate: Gate::of(&cache.store()) }
     }
 
-    /// Makes the folders, private to this user, and clears what dead processes left half-written.
-    pub fn prepare(&self, cache: &CacheFolder) -> Result<()> {
+    /// Makes this process a user: the folders, private to this user, without what dead processes left half-written.
+    pub fn enter(&self, cache: &CacheFolder, patience: Patience) -> Result<Inside> {
+        let inside = self.gate.enter(patience)?;
         if !cache.tag().exists() {
-            files::write(
-                &cache.tag(),
-                b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by cargo xtask; may be deleted at any time.\n",
-            )?;
+            files::write(&cache.tag(), TAG.as_bytes())?;
         }
         for folder in ["objects", "entries", "trees", "locks", "quarantine"] {
             files::create_folder(&self.root.join(folder))?;
@@ -113,16 +119,29 @@ impl Store {
             fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
                 .map_err(|error| Error::disk("protect", &self.root, error))?;
         }
-        files::sweep(&self.root.join("entries"));
-        files::sweep(&self.root.join("trees"));
-        Ok(())
+        self.folders_of_temporaries().iter().for_each(|folder| files::sweep(folder));
+        Ok(inside)
     }
 
-    fn entry_path(&self, key: &Key) -> PathBuf {
+    /// Every folder in which something half-written may lie.
+    pub(super) fn folders_of_temporaries(&self) -> Vec<PathBuf> {
+        let objects = fs::read_dir(self.root.join("objects")).into_iter().flatten().flatten();
+        let fixed = ["", "entries", "trees"].map(|folder| self.root.join(folder));
+        objects.map(|entry| entry.path()).chain(fixed).collect()
+    }
+
+    /// Notes that these results were of use just now.
+    pub fn used(&self, keys: &[Key]) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        let lines: String = keys.iter().map(|key| format!("{now} {key}\n")).collect();
+        files::append(&self.root.join("uses"), &lines)
+    }
+
+    pub(super) fn entry_path(&self, key: &Key) -> PathBuf {
         self.root.join("entries").join(key.to_string())
     }
 
-    fn object(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn object(&self, digest: &Digest) -> PathBuf {
         let name = digest.to_string();
         self.root.join("objects").join(&name[..2]).join(name)
     }
@@ -168,16 +187,18 @@ impl Store {
         Ok(if broken.is_empty() { Lookup::Hit(entry) } else { Lookup::Broken(broken) })
     }
 
-    /// Waits until this process may make `key`. While it waits `tick` may end it with an error; it hears who is in the way after
-    /// one second and then ever less often.
-    pub fn lock(
-        &self,
-        key: &Key,
-        limit: Duration,
-        tick: impl FnMut(Option<&Holder>, Duration) -> Result<()>,
-    ) -> Result<Lock> {
-        let path = self.root.join("locks").join(key.to_string());
-        Ok(Lock { key: *key, _file: lock_file(&path, limit, tick)? })
+    /// Waits until this process may make `key`.
+    pub fn lock(&self, key: &Key, patience: Patience) -> Result<Lock> {
+        Ok(Lock { key: *key, _held: lock::lock(&self.lock_path(key), Mode::Exclusive, patience)? })
+    }
+
+    pub(super) fn lock_path(&self, key: &Key) -> PathBuf {
+        self.root.join("locks").join(key.to_string())
+    }
+
+    /// As long as this is held nothing is collected.
+    fn publishing(&self) -> Result<Held> {
+        self.gate.hold_open(Patience { limit: COLLECTION, tick: &mut |_, _| interrupt::check() })
     }
 
     /// Publishes finished files under the locked key, contents first, entry last.
@@ -189,6 +210,7 @@ impl Store {
         interfaces: BTreeMap<String, Digest>,
         products: &[Product],
     ) -> Result<Entry> {
+        let _open = self.publishing()?;
         let mut outputs = Vec::new();
         for product in products {
             let (digest, size_bytes) =
@@ -227,6 +249,7 @@ impl Store {
         folder: &Path,
         mut outputs: Vec<Output>,
     ) -> Result<Entry> {
+        let _open = self.publishing()?;
         outputs.sort_by(|a, b| a.path.cmp(&b.path));
         let place = self.tree(&lock.key);
         if place.exists() {
@@ -242,6 +265,7 @@ impl Store {
             serde_json::to_string(&entry).map_err(|error| Error::bug("cannot serialise an entry").because(error))?;
         let text = format!("{}\n{body}", Digest::of(body.as_bytes()));
         files::write(&self.entry_path(&entry.key), text.as_bytes())?;
+        self.used(&[entry.key])?;
         Ok(entry)
     }
 
@@ -266,61 +290,18 @@ impl Store {
         Ok(())
     }
 
-    fn quarantine(&self, path: &Path) -> Result<()> {
+    pub(super) fn quarantine(&self, path: &Path) -> Result<()> {
         if fs::symlink_metadata(path).is_err() {
             return Ok(());
         }
-        let place = files::temporary_beside(&self.root.join("quarantine").join(path.file_name().unwrap_or_default()));
+        let place = files::unused_name(&self.root.join("quarantine"), path);
         files::rename(path, &place)
     }
 }
 
-/// Holds `path` locked until the file is dropped or this process dies.
-pub fn lock_file(
-    path: &Path,
-    limit: Duration,
-    mut tick: impl FnMut(Option<&Holder>, Duration) -> Result<()>,
-) -> Result<File> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| Error::disk("open the lock", path, error))?;
-    let start = Instant::now();
-    let mut due_at = Duration::from_secs(1);
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) => {}
-            // No working locks here (some network file systems): duplicate work, equal bytes.
-            Err(TryLockError::Error(_)) => break,
-        }
-        let waited = start.elapsed();
-        let holder = || Holder(fs::read_to_string(path).unwrap_or_default().trim().to_owned());
-        if waited >= limit {
-            let message = format!("{} held {} for more than {} s", holder().0, path.display(), limit.as_secs());
-            return Err(Error::new(Code::LockTimeout, message)
-                .hint("wait for that process, or end it; XTASK_LOCK_TIMEOUT sets the limit in seconds"));
-        }
-        let due = waited >= due_at;
-        if due {
-            due_at *= 3;
-        }
-        tick(due.then(holder).as_ref(), waited)?;
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let holder = format!("process {} ({})", std::process::id(), std::env::args().skip(1).collect::<Vec<_>>().join(" "));
-    // Only a courtesy to those who wait: a failure to say who we are stops nobody.
-    let _ = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
-    Ok(file)
-}
-
 /// An entry that is whole: a regular file whose first line is the SHA-256 of the rest, of this key, with outputs that stay where they
 /// are put. Anything else is as good as none.
-fn read_entry(path: &Path, key: &Key) -> Result<Option<Entry>> {
+pub(super) fn read_entry(path: &Path, key: &Key) -> Result<Option<Entry>> {
     if !is_regular(path) {
         return Ok(None);
     }
@@ -336,7 +317,7 @@ fn read_entry(path: &Path, key: &Key) -> Result<Option<Entry>> {
 }
 
 /// A file itself: no link, no folder, nothing that blocks whoever opens it.
-fn is_regular(path: &Path) -> bool {
+pub(super) fn is_regular(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
@@ -354,6 +335,12 @@ mod tests {
     use super::*;
     use crate::cache::key::{Inputs, tests::library};
 
+    macro_rules! patience {
+        () => {
+            Patience { limit: Duration::from_secs(10), tick: &mut |_, _| Ok(()) }
+        };
+    }
+
     struct Fixture {
         folder: PathBuf,
         store: Store,
@@ -365,14 +352,14 @@ mod tests {
             let folder = files::temporary_folder(&std::env::temp_dir(), "store").unwrap();
             let cache = CacheFolder(folder.join("cache"));
             let store = Store::at(&cache);
-            store.prepare(&cache).unwrap();
+            store.enter(&cache, patience!()).unwrap();
             Self { folder, store, key: Inputs::NativeLibrary(library()).key() }
         }
 
         fn publish(&self) -> Entry {
             let file = self.folder.join("lib.so");
             fs::write(&file, "library").unwrap();
-            let lock = self.store.lock(&self.key, Duration::from_secs(1), |_, _| Ok(())).unwrap();
+            let lock = self.store.lock(&self.key, patience!()).unwrap();
             let product = Product { path: "lib.so".into(), file, executable: false };
             self.store.publish(&lock, "native-library:x", BTreeMap::new(), BTreeMap::new(), &[product]).unwrap()
         }
@@ -412,7 +399,7 @@ mod tests {
             }),
             ("truncate", |path| {
                 fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
-                File::options().write(true).open(path).unwrap().set_len(2).unwrap();
+                fs::File::options().write(true).open(path).unwrap().set_len(2).unwrap();
             }),
             ("remove", |path| fs::remove_file(path).unwrap()),
             ("folder", |path| {
@@ -477,24 +464,5 @@ mod tests {
             assert_eq!(it.lookup(), Lookup::Absent);
             assert_eq!(it.publish(), entry);
         }
-    }
-
-    #[test]
-    fn a_second_maker_waits_hears_who_holds_the_lock_and_gives_up_in_time() {
-        let it = Fixture::new();
-        let held = it.store.lock(&it.key, Duration::ZERO, |_, _| Ok(())).unwrap();
-        let mut heard = String::new();
-        let error = it
-            .store
-            .lock(&it.key, Duration::from_millis(1500), |holder, _| {
-                heard.extend(holder.map(|holder| holder.0.clone()));
-                Ok(())
-            })
-            .unwrap_err();
-        assert_eq!(error.code(), Code::LockTimeout);
-        assert!(heard.contains(&format!("process {}", std::process::id())), "{heard}");
-        drop(held);
-        // A child that another test is just forking may hold the file for a moment, until it execs.
-        it.store.lock(&it.key, Duration::from_secs(10), |_, _| Ok(())).unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! What each command strings together: settings, facts, a plan, its execution, events. One function a command.
 
+mod cache;
+mod clean;
 mod lock;
 mod mirror;
 mod run;
@@ -88,6 +90,8 @@ fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sin
         Command::Test(test) => test::test(settings, project, sink, test),
         Command::Mirror(mirror) => mirror::mirror(settings, project, sink, mirror),
         Command::Lock(lock) => lock::lock(settings, project, sink, lock.command.as_ref()),
+        Command::Cache(cache) => cache::cache(settings, &sink, cache),
+        Command::Clean(clean) => clean::clean(settings, project, &sink, clean.all),
         Command::Schema => {
             let text = include_str!("../../../../schema/xtask.schema.json");
             let json_schema: serde_json::Value =

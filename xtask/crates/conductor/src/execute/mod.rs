@@ -10,10 +10,14 @@ mod native;
 pub mod outside;
 mod wheels;
 
+use crate::cache::gate::{Gate, Inside};
+use crate::cache::gc::{self, Live, Survey};
 use crate::cache::key::Key;
+use crate::cache::lock::{Holder, Patience};
 use crate::cache::stat::StatIndex;
-use crate::cache::store::{self, Entry, Holder, Lock, Lookup, Output, Store};
-use crate::error::{Code, Error, Result};
+use crate::cache::store::{self, Entry, Lock, Lookup, Output, Store};
+use crate::digest::Digest;
+use crate::error::{Code, Error, ExitCode, Result};
 use crate::facts::{self, Facts, Wants};
 use crate::files;
 use crate::interrupt;
@@ -26,7 +30,7 @@ use outside::Outside;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// Everything that execution needs and planning does not.
@@ -39,7 +43,15 @@ pub struct Workshop<'a> {
     /// Folder of this run's logs.
     pub logs: PathBuf,
     pub outside: Outside<'a>,
-    prepared: std::sync::OnceLock<()>,
+    /// Since the first thing that is taken from the store or put there.
+    entered: OnceLock<Entered>,
+}
+
+/// This run uses the checkout and the store, so that neither `clean` nor `cache gc` takes them away below it.
+struct Entered {
+    _checkout: Inside,
+    store: Inside,
+    claimed: Mutex<BTreeSet<Key>>,
 }
 
 /// What running one step came to.
@@ -58,7 +70,7 @@ pub struct Results {
 impl View for Workshop<'_> {
     fn lookup(&self, key: &Key) -> Result<Lookup> {
         // A plan alone writes nothing.
-        self.store.lookup(key, &self.stats, self.prepared.get().is_some())
+        self.store.lookup(key, &self.stats, self.entered.get().is_some())
     }
 
     fn is_in_place(&self, path: &Path, output: &Output) -> bool {
@@ -83,7 +95,7 @@ impl<'a> Workshop<'a> {
             sink,
             logs,
             outside,
-            prepared: std::sync::OnceLock::new(),
+            entered: OnceLock::new(),
         })
     }
 
@@ -100,14 +112,20 @@ impl<'a> Workshop<'a> {
     /// Makes everything that is wanted; `describe` turns the first plan into an event.
     pub fn make(&self, wants: &Wants, fresh: bool, describe: &dyn Fn(&Plan, &Facts) -> Event) -> Result<Results> {
         let mut done = HashSet::new();
+        let mut told = false;
         loop {
             interrupt::check()?;
             let facts = self.gather(wants)?;
             let plan = self.plan(wants, &facts, fresh.then_some(&done))?;
             // Naming hosts asks the installed tools, which is worth it only for somebody who listens.
             let listened = self.settings.format == Format::Json || self.settings.explain;
-            if done.is_empty() && listened {
+            if !told && listened {
                 self.sink.send(describe(&plan, &facts));
+            }
+            told = true;
+            // Claimed only now: what the plan saw may have been collected in between, so it is made once more.
+            if self.claim(&plan)? {
+                continue;
             }
             let settled = plan.steps.iter().filter(|step| !step.provisional);
             for step in settled.clone().filter(|step| step.status == Status::Hit) {
@@ -122,11 +140,14 @@ impl<'a> Workshop<'a> {
                 if !plan.is_settled() {
                     return Err(Error::bug("a provisional step waits for nothing"));
                 }
+                self.note_uses(&plan);
                 self.stats.save();
                 self.report_artifacts(&plan);
+                if plan.steps.iter().any(|step| done.contains(&step.id) && step.status != Status::Skip) {
+                    self.collect_if_due();
+                }
                 return Ok(Results { plan, facts });
             }
-            self.prepare()?;
             facts.libraries.values().for_each(|library| self.outside.pin_crates(&library.checksums));
             let result = self.run_round(&round, &facts);
             done.extend(round.iter().map(|step| step.id.clone()));
@@ -135,18 +156,98 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// First use of the store in this run: its folders, and what dead processes left.
-    fn prepare(&self) -> Result<()> {
-        if self.prepared.get().is_none() {
-            self.store.prepare(&self.settings.cache)?;
-            let workspace = &self.settings.workspace;
-            for folder in [workspace.dist_lib(), workspace.dist_bin(), workspace.models(), workspace.build()] {
-                files::sweep(&folder);
-            }
-            keep_newest(&workspace.logs(), 20);
-            let _ = self.prepared.set(());
+    /// Makes this run a user of checkout and store, and clears what dead processes left half-written.
+    pub fn enter(&self) -> Result<()> {
+        if self.entered.get().is_some() {
+            return Ok(());
         }
+        let Settings { workspace, cache, lock_timeout: limit, .. } = self.settings;
+        let (limit, root, cache_folder) = (*limit, workspace.root.display().to_string(), cache.0.display().to_string());
+        let checkout = Gate::of(&workspace.build()).enter(Patience { limit, tick: &mut self.waiting(&root) })?;
+        let store = self.store.enter(cache, Patience { limit, tick: &mut self.waiting(&cache_folder) })?;
+        let folders = [workspace.dist_lib(), workspace.dist_bin(), workspace.build(), workspace.build().join("last")];
+        let models = self.project.pins.model.keys().map(|name| workspace.models().join(name));
+        folders.into_iter().chain(models).for_each(|folder| files::sweep(&folder));
+        keep_newest(&workspace.logs(), 20);
+        let _ = self.entered.set(Entered { _checkout: checkout, store, claimed: Mutex::default() });
         Ok(())
+    }
+
+    /// Claims every result that the next round takes from the store or makes, and those that are used in place; whether there was a new one.
+    fn claim(&self, plan: &Plan) -> Result<bool> {
+        let in_use = |step: &&Step| match step.status {
+            Status::Run | Status::Restore => !step.provisional,
+            Status::Hit => step.place == plan::Place::Store,
+            Status::Skip => false,
+        };
+        let steps = plan.steps.iter().filter(in_use);
+        let keys: BTreeSet<Key> =
+            steps.clone().flat_map(|step| step.key().into_iter().chain(step.linked.iter().map(|it| it.key))).collect();
+        if keys.is_empty() && steps.count() == 0 {
+            return Ok(false);
+        }
+        if let Err(error) = self.enter() {
+            // A store that cannot be written still serves what it has: nobody can collect it either.
+            let reads_only = plan.running().next().is_none();
+            return if reads_only && error.exit() == ExitCode::Disk { Ok(false) } else { Err(error) };
+        }
+        let Some(entered) = self.entered.get() else { return Ok(false) };
+        let mut claimed = entered.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<Key> = keys.difference(&claimed).copied().collect();
+        if new.is_empty() {
+            return Ok(false);
+        }
+        let patience = Patience { limit: self.settings.lock_timeout, tick: &mut self.waiting("the store") };
+        entered.store.uses(new.iter().map(Key::to_string), patience)?;
+        claimed.extend(new);
+        Ok(true)
+    }
+
+    /// Tells the store what was of use: once a day and checkout, so that a build that does nothing writes nothing.
+    fn note_uses(&self, plan: &Plan) {
+        let used = plan.steps.iter().filter(|step| step.status == Status::Hit).filter_map(Step::key);
+        let keys: Vec<Key> = used.collect();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let depends_on = format!("{} {keys:?}", now.as_secs() / (24 * 3600));
+        // A store that cannot be written has no order of uses either.
+        let _ = self.stats.answer("uses noted", &depends_on, || self.store.used(&keys).map(|()| String::new()));
+    }
+
+    /// Keeps the cache within its limits: once a day, after something was made.
+    fn collect_if_due(&self) {
+        let stamp = self.settings.cache.last_collection();
+        match files::age(&stamp) {
+            Some(age) if age < Duration::from_secs(24 * 3600) => return,
+            // The first day.
+            None => return drop(files::write(&stamp, b"")),
+            Some(_) => {}
+        }
+        let collected = files::write(&stamp, b"").and_then(|()| self.collect());
+        if let Ok((count, size_bytes)) = collected
+            && count > 0
+        {
+            let size = report::bytes(size_bytes);
+            self.sink.note(format!(
+                "{:>12} {count} unused items from the cache, {size} (`cargo xtask cache stats`)",
+                "Removed"
+            ));
+        }
+    }
+
+    fn collect(&self) -> Result<(usize, u64)> {
+        let patience = Patience { limit: Duration::ZERO, tick: &mut |_, _| Ok(()) };
+        let closed = self.store.gate.close(patience)?;
+        let survey = Survey::of(&self.settings.cache, &self.store);
+        let mut live = Live::of(&self.store);
+        if let Some(entered) = self.entered.get() {
+            let claimed = entered.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+            live.keys.extend(claimed.iter().map(Key::to_string));
+        }
+        let removals = survey.plan(&self.settings.cache_limits, &live);
+        let moved = gc::collect(&self.store, &closed, &survey, &removals)?;
+        drop(closed);
+        gc::finish(&moved)?;
+        Ok((removals.len(), removals.iter().map(|removal| removal.size_bytes).sum()))
     }
 
     fn report_hit(&self, step: &Step) {
@@ -268,11 +369,18 @@ impl<'a> Workshop<'a> {
         };
         let key = inputs.key();
         if let (Status::Restore, Some(entry)) = (step.status, &step.entry) {
-            self.put_in_place(step, entry)?;
-            self.remember(step)?;
-            return Ok(Made { entry: None, done: Done::Restored, cpu_seconds: 0.0 });
+            match self.put_in_place(step, entry) {
+                Ok(()) => {
+                    self.remember(step)?;
+                    return Ok(Made { entry: None, done: Done::Restored, cpu_seconds: 0.0 });
+                }
+                Err(error) if matches!(self.lookup(&key)?, Lookup::Hit(_)) => return Err(error),
+                // Gone or altered since it was planned, so it is made like one that never was.
+                Err(_) => {}
+            }
         }
-        let lock = self.store.lock(&key, self.settings.lock_timeout, self.waiting(&step.id))?;
+        let patience = Patience { limit: self.settings.lock_timeout, tick: &mut self.waiting(&step.id) };
+        let lock = self.store.lock(&key, patience)?;
         // Somebody else may have made it while we waited.
         let made = match self.lookup(&key)? {
             Lookup::Hit(entry) if !step.anew => Made { entry: Some(entry), done: Done::Restored, cpu_seconds: 0.0 },
@@ -296,7 +404,7 @@ impl<'a> Workshop<'a> {
     fn waiting<'s>(&'s self, id: &'s str) -> impl FnMut(Option<&Holder>, Duration) -> Result<()> + 's {
         move |holder, waited| {
             if let Some(holder) = holder {
-                let (id, holder) = (id.to_owned(), holder.0.clone());
+                let (id, holder) = (id.to_owned(), holder.to_string());
                 self.sink.send(Event::Waiting { id, holder, seconds: waited.as_secs() });
             }
             interrupt::check()
@@ -314,8 +422,15 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// Puts every output where it belongs, unless it is there already.
+    /// Puts every output where it belongs, unless it is there already. What is about to be put there is noted first, for `clean`.
     fn put_in_place(&self, step: &Step, entry: &Entry) -> Result<()> {
+        if let plan::Place::Folder(_) = &step.place {
+            let placed: BTreeMap<PathBuf, Digest> =
+                entry.outputs.iter().filter_map(|output| Some((step.place.of(output)?, output.digest))).collect();
+            let bytes =
+                serde_json::to_vec(&placed).map_err(|error| Error::bug("cannot serialise outputs").because(error))?;
+            files::write(&self.settings.workspace.placed(&step.id), &bytes)?;
+        }
         for output in &entry.outputs {
             if let Some(path) = step.place.of(output)
                 && !self.is_in_place(&path, output)

@@ -1,7 +1,8 @@
 //! Making a native library: fetch, cross-check the key, compile, read the interface, publish.
 
 use super::{Made, Workshop};
-use crate::cache::store::{self, Lock, Product};
+use crate::cache::lock::{self, Mode, Patience};
+use crate::cache::store::{Lock, Product};
 use crate::error::{Code, Error, Result};
 use crate::facts::{Facts, Library, Rust, Wants, label};
 use crate::files;
@@ -30,8 +31,8 @@ impl Workshop<'_> {
         // Cargo locks its folder only while it runs; the file must still be ours when it is hashed.
         let folder = self.settings.workspace.native_build(name);
         files::create_folder(&folder)?;
-        let limit = self.settings.lock_timeout;
-        let _building = store::lock_file(&folder.join("xtask.lock"), limit, self.waiting(&step.id))?;
+        let patience = Patience { limit: self.settings.lock_timeout, tick: &mut self.waiting(&step.id) };
+        let _building = lock::lock(&folder.join("xtask.lock"), Mode::Exclusive, patience)?;
 
         cpu_seconds += self.fetch_crates(&step.id, library, rust)?;
         let remaps = self.cross_check(&step.id, library, rust)?;

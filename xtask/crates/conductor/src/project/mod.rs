@@ -395,6 +395,8 @@ pub struct Local {
     pub progress: Option<String>,
     pub color: Option<String>,
     pub cache_dir: Option<String>,
+    pub cache_max_size: Option<String>,
+    pub cache_max_age_days: Option<u64>,
     /// Preferred ports of services: `[ports.envoy] http = 8802`.
     #[serde(default)]
     pub ports: BTreeMap<String, BTreeMap<String, u16>>,

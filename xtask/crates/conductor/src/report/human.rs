@@ -182,7 +182,7 @@ impl Voice for Human {
             }
             Event::Output { text, .. } if self.verbosity == Verbosity::Verbose => self.say(text),
             Event::Waiting { id, holder, seconds } => {
-                self.verb(Tone::Warning, "Waiting", &format!("{id}: {holder} is making it ({seconds} s so far)"));
+                self.verb(Tone::Warning, "Waiting", &format!("{id} is held by {holder} (waited {seconds} s)"));
             }
             Event::Done { id, done, seconds, cpu_seconds, .. } => {
                 self.running.remove(id);

@@ -43,6 +43,10 @@ pub const PROGRESS: &str = "XTASK_PROGRESS";
 pub const COLOR: &str = "XTASK_COLOR";
 pub const LANGUAGE: &str = "XTASK_LANG";
 pub const CACHE_DIR: &str = "XTASK_CACHE_DIR";
+/// The size that the cache is kept below: `10GiB`.
+pub const CACHE_MAX_SIZE: &str = "XTASK_CACHE_MAX_SIZE";
+/// After how many days without use a result may go.
+pub const CACHE_MAX_AGE_DAYS: &str = "XTASK_CACHE_MAX_AGE_DAYS";
 /// Seconds to wait for another process that makes the same result.
 pub const LOCK_TIMEOUT: &str = "XTASK_LOCK_TIMEOUT";
 /// Set by the launcher: how to get a satellite built.

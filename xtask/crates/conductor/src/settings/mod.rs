@@ -2,6 +2,7 @@
 
 pub mod env;
 
+use crate::cache::gc::{Limits, Size};
 use crate::cli;
 use crate::error::{Code, Error, Result};
 use crate::mirror::Egress;
@@ -83,6 +84,7 @@ pub struct Settings {
     pub dry_run: bool,
     pub explain: bool,
     pub lock_timeout: Duration,
+    pub cache_limits: Limits,
     pub environment: Environment,
     pub local: Local,
     /// Started through the launcher: its path, for satellites.
@@ -215,6 +217,22 @@ impl Settings {
             |text| text.parse().ok(),
             "a number of seconds",
         )?;
+        let size = |text: &str| text.parse::<Size>().ok();
+        let sizes = "a number with B, KB, MB, GB, KiB, MiB or GiB";
+        let max_size = parsed(environment.get(env::CACHE_MAX_SIZE), env::CACHE_MAX_SIZE, size, sizes)?.or(parsed(
+            local.cache_max_size.as_deref(),
+            "cache-max-size",
+            size,
+            sizes,
+        )?);
+        let days = |text: &str| text.parse().ok();
+        let max_age =
+            parsed(environment.get(env::CACHE_MAX_AGE_DAYS), env::CACHE_MAX_AGE_DAYS, days, "a number of days")?;
+        let limits = Limits::default();
+        let cache_limits = Limits {
+            size: max_size.unwrap_or(limits.size),
+            age_days: max_age.or(local.cache_max_age_days).unwrap_or(limits.age_days),
+        };
         let cache = cache_folder(&environment, &local, &workspace)?;
         Ok(Self {
             cache,
@@ -233,6 +251,7 @@ impl Settings {
             explain: args.explain,
             // A result may honestly take long to make; a dead holder's lock is released by the kernel at once.
             lock_timeout: Duration::from_secs(lock_timeout.unwrap_or(3600)),
+            cache_limits,
             launcher: environment.get(env::LAUNCHER).map(PathBuf::from),
             workspace,
             environment,

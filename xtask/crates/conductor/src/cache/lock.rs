@@ -1,0 +1,171 @@
+//! Waiting for another process: a lock file that says who holds it, and a wait that is visible and ends.
+//!
+//! The kernel releases a lock with its holder, however that one died. A file that was removed while somebody waited for it guards
+//! nothing: whoever gets its lock looks whether the name still means that file, and starts again if not. So lock files may be
+//! removed, by whoever holds them.
+
+use crate::error::{Code, Error, Result};
+use crate::files;
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long to wait, and what to do meanwhile: the caller hears who is in the way after one second and then ever less often, and may
+/// end the wait with an error at every look.
+pub struct Patience<'a> {
+    pub limit: Duration,
+    pub tick: &'a mut dyn FnMut(Option<&Holder>, Duration) -> Result<()>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Beside others who ask for the same.
+    Shared,
+    Exclusive,
+}
+
+/// Who holds a lock that somebody waits for, as that one wrote it down: process id, seconds since 1970, command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder(String);
+
+/// Released when dropped, or when this process dies.
+#[derive(Debug)]
+pub struct Held {
+    _file: File,
+}
+
+impl Holder {
+    fn this_process() -> Self {
+        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+        Self(format!("{} {} {command}", std::process::id(), now_seconds()))
+    }
+
+    fn of(path: &Path) -> Self {
+        Self(fs::read_to_string(path).unwrap_or_default().trim().to_owned())
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = self.0.splitn(3, ' ');
+        let (Some(process), Some(Ok(since))) = (words.next(), words.next().map(str::parse::<u64>)) else {
+            return f.write_str("another process");
+        };
+        let command = words.next().unwrap_or_default();
+        write!(f, "process {process} (`{command}`), for {} s", now_seconds().saturating_sub(since))
+    }
+}
+
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}
+
+/// Waits for the lock on `path`, making the file and its folder.
+/// # Errors
+/// LockTimeout after `patience.limit`; Disk where there can be no such file; what `patience.tick` returns.
+pub fn lock(path: &Path, mode: Mode, patience: Patience) -> Result<Held> {
+    let start = Instant::now();
+    let mut due_at = Duration::from_secs(1);
+    loop {
+        let mut file = open(path)?;
+        let taken = match mode {
+            Mode::Shared => file.try_lock_shared(),
+            Mode::Exclusive => file.try_lock(),
+        };
+        match taken {
+            // No working locks here (some network file systems): duplicate work, equal bytes.
+            Ok(()) | Err(TryLockError::Error(_)) if is_still(path, &file) => {
+                if mode == Mode::Exclusive {
+                    // Only a courtesy to those who wait: a failure to say who we are stops nobody.
+                    let _ = file.set_len(0).and_then(|()| file.write_all(Holder::this_process().0.as_bytes()));
+                }
+                return Ok(Held { _file: file });
+            }
+            Ok(()) | Err(TryLockError::Error(_)) => continue,
+            Err(TryLockError::WouldBlock) => {}
+        }
+        let waited = start.elapsed();
+        if waited >= patience.limit {
+            let held = format!("{} is held by {}", path.display(), Holder::of(path));
+            return Err(Error::new(Code::LockTimeout, format!("waited {} s for nothing", waited.as_secs()))
+                .because(Error::new(Code::LockTimeout, held))
+                .hint("wait for that process, or end it; XTASK_LOCK_TIMEOUT sets the limit in seconds"));
+        }
+        let due = waited >= due_at;
+        if due {
+            due_at *= 3;
+        }
+        (patience.tick)(due.then(|| Holder::of(path)).as_ref(), waited)?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The lock if nobody holds it.
+pub fn try_lock(path: &Path) -> Option<Held> {
+    let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+    (file.try_lock().is_ok() && is_still(path, &file)).then_some(Held { _file: file })
+}
+
+fn open(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    loop {
+        match options.open(path) {
+            Ok(file) => return Ok(file),
+            // Its folder is not there yet, or was just removed by `clean`.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                files::create_folder(path.parent().unwrap_or(Path::new(".")))?;
+            }
+            Err(error) => return Err(Error::disk("open the lock", path, error)),
+        }
+    }
+}
+
+fn is_still(path: &Path, file: &File) -> bool {
+    let (Ok(named), Ok(held)) = (fs::metadata(path), file.metadata()) else { return false };
+    (named.dev(), named.ino()) == (held.dev(), held.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_hears_who_holds_the_lock_and_gives_up_in_time() {
+        let folder = files::temporary_folder(&std::env::temp_dir(), "lock").unwrap();
+        let path = folder.join("deep/lock");
+        let held = lock(&path, Mode::Exclusive, Patience { limit: Duration::ZERO, tick: &mut |_, _| Ok(()) }).unwrap();
+        let mut heard = String::new();
+        let mut tick = |holder: Option<&Holder>, _| {
+            heard.extend(holder.map(Holder::to_string));
+            Ok(())
+        };
+        let error =
+            lock(&path, Mode::Shared, Patience { limit: Duration::from_millis(1500), tick: &mut tick }).unwrap_err();
+        assert_eq!(error.code(), Code::LockTimeout);
+        assert!(heard.starts_with(&format!("process {} (`", std::process::id())), "{heard}");
+        assert!(try_lock(&path).is_none());
+        drop(held);
+        // A child that another test is just forking may hold the file for a moment, until it execs.
+        let mut patient = |_: Option<&Holder>, _| Ok(());
+        lock(&path, Mode::Exclusive, Patience { limit: Duration::from_secs(10), tick: &mut patient }).unwrap();
+        files::remove(&folder).unwrap();
+    }
+
+    #[test]
+    fn the_lock_of_a_removed_file_is_worth_nothing() {
+        let folder = files::temporary_folder(&std::env::temp_dir(), "lock").unwrap();
+        let path = folder.join("lock");
+        let mut tick = |_: Option<&Holder>, _| Ok(());
+        let _first = lock(&path, Mode::Exclusive, Patience { limit: Duration::ZERO, tick: &mut tick }).unwrap();
+        fs::remove_file(&path).unwrap();
+        // Another file of the same name: free.
+        let second = lock(&path, Mode::Exclusive, Patience { limit: Duration::ZERO, tick: &mut tick }).unwrap();
+        assert!(is_still(&path, &second._file));
+        assert!(!is_still(&path, &_first._file));
+        files::remove(&folder).unwrap();
+    }
+}

@@ -1,0 +1,178 @@
+//! `clean [--all]`: removes what this tool made, nothing else.
+//!
+//! What lies in `dist/` and `models/` goes only if its bytes are those that a step put there; what somebody else put there, or
+//! changed, stays and is named. `target/xtask/` is ours whole. With `--all` this tool's own build folder and the caches of this user go
+//! too. Whoever is building meanwhile is waited for.
+
+use super::{cache, print};
+use crate::cache::gate::{Closed, Gate};
+use crate::cache::gc::Survey;
+use crate::cache::lock::Patience;
+use crate::cache::store::{Store, TAG};
+use crate::digest::Digest;
+use crate::error::{Code, Error, Result};
+use crate::files;
+use crate::interrupt;
+use crate::project::Project;
+use crate::report::{self, Event, Sink};
+use crate::settings::{Settings, env};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What goes, and what in our output folders is not ours.
+struct Cleaning {
+    ours: Vec<PathBuf>,
+    foreign: Vec<PathBuf>,
+}
+
+pub fn clean(settings: &Settings, project: &Project, sink: &Sink, all: bool) -> Result<()> {
+    let workspace = &settings.workspace;
+    let store = Store::at(&settings.cache);
+    if settings.dry_run {
+        let Cleaning { ours, foreign } = plan(settings, project, &store, all);
+        let sizes = ours.iter().map(|path| files::size_of(path)).collect::<Vec<_>>();
+        return tell(settings, ours.into_iter().zip(sizes).collect(), &foreign);
+    }
+    let close = |gate: &Gate, folder: PathBuf, whose: &Path| match folder.is_dir() {
+        true => close_when_unused(settings, sink, gate, whose).map(Some),
+        false => Ok(None),
+    };
+    let checkout = close(&Gate::of(&workspace.build()), workspace.build(), &workspace.root)?;
+    let cache = if all { close(&store.gate, settings.cache.store(), &settings.cache.0)? } else { None };
+    let Cleaning { ours, foreign } = plan(settings, project, &store, all);
+    let mut gone = Vec::new();
+    for path in ours {
+        interrupt::check()?;
+        let size_bytes = files::size_of(&path);
+        files::remove(&path)?;
+        gone.push((path, size_bytes));
+    }
+    [checkout, cache].into_iter().flatten().try_for_each(Closed::dismantle)?;
+    let folders = output_folders(settings, project).into_iter().chain([settings.cache.0.clone(), workspace.target()]);
+    folders.inspect(|folder| files::sweep(folder)).try_for_each(|folder| files::remove_if_empty(&folder))?;
+    tell(settings, gone, &foreign)
+}
+
+fn plan(settings: &Settings, project: &Project, store: &Store, all: bool) -> Cleaning {
+    let Cleaning { mut ours, foreign } = outputs(settings, project, store);
+    ours.extend(but_for_gate(&settings.workspace.build(), &[settings.workspace.tool()]));
+    if all {
+        let cache = &settings.cache;
+        ours.push(settings.workspace.tool());
+        ours.extend(launcher(settings));
+        ours.extend(but_for_gate(&cache.store(), &[]));
+        ours.push(cache.downloads());
+        ours.extend(cache.other_buckets());
+        ours.extend(files::read_text(&cache.tag()).is_ok_and(|text| text == TAG).then(|| cache.tag()));
+        ours.retain(|path| path.exists());
+    }
+    Cleaning { ours, foreign }
+}
+
+fn outputs(settings: &Settings, project: &Project, store: &Store) -> Cleaning {
+    let mut placed: BTreeMap<PathBuf, BTreeSet<Digest>> = BTreeMap::new();
+    for record in files::list(&settings.workspace.placed_records()) {
+        let text = files::read_text(&record).unwrap_or_default();
+        let record: BTreeMap<PathBuf, Digest> = serde_json::from_str(&text).unwrap_or_default();
+        for (path, digest) in record {
+            placed.entry(path).or_default().insert(digest);
+        }
+    }
+    // Where the records are gone, with target/, the store and the pins still know our results.
+    let mut known: BTreeSet<Digest> = Survey::of(&settings.cache, store).objects().collect();
+    known.extend(project.pins.model.values().flat_map(|model| model.file.iter().map(|file| file.sha256)));
+    let (mut ours, mut foreign) = (Vec::new(), Vec::new());
+    for folder in output_folders(settings, project) {
+        for path in files::list(&folder).into_iter().filter(|path| !path.is_dir() || path.is_symlink()) {
+            let digest = (!path.is_symlink()).then(|| Digest::of_file(&path).ok()).flatten().map(|(digest, _)| digest);
+            let is_ours = digest.is_some_and(|digest| {
+                known.contains(&digest) || placed.get(&path).is_some_and(|digests| digests.contains(&digest))
+            });
+            match is_ours {
+                true => ours.push(path),
+                false if files::is_temporary(&path) => {}
+                false => foreign.push(path),
+            }
+        }
+    }
+    Cleaning { ours, foreign }
+}
+
+/// Innermost first.
+fn output_folders(settings: &Settings, project: &Project) -> Vec<PathBuf> {
+    let workspace = &settings.workspace;
+    let mut folders = vec![workspace.dist_lib(), workspace.dist_bin(), workspace.dist()];
+    for (name, pins) in &project.pins.model {
+        let root = workspace.models().join(name);
+        let inner: BTreeSet<PathBuf> = pins
+            .file
+            .iter()
+            .flat_map(|file| {
+                Path::new(&file.path).ancestors().skip(1).map(|folder| root.join(folder)).collect::<Vec<_>>()
+            })
+            .collect();
+        folders.extend(inner.into_iter().rev());
+    }
+    folders.push(workspace.models());
+    folders
+}
+
+/// All of a folder but these and the gate, which is closed as long as somebody cleans.
+fn but_for_gate(folder: &Path, kept: &[PathBuf]) -> Vec<PathBuf> {
+    let gate = [folder.join("gate"), folder.join("users")];
+    files::list(folder).into_iter().filter(|path| !gate.contains(path) && !kept.contains(path)).collect()
+}
+
+/// What is in `target/` beside our own folder, where the launcher that started us belongs to this checkout: it is the only package of
+/// its workspace.
+fn launcher(settings: &Settings) -> Vec<PathBuf> {
+    let workspace = &settings.workspace;
+    let own = settings.environment.get(env::REPO_ROOT).is_some_and(|root| Path::new(root) == workspace.root);
+    let built_there = settings.launcher.as_ref().is_some_and(|launcher| launcher.starts_with(workspace.target()));
+    let beside = files::list(&workspace.target()).into_iter().filter(|path| *path != workspace.build());
+    if own && built_there { beside.collect() } else { Vec::new() }
+}
+
+/// Closes a gate behind which nobody is.
+fn close_when_unused(settings: &Settings, sink: &Sink, gate: &Gate, what: &Path) -> Result<Closed> {
+    let name = what.display().to_string();
+    let start = Instant::now();
+    let mut due_at = Duration::from_secs(1);
+    loop {
+        let mut wait = cache::waiting(sink, &name);
+        let closed = gate.close(Patience { limit: settings.lock_timeout, tick: &mut wait })?;
+        let Some(user) = gate.others().into_iter().next() else { return Ok(closed) };
+        drop(closed);
+        let (waited, process) = (start.elapsed(), user.owner.process);
+        if waited >= settings.lock_timeout {
+            let message = format!("process {process} still uses {name} after {} s", waited.as_secs());
+            return Err(Error::new(Code::LockTimeout, message)
+                .hint("wait for that process, or end it; XTASK_LOCK_TIMEOUT sets the limit in seconds"));
+        }
+        if waited >= due_at {
+            due_at *= 3;
+            let holder = format!("process {process}");
+            sink.send(Event::Waiting { id: name.clone(), holder, seconds: waited.as_secs() });
+        }
+        interrupt::check()?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn tell(settings: &Settings, gone: Vec<(PathBuf, u64)>, foreign: &[PathBuf]) -> Result<()> {
+    let verb = if settings.dry_run { "would remove" } else { "removed" };
+    let shown = |path: &Path| settings.workspace.relative(path).display().to_string();
+    for (path, size_bytes) in &gone {
+        let value = json!({ "kind": "path", "name": shown(path), "size_bytes": size_bytes });
+        print(settings, "removal", &value, &format!("{verb} {} ({})", shown(path), report::bytes(*size_bytes)))?;
+    }
+    for path in foreign {
+        let value = json!({ "path": shown(path) });
+        print(settings, "kept", &value, &format!("kept {}: not made here, or changed since", shown(path)))?;
+    }
+    let bytes: u64 = gone.iter().map(|(_, size_bytes)| size_bytes).sum();
+    let value = json!({ "removed": gone.len(), "removed_bytes": bytes, "kept": foreign.len() });
+    print(settings, "cleaned", &value, &format!("{verb} {} paths, {}", gone.len(), report::bytes(bytes)))
+}
