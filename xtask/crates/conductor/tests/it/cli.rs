@@ -112,7 +112,7 @@ fn help_lists_the_commands_and_succeeds() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    expect![[r#"build test run plan why mirror lock schema help"#]].assert_eq(&commands.join(" "));
+    expect!["build test run plan why mirror lock cache clean schema help"].assert_eq(&commands.join(" "));
 }
 
 #[test]
