@@ -11,8 +11,9 @@ use protocol::{
 };
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ChildStdin;
+use std::process::{ChildStdin, ExitStatus};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -44,6 +45,8 @@ struct Shared {
     waiting: Mutex<HashMap<u64, mpsc::Sender<Answer>>>,
     /// What the gateway refused to children, by artifact.
     refused: Mutex<Vec<Failure>>,
+    /// How the gateway ended, and its log.
+    ended: Mutex<Option<(ExitStatus, PathBuf)>>,
 }
 
 #[derive(Debug)]
@@ -110,9 +113,7 @@ impl Gateway {
         let (sender, receiver) = mpsc::channel();
         locked(&self.shared.waiting).insert(id, sender);
         let text = line(&Request { id, job })?;
-        locked(&self.stdin)
-            .write_all(text.as_bytes())
-            .map_err(|error| Error::bug("the gateway is gone").because(error))?;
+        locked(&self.stdin).write_all(text.as_bytes()).map_err(|error| self.shared.gone().because(error))?;
         loop {
             interrupt::check()?;
             match receiver.recv_timeout(Duration::from_millis(100)) {
@@ -124,7 +125,7 @@ impl Gateway {
                 Ok(Answer::Failed(failure)) => return Err(explain(&failure)),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    return Err(Error::bug("the gateway ended in the middle of a request"));
+                    return Err(self.shared.gone());
                 }
             }
         }
@@ -141,7 +142,7 @@ fn live(invocation: &Invocation, setup: &str, log: &Path, shared: &Shared, sink:
         stdin.write_all(setup.as_bytes()).map_err(|error| Error::bug("the gateway does not listen").because(error))?;
         Ok((companion, stdin, stdout))
     };
-    let (_companion, stdin, stdout) = match greet() {
+    let (mut companion, stdin, stdout) = match greet() {
         Ok(greeted) => greeted,
         Err(error) => {
             let _ = started.send(Err(error));
@@ -160,11 +161,31 @@ fn live(invocation: &Invocation, setup: &str, log: &Path, shared: &Shared, sink:
             Err(_) => sink.note(format!("gateway: {text}")),
         }
     }
+    // Its output ends just before it does.
+    for _ in 0..20 {
+        if let Some(status) = companion.ended() {
+            *locked(&shared.ended) = Some((status, log.to_owned()));
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
     // Whoever still waits hears that nobody will answer.
     locked(&shared.waiting).clear();
 }
 
 impl Shared {
+    /// Nobody answers any more. Somebody may have killed it (a machine out of memory does); only a crash is a defect.
+    fn gone(&self) -> Error {
+        match &*locked(&self.ended) {
+            Some((status, log)) if status.signal().is_some() => {
+                Error::new(Code::ChildFailed, format!("the gateway was killed ({status})"))
+                    .hint(format!("run the command again: what was fetched is kept; its log: {}", log.display()))
+            }
+            Some((status, log)) => Error::bug(format!("the gateway ended ({status}); its log: {}", log.display())),
+            None => Error::bug("the gateway does not listen any more"),
+        }
+    }
+
     fn hear(&self, event: Event, sink: &Sink) {
         let answer = |id: u64, answer: Answer| {
             if let Some(sender) = locked(&self.waiting).get(&id) {

@@ -63,7 +63,10 @@ impl Workspace {
         self.build().join("test").join(suite)
     }
     pub fn link(&self, digest: &str) -> PathBuf {
-        self.build().join("link").join(digest)
+        self.links().join(digest)
+    }
+    pub fn links(&self) -> PathBuf {
+        self.build().join("link")
     }
     pub fn run(&self) -> PathBuf {
         self.build().join("run")

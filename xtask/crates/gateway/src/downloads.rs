@@ -100,6 +100,13 @@ impl Downloads {
                 .create(&folder)
                 .map_err(|cause| Error::disk("create", &folder, &cause))?;
         }
+        // What a publisher that was killed left beside a partial that is a finished file now.
+        for path in fs::read_dir(root.join("partial")).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let is_note = path.extension().is_some_and(|extension| extension == "source");
+            if is_note && !path.with_extension("").exists() {
+                let _ = fs::remove_file(path);
+            }
+        }
         Ok(Self { root: root.to_owned() })
     }
 

@@ -277,11 +277,14 @@ impl Survey {
             self.push(Kind::Download, &path, files::age(&path).unwrap_or_default());
         }
         for path in files::list(&root.join("partial")) {
+            let age = files::age(&path).unwrap_or_default();
             if path.extension().is_none() {
-                self.push(Kind::Partial, &path, files::age(&path).unwrap_or_default());
+                self.push(Kind::Partial, &path, age);
                 if let Some(item) = self.items.last_mut() {
                     item.paths.push(path.with_extension("source"));
                 }
+            } else if !path.with_extension("").exists() && age > GRACE {
+                self.push(Kind::Leftover, &path, age);
             }
         }
         for path in files::list(&root.join("quarantine")) {

@@ -50,7 +50,7 @@ pub fn clean(settings: &Settings, project: &Project, sink: &Sink, all: bool) -> 
         gone.push((path, size_bytes));
     }
     [checkout, cache].into_iter().flatten().try_for_each(Closed::dismantle)?;
-    let folders = output_folders(settings, project).into_iter().chain([settings.cache.0.clone(), workspace.target()]);
+    let folders = project.output_folders(workspace).into_iter().chain([settings.cache.0.clone(), workspace.target()]);
     folders.inspect(|folder| files::sweep(folder)).try_for_each(|folder| files::remove_if_empty(&folder))?;
     tell(settings, gone, &foreign)
 }
@@ -84,7 +84,7 @@ fn outputs(settings: &Settings, project: &Project, store: &Store) -> Cleaning {
     let mut known: BTreeSet<Digest> = Survey::of(&settings.cache, store).objects().collect();
     known.extend(project.pins.model.values().flat_map(|model| model.file.iter().map(|file| file.sha256)));
     let (mut ours, mut foreign) = (Vec::new(), Vec::new());
-    for folder in output_folders(settings, project) {
+    for folder in project.output_folders(&settings.workspace) {
         for path in files::list(&folder).into_iter().filter(|path| !path.is_dir() || path.is_symlink()) {
             let digest = (!path.is_symlink()).then(|| Digest::of_file(&path).ok()).flatten().map(|(digest, _)| digest);
             let is_ours = digest.is_some_and(|digest| {
@@ -98,25 +98,6 @@ fn outputs(settings: &Settings, project: &Project, store: &Store) -> Cleaning {
         }
     }
     Cleaning { ours, foreign }
-}
-
-/// Innermost first.
-fn output_folders(settings: &Settings, project: &Project) -> Vec<PathBuf> {
-    let workspace = &settings.workspace;
-    let mut folders = vec![workspace.dist_lib(), workspace.dist_bin(), workspace.dist()];
-    for (name, pins) in &project.pins.model {
-        let root = workspace.models().join(name);
-        let inner: BTreeSet<PathBuf> = pins
-            .file
-            .iter()
-            .flat_map(|file| {
-                Path::new(&file.path).ancestors().skip(1).map(|folder| root.join(folder)).collect::<Vec<_>>()
-            })
-            .collect();
-        folders.extend(inner.into_iter().rev());
-    }
-    folders.push(workspace.models());
-    folders
 }
 
 /// All of a folder but these and the gate, which is closed as long as somebody cleans.

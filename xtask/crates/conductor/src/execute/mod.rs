@@ -165,9 +165,10 @@ impl<'a> Workshop<'a> {
         let (limit, root, cache_folder) = (*limit, workspace.root.display().to_string(), cache.0.display().to_string());
         let checkout = Gate::of(&workspace.build()).enter(Patience { limit, tick: &mut self.waiting(&root) })?;
         let store = self.store.enter(cache, Patience { limit, tick: &mut self.waiting(&cache_folder) })?;
-        let folders = [workspace.dist_lib(), workspace.dist_bin(), workspace.build(), workspace.build().join("last")];
-        let models = self.project.pins.model.keys().map(|name| workspace.models().join(name));
-        folders.into_iter().chain(models).for_each(|folder| files::sweep(&folder));
+        let ours = [workspace.build(), workspace.build().join("last"), workspace.placed_records()];
+        let folders =
+            ours.into_iter().chain(files::list(&workspace.links())).chain(self.project.output_folders(workspace));
+        folders.for_each(|folder| files::sweep(&folder));
         keep_newest(&workspace.logs(), 20);
         let _ = self.entered.set(Entered { _checkout: checkout, store, claimed: Mutex::default() });
         Ok(())

@@ -12,8 +12,8 @@ use crate::files;
 use crate::mirror;
 use crate::workspace::Workspace;
 use serde::Deserialize;
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 /// `xtask.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -273,6 +273,19 @@ pub struct Project {
 }
 
 impl Project {
+    /// Every folder of a checkout that results are put into, innermost first.
+    pub fn output_folders(&self, workspace: &Workspace) -> Vec<PathBuf> {
+        let mut folders = vec![workspace.dist_lib(), workspace.dist_bin(), workspace.dist()];
+        for (name, pins) in &self.pins.model {
+            let root = workspace.models().join(name);
+            let parents = pins.file.iter().flat_map(|file| Path::new(&file.path).ancestors().skip(1));
+            let inner: BTreeSet<PathBuf> = parents.map(|folder| root.join(folder)).collect();
+            folders.extend(inner.into_iter().rev());
+        }
+        folders.push(workspace.models());
+        folders
+    }
+
     pub fn read(workspace: &Workspace) -> Result<Self> {
         let path = workspace.declaration();
         let text = files::read_text(&path).map_err(|error| {
