@@ -93,6 +93,8 @@ class Sandbox:
         if rustup.is_dir():
             kept.setdefault("RUSTUP_HOME", str(rustup))
         return kept | {
+            # A tool that asks rustup for another toolchain must not change this machine's.
+            "RUSTUP_AUTO_INSTALL": "0",
             "HOME": str(self.home),
             "CARGO_HOME": str(self.folder / "cargo"),
             "GOPATH": str(self.folder / "go"),

@@ -3,7 +3,7 @@
 use super::print;
 use crate::cli::Mirror;
 use crate::error::{Code, Error, Result};
-use crate::execute::outside::Outside;
+use crate::execute::outside::{self, Outside};
 use crate::files;
 use crate::mirror;
 use crate::project::Project;
@@ -11,20 +11,23 @@ use crate::report::{Event, Sink};
 use crate::settings::{MirrorChoice, Settings};
 
 pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirror) -> Result<()> {
-    let outside = Outside::new(settings, project, sink.clone(), settings.workspace.logs().join("mirror.log"))?;
+    // Listing and choosing must work although a name that nobody knows is in force: they are the way out.
+    let profiles = outside::profiles(settings, project)?;
+    let outside = || Outside::new(settings, project, sink.clone(), settings.workspace.logs().join("mirror.log"));
     let chosen = match &settings.mirror.value {
         MirrorChoice::Named(name) => Some(name.as_str()),
         MirrorChoice::Off => None,
     };
     match command {
         Mirror::List => {
-            for profile in outside.profiles().list(chosen) {
+            for profile in profiles.list(chosen) {
                 let mark = if profile.selected { "*" } else { " " };
                 let text = format!("{mark} {:<12} {}", profile.name, profile.origins.join(", "));
                 print(settings, "mirror", &profile, &text)?;
             }
-            if chosen.is_none() {
-                sink.note("no profile is in force: each tool does what you configured (`cargo xtask mirror use NAME` chooses one)");
+            match chosen {
+                Some(name) => drop(outside::resolve(&profiles, name, None)?),
+                None => sink.note("no profile is in force: each tool does what you configured (`cargo xtask mirror use NAME` chooses one)"),
             }
         }
         Mirror::Show { name } => {
@@ -32,16 +35,16 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
                 return Err(Error::new(Code::CommandLine, "no profile is in force; name one")
                     .hint("cargo xtask mirror list shows them"));
             };
-            let profile = outside.resolved(name)?;
+            let profile = outside()?.resolved(name)?;
             print(settings, "mirror", &profile, &described(&profile))?;
         }
         Mirror::Env => {
             let (steps, egress) = (Vec::new(), Vec::new());
-            sink.send(Event::Plan { steps, egress, tools: outside.mappings(), asked: true });
+            sink.send(Event::Plan { steps, egress, tools: outside()?.mappings(), asked: true });
         }
         Mirror::Use { name } => {
             if name != "off" {
-                outside.resolved(name)?;
+                outside::resolve(&profiles, name, None)?;
             }
             let path = settings.workspace.local();
             let before = files::read_if_present(&path)?

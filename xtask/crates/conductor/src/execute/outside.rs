@@ -36,13 +36,7 @@ pub struct Outside<'a> {
 
 impl<'a> Outside<'a> {
     pub fn new(settings: &'a Settings, project: &Project, sink: Sink, log: PathBuf) -> Result<Self> {
-        let layer = |origin: &str, section: &crate::mirror::Section| Layer {
-            origin: origin.to_owned(),
-            section: section.clone(),
-        };
-        let layers =
-            vec![layer("xtask.local.toml", &settings.local.mirror), layer("xtask.toml", &project.declaration.mirror)];
-        let profiles = Profiles::new(layers).map_err(|error| Error::bug("the built-in profiles").because(error))?;
+        let profiles = profiles(settings, project)?;
         let egress = settings.egress.as_ref().map(|egress| egress.value);
         let profile = match &settings.mirror.value {
             MirrorChoice::Off if egress.is_some_and(|egress| egress != Egress::Direct) => {
@@ -72,10 +66,6 @@ impl<'a> Outside<'a> {
             crates: Mutex::default(),
             gateway: Mutex::default(),
         })
-    }
-
-    pub fn profiles(&self) -> &Profiles {
-        &self.profiles
     }
 
     /// Any profile by its name.
@@ -426,7 +416,16 @@ impl<'a> Outside<'a> {
     }
 }
 
-fn resolve(profiles: &Profiles, name: &str, egress: Option<Egress>) -> Result<Profile> {
+/// The profiles that are built in, declared and defined here, whether or not the one that is chosen is among them.
+pub fn profiles(settings: &Settings, project: &Project) -> Result<Profiles> {
+    let layer =
+        |origin: &str, section: &crate::mirror::Section| Layer { origin: origin.to_owned(), section: section.clone() };
+    let layers =
+        vec![layer("xtask.local.toml", &settings.local.mirror), layer("xtask.toml", &project.declaration.mirror)];
+    Profiles::new(layers).map_err(|error| Error::bug("the built-in profiles").because(error))
+}
+
+pub fn resolve(profiles: &Profiles, name: &str, egress: Option<Egress>) -> Result<Profile> {
     profiles.resolve(name, egress).map_err(|unknown| {
         let known = unknown.known.join(", ");
         let hint = match &unknown.nearest {
