@@ -68,34 +68,49 @@ pub fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     publish_with(path, mode, |file| file.write_all(bytes))
 }
 
-/// Publishes what `fill` writes, under `path` with `mode`, making parent folders.
-fn publish_with(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-    let folder = parent(path)?;
-    create_folder(folder)?;
-    let temporary = Temporary(temporary_beside(path));
-    let attempt = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).read(true).create_new(true).mode(0o600).open(&temporary.0)?;
-        fill(&mut file)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        // A failed fsync is never retried: the kernel may have dropped the pages already.
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&temporary.0, path)?;
-        sync_folder(folder)
-    };
-    attempt().map_err(|error| Error::disk("write", path, error))
+/// A finished, flushed file under a temporary name: a last chance to look at its bytes before they get their final one.
+pub struct Draft(Temporary);
+
+impl Draft {
+    /// What `fill` writes, in `folder`, which is made if it is not there.
+    fn write(folder: &Path, name: &OsStr, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<Self> {
+        create_folder(folder)?;
+        let temporary = Temporary(temporary_beside(&folder.join(name)));
+        let attempt = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).read(true).create_new(true).mode(0o600).open(&temporary.0)?;
+            fill(&mut file)?;
+            file.set_permissions(Permissions::from_mode(mode))?;
+            // A failed fsync is never retried: the kernel may have dropped the pages already.
+            file.sync_all()
+        };
+        attempt().map_err(|error| Error::disk("write", &folder.join(name), error))?;
+        Ok(Self(temporary))
+    }
+
+    /// A copy of `from`: shared blocks where the file system can, a plain copy elsewhere. Never a hard link: whoever edits one in place
+    /// must not reach the other.
+    pub fn copy(from: &Path, folder: &Path, mode: u32) -> Result<Self> {
+        let mut source = File::open(from).map_err(|error| Error::disk("read", from, error))?;
+        Self::write(folder, from.file_name().unwrap_or(OsStr::new("copy")), mode, |file| {
+            if rustix::fs::ioctl_ficlone(&*file, &source).is_err() {
+                io::copy(&mut source, file)?;
+            }
+            Ok(())
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.0
+    }
+
+    pub fn publish(self, to: &Path) -> Result<()> {
+        rename(self.path(), to)
+    }
 }
 
-/// Publishes a copy of `from` under `to`: shared blocks where the file system can, a plain copy elsewhere.
-/// Never a hard link: whoever edits `to` in place must not reach `from`.
-pub fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
-    let mut source = File::open(from).map_err(|error| Error::disk("read", from, error))?;
-    publish_with(to, mode, |file| {
-        if rustix::fs::ioctl_ficlone(&*file, &source).is_err() {
-            io::copy(&mut source, file)?;
-        }
-        Ok(())
-    })
+/// Publishes what `fill` writes, under `path` with `mode`, making parent folders.
+fn publish_with(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    Draft::write(parent(path)?, path.file_name().unwrap_or_default(), mode, fill)?.publish(path)
 }
 
 /// Publishes a finished file or folder by renaming it; both must be on one file system.
@@ -334,7 +349,7 @@ mod tests {
         let folder = temporary_folder(&std::env::temp_dir(), "copy").unwrap();
         let (from, to) = (folder.join("from"), folder.join("deep/to"));
         write(&from, b"one").unwrap();
-        copy(&from, &to, 0o755).unwrap();
+        Draft::copy(&from, &folder.join("deep"), 0o755).unwrap().publish(&to).unwrap();
         OpenOptions::new().append(true).open(&to).unwrap().write_all(b"two").unwrap();
         assert_eq!(read(&from).unwrap(), b"one");
         assert_eq!(read(&to).unwrap(), b"onetwo");

@@ -480,7 +480,7 @@ mod tests {
             let product = |content: &&str| {
                 let file = self.folder.join(content);
                 fs::write(&file, content.repeat(1000)).unwrap();
-                Product { path: (*content).to_owned(), file, executable: false }
+                Product { path: (*content).to_owned(), file, executable: false, expected: None }
             };
             let products: Vec<Product> = contents.iter().map(product).collect();
             self.store.publish(&lock, name, BTreeMap::new(), BTreeMap::new(), &products).unwrap();

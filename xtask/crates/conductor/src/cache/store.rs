@@ -23,7 +23,7 @@ use crate::cache::lock::{self, Held, Mode, Patience};
 use crate::cache::stat::StatIndex;
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
-use crate::files;
+use crate::files::{self, Draft};
 use crate::interrupt;
 use crate::workspace::CacheFolder;
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,8 @@ pub struct Product {
     pub path: String,
     pub file: PathBuf,
     pub executable: bool,
+    /// Its pin, where it has one.
+    pub expected: Option<Digest>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +128,7 @@ impl Store {
     /// Every folder in which something half-written may lie.
     pub(super) fn folders_of_temporaries(&self) -> Vec<PathBuf> {
         let objects = fs::read_dir(self.root.join("objects")).into_iter().flatten().flatten();
-        let fixed = ["", "entries", "trees"].map(|folder| self.root.join(folder));
+        let fixed = ["", "entries", "trees", "objects"].map(|folder| self.root.join(folder));
         objects.map(|entry| entry.path()).chain(fixed).collect()
     }
 
@@ -213,14 +215,21 @@ impl Store {
         let _open = self.publishing()?;
         let mut outputs = Vec::new();
         for product in products {
+            // The bytes that get the name are those that were hashed, whatever happens to the original meanwhile.
+            let copy = Draft::copy(&product.file, &self.root.join("objects"), 0o444)?;
             let (digest, size_bytes) =
-                Digest::of_file(&product.file).map_err(|error| Error::disk("read", &product.file, error))?;
+                Digest::of_file(copy.path()).map_err(|error| Error::disk("read", copy.path(), error))?;
+            if let Some(expected) = product.expected.filter(|expected| *expected != digest) {
+                return Err(Error::new(Code::OtherBytes, format!("{} changed while it was taken over", product.path))
+                    .because(Error::new(Code::OtherBytes, format!("expected {expected}, got {digest}")))
+                    .hint("nothing was published; run the command again"));
+            }
             let object = self.object(&digest);
             // An object of this name may be an altered one that nobody has looked at yet: its bytes decide.
             let known = is_regular(&object) && Digest::of_file(&object).is_ok_and(|(found, _)| found == digest);
             if !known {
                 self.quarantine(&object)?;
-                files::copy(&product.file, &object, 0o444)?;
+                copy.publish(&object)?;
             }
             outputs.push(Output { path: product.path.clone(), digest, size_bytes, executable: product.executable });
         }
@@ -272,13 +281,15 @@ impl Store {
     /// Puts a result's file where a person wants it; the bytes are hashed on the way.
     pub fn restore(&self, entry: &Entry, output: &Output, to: &Path) -> Result<()> {
         let from = self.file_of(entry, output);
-        let (digest, _) = Digest::of_file(&from).map_err(|error| Error::disk("read", &from, error))?;
+        let folder = to.parent().unwrap_or(Path::new("."));
+        let copy = Draft::copy(&from, folder, if output.executable { 0o755 } else { 0o644 })?;
+        let (digest, _) = Digest::of_file(copy.path()).map_err(|error| Error::disk("read", copy.path(), error))?;
         if digest != output.digest {
             return Err(Error::new(Code::AlteredObject, format!("{} was altered in the store", output.path))
                 .because(Error::new(Code::AlteredObject, format!("expected {}, got {digest}", output.digest)))
                 .hint("run the command again: the altered object is set aside and made anew"));
         }
-        files::copy(&from, to, if output.executable { 0o755 } else { 0o644 })
+        copy.publish(to)
     }
 
     /// Takes what was found altered out of the way, and the entry with it, so that the result is made again.
@@ -360,7 +371,7 @@ mod tests {
             let file = self.folder.join("lib.so");
             fs::write(&file, "library").unwrap();
             let lock = self.store.lock(&self.key, patience!()).unwrap();
-            let product = Product { path: "lib.so".into(), file, executable: false };
+            let product = Product { path: "lib.so".into(), file, executable: false, expected: None };
             self.store.publish(&lock, "native-library:x", BTreeMap::new(), BTreeMap::new(), &[product]).unwrap()
         }
 

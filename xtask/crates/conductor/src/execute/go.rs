@@ -315,7 +315,7 @@ impl Workshop<'_> {
         self.still_the_same(step, &wants, |now| {
             now.binaries.get(name).is_some_and(|now| now.sources == binary.sources)
         })?;
-        let products = [Product { path: name.to_owned(), file: output.to_owned(), executable: true }];
+        let products = [Product { path: name.to_owned(), file: output.to_owned(), executable: true, expected: None }];
         let entry = self.store.publish(lock, &step.id, step.flat_inputs(), Default::default(), &products)?;
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds })
     }

@@ -73,7 +73,7 @@ impl Workshop<'_> {
             let progress =
                 |text| self.sink.send(Event::Progress { id: step.id.clone(), text: format!("{} {text}", pin.path) });
             let fetched = gateway.fetch(artifact, progress).map_err(|error| self.outside.with_ways(error))?;
-            Ok(Product { path: pin.path.clone(), file: fetched.path, executable: false })
+            Ok(Product { path: pin.path.clone(), file: fetched.path, executable: false, expected: Some(pin.sha256) })
         };
         pins.file.iter().map(fetch).collect()
     }
@@ -93,7 +93,7 @@ fn checked(file: PathBuf, pin: &FilePin) -> Result<Product> {
             ),
         ));
     }
-    Ok(Product { path: pin.path.clone(), file, executable: false })
+    Ok(Product { path: pin.path.clone(), file, executable: false, expected: Some(pin.sha256) })
 }
 
 /// Every source's failure, under the gravest code.

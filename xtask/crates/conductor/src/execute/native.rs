@@ -77,7 +77,7 @@ impl Workshop<'_> {
         })?;
 
         let interfaces = [(name.to_owned(), elf::interface(&file, &library.header)?)].into();
-        let products = [Product { path: library.file.clone(), file, executable: false }];
+        let products = [Product { path: library.file.clone(), file, executable: false, expected: None }];
         let entry = self.store.publish(lock, &step.id, step.flat_inputs(), interfaces, &products)?;
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds })
     }
