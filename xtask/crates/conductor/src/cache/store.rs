@@ -121,7 +121,7 @@ impl Store {
             fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
                 .map_err(|error| Error::disk("protect", &self.root, error))?;
         }
-        self.folders_of_temporaries().iter().for_each(|folder| files::sweep(folder));
+        self.folders_of_temporaries().iter().chain([&cache.0]).for_each(|folder| files::sweep(folder));
         Ok(inside)
     }
 
