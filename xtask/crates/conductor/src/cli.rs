@@ -1,6 +1,8 @@
 //! What can be typed: clap types, help and examples, nothing else.
 
 use crate::cache::gc::Size;
+use crate::error::{Code, Error, Result};
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -93,6 +95,9 @@ pub enum Command {
         after_help = "Examples:\n  cargo xtask clean\n  cargo xtask clean --dry-run\n  cargo xtask clean --all          the caches of this user and the tool itself too"
     )]
     Clean(Clean),
+    /// Explain an error's code, such as XT0303; without one, list all
+    #[command(after_help = "Examples:\n  cargo xtask explain XT0303\n  cargo xtask explain")]
+    Explain(Explain),
     /// Print the JSON Schema of xtask.toml
     #[command(after_help = "Examples:\n  cargo xtask schema")]
     Schema,
@@ -151,6 +156,12 @@ pub struct Run {
 pub struct Why {
     #[arg(value_name = "TARGET")]
     pub target: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    #[arg(value_name = "CODE")]
+    pub code: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -218,6 +229,30 @@ pub struct Clean {
     /// Also the caches of this user, and this tool's own build folder
     #[arg(long)]
     pub all: bool,
+}
+
+/// What clap says instead of a command: help goes out as it is, a mistake becomes an error of ours.
+pub fn told(error: clap::Error) -> Result<()> {
+    if !error.use_stderr() {
+        // Help that cannot be printed is nobody's loss.
+        let _ = error.print();
+        return Ok(());
+    }
+    let text = error.render().to_string();
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Err(Error::new(Code::CommandLine, "a command is missing").excerpt(text));
+    }
+    // Paragraphs: the message, tips, the usage, where to find help.
+    let mut paragraphs = text.trim_end().split("\n\n").map(|paragraph| paragraph.trim_matches('\n'));
+    let message = paragraphs.next().unwrap_or_default();
+    let error = Error::new(Code::CommandLine, message.strip_prefix("error: ").unwrap_or(message));
+    Err(paragraphs.fold(error, |error, paragraph| {
+        if paragraph.starts_with("Usage:") {
+            error.excerpt(paragraph)
+        } else {
+            paragraph.lines().map(|line| line.trim_start().trim_start_matches("tip: ")).fold(error, Error::hint)
+        }
+    }))
 }
 
 #[cfg(test)]

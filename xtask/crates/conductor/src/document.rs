@@ -79,7 +79,7 @@ mod tests {
     fn a_mistake_is_answered_with_file_line_key_and_the_nearest_spelling() {
         let error = parse::<Example>(Path::new("xtask.toml"), "path = \"x\"\n  featurs = []\n").unwrap_err();
         expect_test::expect![[r#"
-            error: xtask.toml:2:3: unknown field `featurs`, expected `features` or `path`
+            error[XT0304]: xtask.toml:2:3: unknown field `featurs`, expected `features` or `path`
                  2 |   featurs = []
                    |   ^
             hint: did you mean `features`?"#]]

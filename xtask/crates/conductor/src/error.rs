@@ -24,40 +24,38 @@ struct Inner {
     hints: Vec<String>,
     /// Lines shown as they are, below the chain: a snippet of the user's file, the end of a log.
     excerpt: Option<String>,
+    /// For programs: the path, the place in a file or the step that failed.
+    subject: Option<String>,
 }
 
 impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { code, message: message.into(), source: None, hints: Vec::new(), excerpt: None }))
+        let (source, hints, excerpt, subject) = (None, Vec::new(), None, None);
+        Self(Box::new(Inner { code, message: message.into(), source, hints, excerpt, subject }))
     }
 
     /// A state that this program's own logic rules out.
     pub fn bug(message: impl Into<String>) -> Self {
-        Self::new(Code::Bug, message).hint("this is a defect of xtask: please report it together with the log")
+        Self::new(Code::Bug, message)
     }
 
     /// `action` is a verb phrase without its object: `read`, `write`, `create the folder`.
     pub fn disk(action: &str, path: &Path, error: io::Error) -> Self {
         let (code, hint) = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
-                Code::DiskFull,
-                Some(format!(
-                    "free some space on the file system of {}; everything finished so far is kept",
-                    path.display()
-                )),
-            ),
+            io::ErrorKind::StorageFull => (Code::DiskFull, Some(space(path))),
+            io::ErrorKind::QuotaExceeded => {
+                (Code::DiskFull, Some(format!("this user's quota for {} is used up: delete something", path.display())))
+            }
             io::ErrorKind::ReadOnlyFilesystem => (
                 Code::ReadOnly,
-                Some("the file system is read-only; XTASK_CACHE_DIR moves the cache elsewhere".to_owned()),
+                Some("make it writable, or work on a copy; XTASK_CACHE_DIR moves the cache elsewhere".to_owned()),
             ),
-            io::ErrorKind::PermissionDenied => {
-                (Code::PermissionDenied, Some(format!("check who owns {}", path.display())))
-            }
+            io::ErrorKind::PermissionDenied => (Code::PermissionDenied, Some(owner(path))),
             _ => (Code::Disk, None),
         };
         let mut it = Self::new(code, format!("cannot {action} {}", path.display())).because(error);
         it.0.hints.extend(hint);
-        it
+        it.about(path.display().to_string())
     }
 
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -75,12 +73,17 @@ impl Error {
         self
     }
 
-    /// The same failure as a cause of `message`, which says what the user wanted; hints and code stay.
+    pub fn about(mut self, subject: impl Into<String>) -> Self {
+        self.0.subject = Some(subject.into());
+        self
+    }
+
+    /// The same failure as a cause of `message`, which says what the user wanted; everything else stays.
     pub fn context(self, message: impl Into<String>) -> Self {
-        let (hints, excerpt) = (self.0.hints.clone(), self.0.excerpt.clone());
         let mut outer = Self::new(self.0.code, message);
-        outer.0.hints = hints;
-        outer.0.excerpt = excerpt;
+        outer.0.hints.clone_from(&self.0.hints);
+        outer.0.excerpt.clone_from(&self.0.excerpt);
+        outer.0.subject.clone_from(&self.0.subject);
         outer.0.source = Some(Box::new(self));
         outer
     }
@@ -101,9 +104,13 @@ impl Error {
         self.0.excerpt.as_deref()
     }
 
-    /// The printed form: message, each cause on a line, excerpt, hints.
+    pub fn subject(&self) -> Option<&str> {
+        self.0.subject.as_deref()
+    }
+
+    /// The printed form: code and message, each cause on a line, excerpt, hints. Holds no credentials.
     pub fn render(&self) -> String {
-        let mut text = format!("error: {}", self.0.message);
+        let mut text = format!("error[{}]: {}", self.0.code.id(), self.0.message);
         for cause in self.causes() {
             text.push_str("\n  caused by: ");
             text.push_str(&cause.trim_end().replace('\n', "\n    "));
@@ -116,7 +123,7 @@ impl Error {
             text.push_str("\nhint: ");
             text.push_str(hint);
         }
-        text
+        masked(&text)
     }
 
     /// The chain below the message, outermost first.
@@ -143,20 +150,102 @@ impl StdError for Error {
     }
 }
 
+/// The nearest folder above `path` that is there, or `path` itself.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(path)
+}
+
+/// How full the file system of `path` is.
+fn space(path: &Path) -> String {
+    let kept = "everything finished so far is kept";
+    let place = path.display();
+    match rustix::fs::statvfs(existing(path)) {
+        Ok(it) if it.f_files > 0 && it.f_favail == 0 => {
+            format!("the file system of {place} can hold no more files ({} there are): delete some; {kept}", it.f_files)
+        }
+        Ok(it) => {
+            let mebibytes = |blocks: u64| blocks.saturating_mul(it.f_frsize) >> 20;
+            let (free, all) = (mebibytes(it.f_bavail), mebibytes(it.f_blocks));
+            format!("free some space on the file system of {place} ({free} of {all} MiB are free); {kept}")
+        }
+        Err(_) => format!("free some space on the file system of {place}; {kept}"),
+    }
+}
+
+/// Who may do what with the part of `path` that is there.
+fn owner(path: &Path) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    let path = existing(path);
+    let me = rustix::process::geteuid().as_raw();
+    match path.metadata() {
+        Ok(it) => format!(
+            "{} belongs to user {} (mode {:o}), this is user {me}: `chown` it, or delete it",
+            path.display(),
+            it.uid(),
+            it.mode() & 0o7777
+        ),
+        Err(_) => format!("check who owns {}", path.display()),
+    }
+}
+
+/// `text` with stars where URLs have credentials, one a character, so that what stands below a column still does.
+pub fn masked(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        let end = after.find(|c: char| c.is_whitespace() || "/?#\"'`<>".contains(c)).unwrap_or(after.len());
+        let credentials = after[..end].rfind('@').map_or("", |at| &after[..at]);
+        shown.push_str(before);
+        shown.push_str("://");
+        shown.extend(credentials.chars().map(|_| '*'));
+        rest = &after[credentials.len()..];
+    }
+    shown.push_str(rest);
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_whole_chain_is_printed_once_and_the_hint_stands_apart() {
-        let error = Error::disk("write", Path::new("/x"), io::Error::from(io::ErrorKind::StorageFull))
+        let error = Error::disk("read", Path::new("/x"), io::Error::from(io::ErrorKind::ReadOnlyFilesystem))
             .context("cannot publish the library");
         expect_test::expect![[r#"
-            error: cannot publish the library
-              caused by: cannot write /x
-              caused by: no storage space
-            hint: free some space on the file system of /x; everything finished so far is kept"#]]
-        .assert_eq(&error.render());
-        assert_eq!(error.exit(), ExitCode::Disk);
+            error[XT0602]: cannot publish the library
+              caused by: cannot read /x
+              caused by: read-only filesystem or storage medium
+            hint: make it writable, or work on a copy; XTASK_CACHE_DIR moves the cache elsewhere"#]].assert_eq(&error.render());
+        assert_eq!((error.exit(), error.subject()), (ExitCode::Disk, Some("/x")));
+    }
+
+    #[test]
+    fn a_failing_disk_is_answered_with_what_can_be_measured() {
+        let missing = std::env::temp_dir().join("no/such/folder");
+        let hint = |kind: io::ErrorKind| {
+            let error = Error::disk("write", &missing, kind.into());
+            (error.code(), error.hints().first().cloned().unwrap_or_default())
+        };
+        let (code, full) = hint(io::ErrorKind::StorageFull);
+        assert!(code == Code::DiskFull && full.contains("MiB are free"), "{full}");
+        let (code, denied) = hint(io::ErrorKind::PermissionDenied);
+        let folder = std::env::temp_dir();
+        assert!(code == Code::PermissionDenied && denied.starts_with(&folder.display().to_string()), "{denied}");
+        assert!(denied.contains("this is user "), "{denied}");
+        assert_eq!(hint(io::ErrorKind::QuotaExceeded).0, Code::DiskFull);
+        assert_eq!(hint(io::ErrorKind::NotADirectory), (Code::Disk, String::new()));
+    }
+
+    #[test]
+    fn credentials_in_urls_are_masked_and_nothing_else_is() {
+        for (text, shown) in [
+            ("GET https://me:s@cret@host/a@b failed", "GET https://*********@host/a@b failed"),
+            ("sparse+https://host/x/@v/1.zip, http://t@h:1", "sparse+https://host/x/@v/1.zip, http://*@h:1"),
+            ("list = [\"https://ä:ö@h/\"]", "list = [\"https://***@h/\"]"),
+            ("no URL: a@b ://", "no URL: a@b ://"),
+        ] {
+            assert_eq!(masked(text), shown);
+        }
     }
 }

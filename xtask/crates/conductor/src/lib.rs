@@ -10,13 +10,14 @@
 //! - [`report`]: receives events, tells people and programs.
 //! - [`settings`], [`project`], [`facts`]: what is meant, what is declared, what is there.
 //! - [`cli`], [`mirror`], [`cache`], [`toolchain`], [`wheel`], [`digest`], [`document`]: nouns.
-//! - [`process`], [`files`], [`loopback`]: the rim: spawn, publish, a local socket.
+//! - [`process`], [`files`], [`loopback`], [`crash`]: the rim: spawn, publish, a local socket, the end by a panic.
 //! - [`workspace`], [`owner`], [`error`], [`code`], [`interrupt`]: known to all.
 
 pub mod cache;
 pub mod cli;
 pub mod code;
 pub mod command;
+pub mod crash;
 pub mod digest;
 pub mod document;
 pub mod error;

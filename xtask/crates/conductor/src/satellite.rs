@@ -297,7 +297,7 @@ mod tests {
         });
         assert_eq!(error.code(), Code::OtherBytes);
         expect_test::expect![[r#"
-            error: wheel six-1.17.0-py2.py3-none-any.whl: no upstream has the pinned bytes
+            error[XT0501]: wheel six-1.17.0-py2.py3-none-any.whl: no upstream has the pinned bytes
               - https://mirror.example/six.whl (mirror lab) at 192.0.2.1:443: other bytes than pinned; expected aa, got bb
             hint: the bytes are not the pinned ones and were thrown away; take that mirror out of the list, or use another with --mirror"#]]
         .assert_eq(&error.render());

@@ -2,12 +2,14 @@
 
 mod cache;
 mod clean;
+mod explain;
 mod lock;
 mod mirror;
 mod run;
 mod test;
 
 use crate::cli::{self, Cli, Command};
+use crate::crash;
 use crate::document::did_you_mean;
 use crate::error::{Code, Error, ExitCode, Result};
 use crate::execute::Workshop;
@@ -25,37 +27,50 @@ use std::io::Write as _;
 
 /// Runs a command to its end, everything told.
 pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
-    let prepared = prepare(&cli, stderr_is_terminal);
-    let (settings, project) = match prepared {
-        Ok(prepared) => prepared,
-        // There is no reporter yet: the choice of one is among what failed.
-        Err(error) => {
-            drop(writeln!(std::io::stderr(), "{}", error.render()));
-            if wants_json() {
-                report::json_failure(error.exit());
-            }
-            return error.exit();
-        }
-    };
-    let reporter = Reporter::start(&settings);
-    // A failure after Ctrl-C is a consequence of it: the children share the terminal.
-    let result = dispatch(&cli.command, &settings, &project, reporter.sink()).map_err(|error| {
-        if interrupt::requested().is_some() { interrupt::check().err().unwrap_or(error) } else { error }
+    if let Command::Explain(explain) = &cli.command {
+        return finish(crash::caught(|| explain::explain(explain, wanted_format())));
+    }
+    let started = crash::caught(|| {
+        let (settings, project) = prepare(&cli, stderr_is_terminal)?;
+        let reporter = Reporter::start(&settings);
+        Ok((settings, project, reporter))
     });
-    reporter.finish(result.as_ref().copied())
+    let (settings, project, reporter) = match started {
+        Ok(started) => started,
+        Err(error) => return finish(Err(error)),
+    };
+    let result = crash::caught(|| dispatch(&cli.command, &settings, &project, reporter.sink()))
+        .and_then(|()| crash::check())
+        // A failure after Ctrl-C is a consequence of it: the children share the terminal.
+        .map_err(|error| interrupt::check().err().filter(|_| interrupt::requested().is_some()).unwrap_or(error));
+    reporter.finish(result.map_err(with_report).as_ref().copied())
 }
 
-/// Whether somebody reads lines, told from bare words and variables: for failures before there are settings.
-pub fn wants_json() -> bool {
+/// The end of a run without a reporter: the choice of one is among what failed.
+pub fn finish(result: Result<()>) -> ExitCode {
+    report::finish_without_reporter(result.map_err(with_report).as_ref().copied(), wanted_format())
+}
+
+fn with_report(error: Error) -> Error {
+    if error.exit() == ExitCode::Bug { crash::reportable(error) } else { error }
+}
+
+/// Whether somebody reads lines, told from bare words and variables: where there are no settings.
+fn wanted_format() -> Format {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let flag =
         words.iter().any(|word| word == "--format=json") || words.windows(2).any(|pair| pair == ["--format", "json"]);
-    flag || Environment::of_this_process().get(settings::env::FORMAT) == Some("json")
+    let variable = Environment::of_this_process().get(settings::env::FORMAT) == Some("json");
+    if flag || variable { Format::Json } else { Format::Human }
 }
 
 /// What was asked for goes to standard output, in the format that was asked for.
 fn print(settings: &Settings, event: &str, value: &impl Serialize, text: &str) -> Result<()> {
-    match settings.format {
+    print_as(settings.format, event, value, text)
+}
+
+fn print_as(format: Format, event: &str, value: &impl Serialize, text: &str) -> Result<()> {
+    match format {
         // A reader that went away (`| head`) is not our failure.
         Format::Human => drop(writeln!(std::io::stdout(), "{}", text.trim_end())),
         Format::Json => {
@@ -92,6 +107,8 @@ fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sin
         Command::Lock(lock) => lock::lock(settings, project, sink, lock.command.as_ref()),
         Command::Cache(cache) => cache::cache(settings, &sink, cache),
         Command::Clean(clean) => clean::clean(settings, project, &sink, clean.all),
+        // Told before there are settings: it must work where they cannot be read.
+        Command::Explain(_) => Ok(()),
         Command::Schema => {
             let text = include_str!("../../../../schema/xtask.schema.json");
             let json_schema: serde_json::Value =

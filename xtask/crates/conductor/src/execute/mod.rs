@@ -16,6 +16,7 @@ use crate::cache::key::Key;
 use crate::cache::lock::{Holder, Patience};
 use crate::cache::stat::StatIndex;
 use crate::cache::store::{self, Entry, Lock, Lookup, Output, Store};
+use crate::crash;
 use crate::digest::Digest;
 use crate::error::{Code, Error, ExitCode, Result};
 use crate::facts::{self, Facts, Wants};
@@ -28,7 +29,6 @@ use crate::report::{self, Done, Event, Sink, Status};
 use crate::settings::{Format, Settings};
 use outside::Outside;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -86,6 +86,7 @@ impl View for Workshop<'_> {
 impl<'a> Workshop<'a> {
     pub fn new(settings: &'a Settings, project: &'a Project, sink: Sink) -> Result<Self> {
         let logs = settings.workspace.logs().join(run_name());
+        crash::logs_are_in(&logs);
         let outside = Outside::new(settings, project, sink.clone(), logs.join("gateway.log"))?;
         Ok(Self {
             settings,
@@ -302,9 +303,7 @@ impl<'a> Workshop<'a> {
                     for step in ready {
                         let sender = sender.clone();
                         scope.spawn(move || {
-                            let run = AssertUnwindSafe(|| self.run_step(step, facts));
-                            let result = std::panic::catch_unwind(run)
-                                .unwrap_or_else(|_| Err(Error::bug(format!("{} panicked", step.id))));
+                            let result = crash::caught(|| self.run_step(step, facts));
                             // The receiver lives until the last step has answered.
                             let _ = sender.send((step, result));
                         });

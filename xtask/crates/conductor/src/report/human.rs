@@ -97,12 +97,10 @@ impl Human {
 impl Voice for Human {
     fn event(&mut self, event: &Event) {
         match event {
-            Event::Failed(text) => {
-                let text = match text.strip_prefix("error:") {
-                    Some(rest) => format!("{}{rest}", self.paint(Tone::Bad, "error:")),
-                    None => text.clone(),
-                };
-                self.say(&text);
+            Event::Failed { text, finding } if finding.severity == Severity::Error => {
+                let (head, rest) = text.split_once(": ").unwrap_or((text, ""));
+                let head = self.paint(Tone::Bad, head);
+                self.say(&format!("{head}: {rest}"));
             }
             Event::Fail { id, seconds, .. } => {
                 self.running.remove(id);
@@ -204,10 +202,7 @@ impl Voice for Human {
             Event::Ready { service, url, seconds } => {
                 self.verb(Tone::Good, "Ready", &format!("{service} {url} ({seconds:.1} s)"));
             }
-            Event::Note(text) => {
-                let text = text.clone();
-                self.say(&text);
-            }
+            Event::Note(text) | Event::Failed { text, .. } => self.say(text),
             Event::Output { .. } | Event::Finding(_) | Event::Contacted { .. } => {}
         }
     }

@@ -66,7 +66,10 @@ impl<W: Write + Send> Voice for Json<W> {
                 self.line("ready", json!({ "service": service, "url": url, "seconds": seconds }));
             }
             // A person follows a machine-readable run on standard error.
-            Event::Failed(text) => drop(writeln!(std::io::stderr(), "{text}")),
+            Event::Failed { text, finding } => {
+                drop(writeln!(std::io::stderr(), "{text}"));
+                self.line("finding", serde_json::to_value(finding).unwrap_or_default());
+            }
             Event::Output { text, .. } if self.verbosity == Verbosity::Verbose => {
                 drop(writeln!(std::io::stderr(), "{text}"))
             }

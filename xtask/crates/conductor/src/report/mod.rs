@@ -9,10 +9,11 @@ mod json;
 use crate::cache::key::Key;
 use crate::cache::reason::Reason;
 use crate::digest::Digest;
-use crate::error::{Error, ExitCode};
+use crate::error::{Error, ExitCode, masked};
 use crate::settings::{Format, Progress, Settings, Verbosity};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
@@ -133,7 +134,27 @@ pub enum Event {
         url: String,
         seconds: f64,
     },
-    Failed(String),
+    /// Why the run fails: for a person, and for a program.
+    Failed {
+        text: String,
+        finding: Finding,
+    },
+}
+
+impl Event {
+    fn failed(error: &Error) -> Self {
+        // Whoever pressed Ctrl-C knows why it ended.
+        let asked_for = matches!(error.exit(), ExitCode::Interrupted | ExitCode::Terminated);
+        let message = std::iter::once(error.to_string()).chain(error.causes()).collect::<Vec<_>>().join(": ");
+        let finding = Finding {
+            code: error.code().id(),
+            severity: if asked_for { Severity::Note } else { Severity::Error },
+            subject: masked(error.subject().unwrap_or("cargo xtask")),
+            message: masked(&message),
+            fix: (!error.hints().is_empty()).then(|| masked(&error.hints().join("; "))),
+        };
+        Self::Failed { text: if asked_for { error.to_string() } else { error.render() }, finding }
+    }
 }
 
 /// What one tool would get from a profile.
@@ -202,10 +223,23 @@ impl Sink {
     }
 }
 
-/// The last line of a run that failed before it had a reporter.
-pub fn json_failure(exit: ExitCode) {
-    let summary = Summary { exit_code: exit as i32, ..Summary::default() };
-    json::Json::new(std::io::stdout(), Verbosity::Normal).summary(&summary);
+/// Tells the end of a run that had no reporter: it failed before there could be one, or needs none.
+pub fn finish_without_reporter(result: Result<(), &Error>, format: Format) -> ExitCode {
+    let exit = result.map_or_else(Error::exit, |()| ExitCode::Ok);
+    let event = result.err().map(Event::failed);
+    match format {
+        Format::Json => {
+            let mut json = json::Json::new(std::io::stdout(), Verbosity::Normal);
+            event.iter().for_each(|event| json.event(event));
+            json.summary(&Summary { ok: exit == ExitCode::Ok, exit_code: exit as i32, ..Summary::default() });
+        }
+        Format::Human => {
+            if let Some(Event::Failed { text, .. }) = event {
+                let _ = writeln!(std::io::stderr(), "{text}");
+            }
+        }
+    }
+    exit
 }
 
 /// A way of showing events.
@@ -221,6 +255,7 @@ pub struct Reporter {
     sink: Sink,
     thread: thread::JoinHandle<(Box<dyn Voice>, Summary)>,
     start: Instant,
+    format: Format,
 }
 
 impl Reporter {
@@ -236,7 +271,8 @@ impl Reporter {
             )),
         };
         let (sender, receiver) = mpsc::channel();
-        Self { sink: Sink(sender), thread: thread::spawn(move || listen(voice, &receiver)), start: Instant::now() }
+        let thread = thread::spawn(move || listen(voice, &receiver));
+        Self { sink: Sink(sender), thread, start: Instant::now(), format: settings.format }
     }
 
     pub fn sink(&self) -> Sink {
@@ -245,23 +281,22 @@ impl Reporter {
 
     /// All other sinks must be gone.
     pub fn finish(self, result: Result<(), &Error>) -> ExitCode {
-        let exit = match result {
-            Ok(()) => ExitCode::Ok,
-            Err(error) => {
-                // Whoever pressed Ctrl-C knows why it ended.
-                let asked_for = matches!(error.exit(), ExitCode::Interrupted | ExitCode::Terminated);
-                self.sink.send(if asked_for { Event::Note(error.to_string()) } else { Event::Failed(error.render()) });
-                error.exit()
-            }
-        };
-        drop(self.sink);
-        if let Ok((mut voice, mut summary)) = self.thread.join() {
-            summary.ok = exit == ExitCode::Ok;
-            summary.exit_code = exit as i32;
-            summary.seconds = seconds(self.start.elapsed());
-            voice.summary(&summary);
+        let exit = result.map_or_else(Error::exit, |()| ExitCode::Ok);
+        if let Err(error) = result {
+            self.sink.send(Event::failed(error));
         }
-        exit
+        drop(self.sink);
+        match self.thread.join() {
+            Ok((mut voice, mut summary)) => {
+                summary.ok = exit == ExitCode::Ok;
+                summary.exit_code = exit as i32;
+                summary.seconds = seconds(self.start.elapsed());
+                voice.summary(&summary);
+                exit
+            }
+            // The reporter itself crashed, which its panic told; the last line is owed all the same.
+            Err(_) => finish_without_reporter(Err(&Error::bug("the reporter crashed")), self.format),
+        }
     }
 }
 

@@ -112,7 +112,7 @@ fn help_lists_the_commands_and_succeeds() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    expect!["build test run plan why mirror lock cache clean schema help"].assert_eq(&commands.join(" "));
+    expect!["build test run plan why mirror lock cache clean explain schema help"].assert_eq(&commands.join(" "));
 }
 
 #[test]
@@ -122,46 +122,40 @@ fn a_mistyped_word_is_answered_with_the_nearest() {
         &project,
         "buidl",
         &expect![[r#"
-        error: unrecognized subcommand 'buidl'
-
-          tip: a similar subcommand exists: 'build'
-
-        Usage: cargo xtask [OPTIONS] <COMMAND>
-
-        For more information, try '--help'.
-        exit 2
-    "#]],
+            error[XT0201]: unrecognized subcommand 'buidl'
+            Usage: cargo xtask [OPTIONS] <COMMAND>
+            hint: a similar subcommand exists: 'build'
+            hint: For more information, try '--help'.
+            exit 2
+        "#]],
     );
     check(
         &project,
         "build --offlin",
         &expect![[r#"
-        error: unexpected argument '--offlin' found
-
-          tip: a similar argument exists: '--offline'
-
-        Usage: cargo xtask build --offline [TARGET]...
-
-        For more information, try '--help'.
-        exit 2
-    "#]],
+            error[XT0201]: unexpected argument '--offlin' found
+            Usage: cargo xtask build --offline [TARGET]...
+            hint: a similar argument exists: '--offline'
+            hint: For more information, try '--help'.
+            exit 2
+        "#]],
     );
     check(
         &project,
         "build helo",
         &expect![[r#"
-        error: there is no target `helo`; xtask.toml declares `hello`
-        hint: did you mean `hello`?
-        exit 2
-    "#]],
+            error[XT0202]: there is no target `helo`; xtask.toml declares `hello`
+            hint: did you mean `hello`?
+            exit 2
+        "#]],
     );
     check(
         &project,
         "plan --progress loud",
         &expect![[r#"
-        error: there is no progress mode `loud`; use one of: auto, tty, plain, quiet
-        exit 2
-    "#]],
+            error[XT0203]: there is no progress mode `loud`; use one of: auto, tty, plain, quiet
+            exit 2
+        "#]],
     );
 }
 
@@ -173,32 +167,33 @@ fn a_bad_declaration_is_answered_with_file_line_key_and_suggestion() {
         &project,
         "plan",
         &expect![[r#"
-        error: [REPO]/xtask.toml:6:1: unknown field `heeder`, expected one of `path`, `header`, `sources`, `environment`, `features`
-             6 | heeder = "hello/hello.h"
-               | ^
-        hint: did you mean `header`?
-        exit 3
-    "#]],
+            error[XT0304]: [REPO]/xtask.toml:6:1: unknown field `heeder`, expected one of `path`, `header`, `sources`, `environment`, `features`
+                 6 | heeder = "hello/hello.h"
+                   | ^
+            hint: did you mean `header`?
+            exit 3
+        "#]],
     );
     project.folder.write("xtask.toml", &DECLARATION.replace("\"hello/hello.h\"", "3"));
     check(
         &project,
         "plan",
         &expect![[r#"
-        error: [REPO]/xtask.toml:6:10: invalid type: integer `3`, expected a string
-             6 | header = 3
-               |          ^
-        exit 3
-    "#]],
+            error[XT0304]: [REPO]/xtask.toml:6:10: invalid type: integer `3`, expected a string
+                 6 | header = 3
+                   |          ^
+            exit 3
+        "#]],
     );
     project.folder.write("xtask.toml", "[project\n");
     check(
         &project,
         "plan --format json",
         &expect![[r#"
-            error: [REPO]/xtask.toml:1:9: unclosed table, expected `]`
+            error[XT0304]: [REPO]/xtask.toml:1:9: unclosed table, expected `]`
                  1 | [project
                    |         ^
+            {"code":"XT0304","event":"finding","fix":null,"message":"[REPO]/xtask.toml:1:9: unclosed table, expected `]`","schema":1,"severity":"error","subject":"cargo xtask"}
             {"cache":{"hit":0,"ran":0,"restored":0},"event":"summary","exit_code":3,"hosts_contacted":[],"mirror":{},"ok":false,"schema":1,"seconds":[TIME]}
             exit 3
         "#]],
@@ -212,19 +207,19 @@ fn an_unknown_profile_is_answered_with_those_there_are() {
         &project,
         "mirror env --mirror nc",
         &expect![[r#"
-        error: there is no mirror profile `nc`
-        hint: did you mean `cn`? Known: cn, direct
-        exit 3
-    "#]],
+            error[XT0308]: there is no mirror profile `nc`
+            hint: did you mean `cn`? Known: cn, direct
+            exit 3
+        "#]],
     );
     check(
         &project,
         "mirror use lab",
         &expect![[r#"
-        error: there is no mirror profile `lab`
-        hint: known profiles: cn, direct; define one as [mirror.lab.…] in xtask.local.toml
-        exit 3
-    "#]],
+            error[XT0308]: there is no mirror profile `lab`
+            hint: known profiles: cn, direct; define one as [mirror.lab.…] in xtask.local.toml
+            exit 3
+        "#]],
     );
     assert!(!project.folder.0.join("xtask.local.toml").exists());
 }
