@@ -99,10 +99,10 @@ The command line names a target, feature set, suite, pin or code that there is n
 Usually a typing mistake: the message lists the names there are and the nearest one. Names of targets, feature sets, suites
 and models come from `xtask.toml`.
 ";
-    UnknownChoice = 203, "a setting has a value that there is not", "
-A flag or one of our variables (`XTASK_…`) chooses among fixed values and holds another one. Nothing was done.
+    UnknownChoice = 203, "a flag has a value that there is not", "
+The flag chooses among fixed values, and was given another one. Nothing was done.
 
-The message lists the values there are. A variable may have been set long ago: look for `XTASK_` in the output of `env`.
+The message lists the values there are.
 ";
     UnreadableRequest = 204, "the request file cannot be used", "
 The file given to `run --once` cannot be read or is not JSON. It is read before anything is built, so nothing was done.
@@ -116,19 +116,19 @@ The tool works on a checkout with an `xtask.toml` and found none: neither in the
 
 Go into the checkout, or name it with `--repo DIR`.
 ";
-    Syntax = 302, "a file of ours is not TOML", "
-`xtask.toml`, `xtask.local.toml` or `xtask.lock` cannot be parsed. The message says where parsing stopped; the mistake is there
+    Syntax = 302, "a file is not TOML", "
+`xtask.toml`, `xtask.local.toml`, `xtask.lock` or a `Cargo.lock` cannot be parsed. The message says where parsing stopped; the mistake is there
 or shortly before it. Usual ones: a missing quote or bracket, a table or key that is there twice, a merge left undone.
 
 `xtask.lock` is written by this tool: if it was damaged, take the committed one back with Git.
 ";
-    UnknownKey = 303, "a file of ours has a key that there is not", "
+    UnknownKey = 303, "a file has a key that there is not", "
 Keys are never ignored: a misspelt one would silently do nothing. The message lists the keys that its table may have.
 
 Usually a typing mistake, a key in the wrong table, or a file written for another version of this tool. `cargo xtask schema`
 prints the JSON Schema of `xtask.toml`; editors check and complete with it.
 ";
-    WrongValue = 304, "a file of ours holds a value that cannot be used", "
+    WrongValue = 304, "a file holds a value that cannot be used", "
 The key exists, but its value has the wrong type, is none of the possible ones, or is missing.
 
     path = 3            # a number where a text must be
@@ -158,6 +158,11 @@ order is `--mirror`, `XTASK_MIRROR`, `mirror.use` in `xtask.local.toml`, then in
 
     [mirror.office.go]
     proxy = [\"https://packages.example.com/go\"]
+";
+    BadVariable = 307, "a variable holds a value that cannot be used", "
+One of our variables (`XTASK_…`) chooses among fixed values, or is a number, and holds something else. Nothing was done.
+
+The message lists what it may hold. It may have been set long ago: look for `XTASK_` in the output of `env`, and unset it.
 ";
     NoHome = 309, "there is no place for caches", "
 Neither a variable that names a cache folder nor `HOME` is set, as happens in a bare container or service.

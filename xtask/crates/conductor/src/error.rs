@@ -216,7 +216,8 @@ mod tests {
             error[XT0602]: cannot publish the library
               caused by: cannot read /x
               caused by: read-only filesystem or storage medium
-            hint: make it writable, or work on a copy; XTASK_CACHE_DIR moves the cache elsewhere"#]].assert_eq(&error.render());
+            hint: make it writable, or work on a copy; XTASK_CACHE_DIR moves the cache elsewhere"#]]
+        .assert_eq(&error.render());
         assert_eq!((error.exit(), error.subject()), (ExitCode::Disk, Some("/x")));
     }
 

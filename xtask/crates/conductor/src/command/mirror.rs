@@ -26,7 +26,7 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
                 print(settings, "mirror", &profile, &text)?;
             }
             match chosen {
-                Some(name) => drop(outside::resolve(&profiles, name, None)?),
+                Some(name) => drop(outside::resolve(&profiles, name, None, None)?),
                 None => sink.note("no profile is in force: each tool does what you configured (`cargo xtask mirror use NAME` chooses one)"),
             }
         }
@@ -44,7 +44,7 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
         }
         Mirror::Use { name } => {
             if name != "off" {
-                outside::resolve(&profiles, name, None)?;
+                outside::resolve(&profiles, name, None, None)?;
             }
             let path = settings.workspace.local();
             let before = files::read_if_present(&path)?

@@ -90,7 +90,7 @@ fn prepare(cli: &Cli, stderr_is_terminal: bool) -> Result<(Settings, Project)> {
         .map_err(|error| Error::new(Code::NoProject, "the current folder is gone").because(error))?;
     let workspace = settings::find_workspace(cli.global.repo.as_deref(), &environment, &current)?;
     let project = Project::read(&workspace)?;
-    let local = Local::read(&workspace)?;
+    let local = Local::read(&workspace, &project)?;
     let settings =
         Settings::resolve(&cli.global, workspace, environment, local, &project.declaration, stderr_is_terminal)?;
     Ok((settings, project))

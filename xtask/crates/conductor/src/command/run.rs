@@ -27,11 +27,11 @@ struct Places(BTreeMap<String, String>);
 
 pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) -> Result<()> {
     let declared = project.declaration.run.as_ref().ok_or_else(|| {
-        Error::new(Code::Undeclared, format!("{} declares no [run]", settings.workspace.declaration().display()))
+        project.source.error(Code::Undeclared, &["run"], "no [run] is declared, which says how to reach the stack")
     })?;
     // Before anything is built: a request that cannot be read is the cheapest mistake to report.
     let request = args.once.as_deref().map(read_request).transpose()?;
-    let order = start_order(project)?;
+    let order = project.start_order()?;
     let wants = wants(project);
     let workshop = Workshop::new(settings, project, sink.clone())?;
     if settings.dry_run {
@@ -140,24 +140,6 @@ pub(super) fn wants(project: &Project) -> Wants {
     wants
 }
 
-/// Services with those that they need before them.
-fn start_order(project: &Project) -> Result<Vec<&String>> {
-    let services = &project.declaration.service;
-    let mut order: Vec<&String> = Vec::new();
-    while order.len() < services.len() {
-        let next = services
-            .iter()
-            .find(|(name, service)| !order.contains(name) && service.after.iter().all(|other| order.contains(&other)));
-        let Some((name, _)) = next else {
-            let stuck: Vec<_> = services.keys().filter(|name| !order.contains(name)).cloned().collect();
-            return Err(Error::new(Code::ServiceCycle, format!("services wait for each other: {}", stuck.join(", ")))
-                .hint("take one of them out of the other's `after` in xtask.toml"));
-        };
-        order.push(name);
-    }
-    Ok(order)
-}
-
 type Ports = BTreeMap<(String, String), u16>;
 
 /// Declared ports where they are free. For one request any port will do; a stack that others are to reach must have its own.
@@ -200,18 +182,13 @@ fn places(settings: &Settings, ports: &Ports) -> Places {
 }
 
 impl Places {
-    /// Replaces each `{name}`; an unknown one is a mistake in xtask.toml.
+    /// Replaces each `{name}`; those of xtask.toml were checked when it was read.
     fn fill(&self, text: &str) -> Result<String> {
         let mut filled = String::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let (name, behind) = after
-                .split_once('}')
-                .ok_or_else(|| Error::new(Code::WrongValue, format!("xtask.toml: `{text}` has an open placeholder")))?;
-            let value = self.0.get(name).ok_or_else(|| {
-                let known = self.0.keys().cloned().collect::<Vec<_>>().join(", ");
-                Error::new(Code::Undeclared, format!("xtask.toml: nothing is called {{{name}}} (known: {known})"))
-            })?;
+            let found = after.split_once('}').and_then(|(name, behind)| Some((self.0.get(name)?, behind)));
+            let (value, behind) = found.ok_or_else(|| Error::bug(format!("a placeholder of `{text}` is unknown")))?;
             filled.push_str(before);
             filled.push_str(value);
             rest = behind;

@@ -224,9 +224,7 @@ fn library_in<'r>(workshop: &Workshop, results: &'r Results, directory: &str) ->
 fn fill(workshop: &Workshop, results: &Results, text: &str) -> Result<String> {
     let text = text.replace("{root}", &workshop.settings.workspace.root.display().to_string());
     let Some((before, rest)) = text.split_once("{wheel-set:") else { return Ok(text) };
-    let (name, after) = rest
-        .split_once('}')
-        .ok_or_else(|| Error::new(Code::WrongValue, format!("xtask.toml: `{text}` has an open placeholder")))?;
+    let (name, after) = rest.split_once('}').ok_or_else(|| Error::bug(format!("`{text}` has an open placeholder")))?;
     let tree = workshop.root_of(results, &format!("wheel-set:{name}"))?;
     Ok(format!("{before}{}{after}", tree.display()))
 }

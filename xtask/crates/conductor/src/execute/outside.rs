@@ -4,6 +4,7 @@
 //! Without a profile cargo and go are left to what the user configured; what we fetch ourselves comes from each tool's own
 //! default. With one, cargo goes through the gateway, go gets the profile's list, and our own fetching the profile's endpoints.
 
+use crate::document::Source;
 use crate::error::{Code, Error, ExitCode, Result};
 use crate::files;
 use crate::mirror::direct::{self, Answer, Defaults, Machine};
@@ -13,7 +14,7 @@ use crate::process::{self, Invocation};
 use crate::project::Project;
 use crate::report::{Sink, ToolMapping};
 use crate::satellite::{self, Gateway};
-use crate::settings::{MirrorChoice, Settings, env};
+use crate::settings::{MirrorChoice, Origin, Settings, env};
 use protocol::{Limits, Proxy, SCHEMA, Setup, Upstream};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -41,14 +42,22 @@ impl<'a> Outside<'a> {
         let profile = match &settings.mirror.value {
             MirrorChoice::Off if egress.is_some_and(|egress| egress != Egress::Direct) => {
                 let known = profiles.names().into_iter().collect::<Vec<_>>().join(", ");
-                return Err(Error::new(
-                    Code::NoProfile,
-                    "`egress` says how far a mirror profile may be left, and none is in force",
-                )
-                .hint(format!("choose one with --mirror NAME ({known})")));
+                let message = "`egress` says how far a mirror profile may be left, and none is in force";
+                let error = match settings.egress.as_ref().map(|egress| egress.origin) {
+                    Some(Origin::LocalFile) => settings.local.source.error(Code::NoProfile, &["egress"], message),
+                    _ => Error::new(Code::NoProfile, message),
+                };
+                return Err(error.hint(format!("choose one with --mirror NAME ({known})")));
             }
             MirrorChoice::Off => None,
-            MirrorChoice::Named(name) => Some(resolve(&profiles, name, egress)?),
+            MirrorChoice::Named(name) => {
+                let source = match settings.mirror.origin {
+                    Origin::LocalFile => Some(&settings.local.source),
+                    Origin::Declaration => Some(&project.source),
+                    _ => None,
+                };
+                Some(resolve(&profiles, name, egress, source)?)
+            }
         };
         Ok(Self {
             environment: settings
@@ -70,7 +79,7 @@ impl<'a> Outside<'a> {
 
     /// Any profile by its name.
     pub fn resolved(&self, name: &str) -> Result<Profile> {
-        resolve(&self.profiles, name, self.settings.egress.as_ref().map(|egress| egress.value))
+        resolve(&self.profiles, name, self.settings.egress.as_ref().map(|egress| egress.value), None)
     }
 
     pub fn profile(&self) -> Option<&Profile> {
@@ -380,6 +389,9 @@ impl<'a> Outside<'a> {
 
     /// Adds the ways to say a default that this machine does not know, where that is what was missing.
     pub fn with_ways(&self, error: Error) -> Error {
+        if !matches!(error.exit(), ExitCode::Network | ExitCode::Configuration) {
+            return error;
+        }
         if self.settings.offline.value {
             return Error::new(Code::Offline, "what is needed is not here, and --offline forbids fetching it")
                 .because(error)
@@ -407,7 +419,8 @@ impl<'a> Outside<'a> {
                 )
             }
         };
-        let mut network = Error::new(Code::Unreachable, "what is needed could not be fetched").hint(hint);
+        let code = if self.settings.offline.value { Code::Offline } else { Code::Unreachable };
+        let mut network = Error::new(code, "what is needed could not be fetched").hint(hint);
         for old in error.hints() {
             network = network.hint(old.clone());
         }
@@ -425,14 +438,20 @@ pub fn profiles(settings: &Settings, project: &Project) -> Result<Profiles> {
     Profiles::new(layers).map_err(|error| Error::bug("the built-in profiles").because(error))
 }
 
-pub fn resolve(profiles: &Profiles, name: &str, egress: Option<Egress>) -> Result<Profile> {
+/// `source`: the file whose `mirror.use` named it.
+pub fn resolve(profiles: &Profiles, name: &str, egress: Option<Egress>, source: Option<&Source>) -> Result<Profile> {
     profiles.resolve(name, egress).map_err(|unknown| {
         let known = unknown.known.join(", ");
         let hint = match &unknown.nearest {
             Some(near) => format!("did you mean `{near}`? Known: {known}"),
             None => format!("known profiles: {known}; define one as [mirror.{name}.…] in xtask.local.toml"),
         };
-        Error::new(Code::NoProfile, unknown.to_string()).hint(hint)
+        let message = unknown.to_string();
+        match source {
+            Some(source) => source.error(Code::NoProfile, &["mirror", "use"], &message),
+            None => Error::new(Code::NoProfile, message),
+        }
+        .hint(hint)
     })
 }
 
@@ -450,7 +469,7 @@ mod tests {
         let environment = env::Environment([("HOME".to_owned(), "/home/me".into())].into());
         let workspace = Workspace { root: "/repo".into() };
         let settings = Settings::resolve(&args, workspace, environment, Local::default(), &declaration, false).unwrap();
-        let project = Project { declaration, pins: Default::default() };
+        let project = Project { declaration, pins: Default::default(), source: Default::default() };
         let outside = Outside::new(&settings, &project, Sink::nowhere(), "log".into()).unwrap();
         let upstreams = outside.upstreams();
         let first = |ecosystem| upstreams[&ecosystem][0].clone();

@@ -20,7 +20,10 @@ impl Probe<'_> {
         let folder = root.join(&declared.path);
         let manifest = self.manifest(&folder.join("Cargo.toml"), rust)?;
         let library = manifest.library.clone().ok_or_else(|| {
-            Error::new(Code::BadPackage, format!("native-library.{name}: {} has no C library", declared.path))
+            let message = format!("native-library.{name}: {} has no C library", declared.path);
+            self.project
+                .source
+                .error(Code::BadPackage, &["native-library", name, "path"], &message)
                 .hint("add crate-type = [\"cdylib\"] to the [lib] table of its Cargo.toml")
         })?;
         let lock_path = folder.join("Cargo.lock");
@@ -42,14 +45,12 @@ impl Probe<'_> {
         };
         let header = root.join(&declared.header);
         let mut sources = Sources { probe: self, root, folder: &folder, found: BTreeMap::new() };
-        sources.take(&header)?;
-        for source in &declared.sources {
-            if !sources.take_if_present(&folder.join(source))? {
-                let path = folder.join(source);
-                return Err(Error::new(
-                    Code::Undeclared,
-                    format!("native-library.{name}.sources: there is no {}", path.display()),
-                ));
+        let files = declared.sources.iter().map(|source| (folder.join(source), "sources", source));
+        for (path, key, text) in files.chain([(header.clone(), "header", &declared.header)]) {
+            if !sources.take_if_present(&path)? {
+                let message = format!("native-library.{name}.{key}: there is no {}", path.display());
+                let place = ["native-library", name, key, text];
+                return Err(self.project.source.error(Code::Undeclared, &place, &message));
             }
         }
         let mut crates = BTreeSet::new();

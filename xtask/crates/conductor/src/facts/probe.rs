@@ -101,9 +101,9 @@ impl Probe<'_> {
     pub fn go(&self) -> Result<Go> {
         let minimum = &self.project.declaration.toolchain.go.minimum;
         let wanted = go::version(minimum).ok_or_else(|| {
-            let path = self.settings.workspace.declaration();
-            Error::new(Code::WrongValue, format!("{}: toolchain.go.minimum is `{minimum}`", path.display()))
-                .hint("write a version such as 1.26.9")
+            let message = format!("toolchain.go.minimum is `{minimum}`, which is no version");
+            let error = self.project.source.error(Code::WrongValue, &["toolchain", "go", "minimum"], &message);
+            error.hint("write a version such as 1.26.9")
         })?;
         let mut passed_over = None;
         if let Some(path) = self.settings.environment.find("go") {

@@ -48,11 +48,13 @@ fn distinct_files(premise: &Premise) -> Result<()> {
     let mut owners: BTreeMap<&String, &String> = BTreeMap::new();
     for (name, library) in &premise.facts.libraries {
         if let Some(other) = owners.insert(&library.file, name) {
-            return Err(Error::new(
-                Code::BadName,
-                format!("native-library.{other} and native-library.{name} both make {}", library.file),
-            )
-            .hint("give one of them another [lib] name in its Cargo.toml"));
+            let message = format!("native-library.{other} and native-library.{name} both make {}", library.file);
+            let place = ["native-library", name, "path"];
+            return Err(premise
+                .project
+                .source
+                .error(Code::BadName, &place, &message)
+                .hint("give one of them another [lib] name in its Cargo.toml"));
         }
     }
     Ok(())
@@ -245,8 +247,7 @@ pub fn chosen_wheels<'a>(premise: &'a Premise, name: &str) -> Result<Vec<&'a Whe
     let pins = premise.project.pins.wheel_set.get(name).map_or(&[][..], Vec::as_slice);
     let projects: BTreeSet<&String> = pins.iter().map(|pin| &pin.project).collect();
     if projects.is_empty() {
-        return Err(Error::new(Code::NotPinned, format!("xtask.lock pins nothing for wheel-set.{name}"))
-            .hint(format!("run `cargo xtask lock update {name}`")));
+        return Err(not_pinned(premise, "wheel-set", name));
     }
     let mut chosen = Vec::new();
     for project in projects {
@@ -268,6 +269,12 @@ pub fn chosen_wheels<'a>(premise: &'a Premise, name: &str) -> Result<Vec<&'a Whe
     Ok(chosen)
 }
 
+fn not_pinned(premise: &Premise, table: &str, name: &str) -> Error {
+    let message = format!("xtask.lock pins nothing for {table}.{name}");
+    let error = premise.project.source.error(Code::NotPinned, &[table, name], &message);
+    error.hint(format!("run `cargo xtask lock update {name}`"))
+}
+
 fn wheel_set(premise: &Premise, name: &str) -> Result<Step> {
     let wheels = chosen_wheels(premise, name)?;
     let pins = wheels.iter().map(|pin| (pin.filename.clone(), pin.sha256.to_string())).collect();
@@ -276,10 +283,8 @@ fn wheel_set(premise: &Premise, name: &str) -> Result<Step> {
 }
 
 fn model(premise: &Premise, name: &str) -> Result<Step> {
-    let pins = premise.project.pins.model.get(name).filter(|pins| !pins.file.is_empty()).ok_or_else(|| {
-        Error::new(Code::NotPinned, format!("xtask.lock pins nothing for model.{name}"))
-            .hint(format!("run `cargo xtask lock update {name}`"))
-    })?;
+    let pins = premise.project.pins.model.get(name).filter(|pins| !pins.file.is_empty());
+    let pins = pins.ok_or_else(|| not_pinned(premise, "model", name))?;
     let pins = pins.file.iter().map(|file| (file.path.clone(), file.sha256.to_string())).collect();
     let inputs = Inputs::Model(Pinned { name: name.to_owned(), pins });
     let place = Place::Folder(premise.settings.workspace.models().join(name));
@@ -405,7 +410,12 @@ mod tests {
             features: "cpu".into(),
             ..Wants::default()
         };
-        World { settings, project: Project { declaration, pins: Default::default() }, facts, wants }
+        World {
+            settings,
+            project: Project { declaration, pins: Default::default(), source: Default::default() },
+            facts,
+            wants,
+        }
     }
 
     fn plan(world: &World, view: &Memory) -> Plan {

@@ -6,7 +6,7 @@
 
 pub mod pins;
 
-use crate::document;
+use crate::document::{self, Source};
 use crate::error::{Code, Error, Result};
 use crate::files;
 use crate::mirror;
@@ -270,6 +270,8 @@ pub enum SuiteTool {
 pub struct Project {
     pub declaration: Declaration,
     pub pins: pins::Pins,
+    /// The text of the declaration, for messages.
+    pub source: Source,
 }
 
 impl Project {
@@ -288,23 +290,24 @@ impl Project {
 
     pub fn read(workspace: &Workspace) -> Result<Self> {
         let path = workspace.declaration();
-        let text = files::read_text(&path).map_err(|error| {
+        let bytes = files::read(&path).map_err(|error| {
             Error::new(Code::NoProject, format!("{} declares no project", workspace.root.display()))
                 .because(error)
                 .hint("run this inside a checkout that has an xtask.toml, or name one with --repo DIR")
         })?;
-        let declaration: Declaration = document::parse(&path, &text)?;
+        let source = Source::new(&path, &bytes);
+        let declaration: Declaration = source.parse()?;
         let pins = match files::read_if_present(&workspace.pins())? {
             Some(bytes) => pins::Pins::parse(&workspace.pins(), &String::from_utf8_lossy(&bytes))?,
             None => pins::Pins::default(),
         };
-        let project = Self { declaration, pins };
-        project.check(&Source { path: &path, text: &text })?;
+        let project = Self { declaration, pins, source };
+        project.check()?;
         Ok(project)
     }
 
     /// References between tables: each must lead somewhere.
-    fn check(&self, source: &Source) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let it = &self.declaration;
         let tables = [
             ("native-library", it.native_library.keys().collect::<Vec<_>>()),
@@ -315,87 +318,179 @@ impl Project {
             ("suite", it.suite.keys().collect()),
         ];
         for (table, name) in tables.iter().flat_map(|(table, names)| names.iter().map(move |name| (table, name))) {
-            source.plain_name(table, name)?;
+            self.plain_name(table, name)?;
         }
         if let Some(name) = it.go_binary.keys().find(|name| it.native_library.contains_key(*name)) {
-            let path = source.path.display();
-            return Err(Error::new(
-                Code::BadName,
-                format!("{path}: `{name}` is both a native-library and a go-binary"),
-            )
-            .hint("targets are called by name: give one of them another"));
+            let message = format!("`{name}` is both a native-library and a go-binary");
+            let error = self.source.error(Code::BadName, &["go-binary", name], &message);
+            return Err(error.hint("targets are called by name: give one of them another"));
         }
         for (name, binary) in &it.go_binary {
-            for library in &binary.links {
-                source.known(&format!("go-binary.{name}.links"), library, it.native_library.keys())?;
-            }
+            self.all_known(&["go-binary", name, "links"], &binary.links, it.native_library.keys())?;
         }
         for (name, service) in &it.service {
-            let at = format!("service.{name}");
-            match &service.program {
-                Program::Binary(binary) => source.known(&format!("{at}.program"), binary, it.go_binary.keys())?,
-                Program::Python { wheel_set } | Program::Wheel { wheel_set, .. } => {
-                    source.known(&format!("{at}.program"), wheel_set, it.wheel_set.keys())?;
-                }
-            }
-            for other in &service.after {
-                source.known(&format!("{at}.after"), other, it.service.keys())?;
-            }
-            for model in &service.models {
-                source.known(&format!("{at}.models"), model, it.model.keys())?;
-            }
-            source.known(&format!("{at}.ready.port"), &service.ready.port, service.ports.keys())?;
+            self.check_service(name, service)?;
         }
         if let Some(run) = &it.run {
-            source.known("run.service", &run.service, it.service.keys())?;
+            self.known(&["run", "service"], &run.service, it.service.keys())?;
             if let Some(service) = it.service.get(&run.service) {
-                source.known("run.port", &run.port, service.ports.keys())?;
+                self.known(&["run", "port"], &run.port, service.ports.keys())?;
+            }
+            for (label, url) in &run.urls {
+                self.check_placeholders(&["run", "urls", label], url, &self.places())?;
+            }
+        }
+        for (name, suite) in &it.suite {
+            self.check_suite(name, suite)?;
+        }
+        self.start_order().map(drop)
+    }
+
+    fn check_service(&self, name: &str, service: &Service) -> Result<()> {
+        let it = &self.declaration;
+        let at = ["service", name];
+        let [table, _] = at;
+        match &service.program {
+            Program::Binary(binary) => self.known(&[table, name, "program", "binary"], binary, it.go_binary.keys())?,
+            Program::Python { wheel_set } => {
+                self.known(&[table, name, "program", "python", "wheel-set"], wheel_set, it.wheel_set.keys())?;
+            }
+            Program::Wheel { wheel_set, .. } => {
+                self.known(&[table, name, "program", "wheel", "wheel-set"], wheel_set, it.wheel_set.keys())?;
+            }
+        }
+        self.all_known(&[table, name, "after"], &service.after, it.service.keys())?;
+        self.all_known(&[table, name, "models"], &service.models, it.model.keys())?;
+        self.known(&[table, name, "ready", "port"], &service.ready.port, service.ports.keys())?;
+        let mut places = self.places();
+        places.extend(service.ports.keys().map(|port| format!("ports.{port}")));
+        if let Some(config) = &service.config {
+            self.known(&[table, name, "config", "binary"], &config.binary, it.go_binary.keys())?;
+            for word in &config.arguments {
+                self.check_placeholders(&[table, name, "config", "arguments", word], word, &places)?;
+            }
+            places.push("config".to_owned());
+        }
+        for word in &service.arguments {
+            self.check_placeholders(&[table, name, "arguments", word], word, &places)?;
+        }
+        for (variable, value) in &service.environment {
+            self.check_placeholders(&[table, name, "environment", variable], value, &places)?;
+        }
+        Ok(())
+    }
+
+    fn check_suite(&self, name: &str, suite: &Suite) -> Result<()> {
+        let it = &self.declaration;
+        self.all_known(&["suite", name, "libraries"], &suite.libraries, it.native_library.keys())?;
+        self.all_known(&["suite", name, "binaries"], &suite.binaries, it.go_binary.keys())?;
+        self.all_known(&["suite", name, "wheel-sets"], &suite.wheel_sets, it.wheel_set.keys())?;
+        self.all_known(&["suite", name, "models"], &suite.models, it.model.keys())?;
+        let mut places = vec!["root".to_owned()];
+        places.extend(suite.wheel_sets.iter().map(|wheel_set| format!("wheel-set:{wheel_set}")));
+        for (index, command) in suite.commands.iter().enumerate() {
+            let index = index.to_string();
+            if let SuiteTool::Python { wheel_set: Some(wheel_set) } = &command.tool {
+                let place = ["suite", name, "commands", &index, "tool", "python", "wheel-set"];
+                self.known(&place, wheel_set, suite.wheel_sets.iter())?;
+            }
+            for (variable, value) in &command.environment {
+                let place = ["suite", name, "commands", &index, "environment", variable];
+                self.check_placeholders(&place, value, &places)?;
             }
         }
         Ok(())
     }
-}
 
-/// The text that a declaration was read from, for messages.
-struct Source<'a> {
-    path: &'a Path,
-    text: &'a str,
-}
+    /// Services with those that they need before them.
+    pub fn start_order(&self) -> Result<Vec<&String>> {
+        let services = &self.declaration.service;
+        let mut order: Vec<&String> = Vec::new();
+        while order.len() < services.len() {
+            let left = || services.iter().filter(|(name, _)| !order.contains(name));
+            match left().find(|(_, service)| service.after.iter().all(|other| order.contains(&other))) {
+                Some((name, _)) => order.push(name),
+                None => {
+                    let stuck: Vec<&str> = left().map(|(name, _)| name.as_str()).collect();
+                    let message = format!("services wait for each other: {}", stuck.join(", "));
+                    let error = self.source.error(Code::ServiceCycle, &["service", stuck[0], "after"], &message);
+                    return Err(error.hint("take one of them out of the other's `after`"));
+                }
+            }
+        }
+        Ok(order)
+    }
 
-impl Source<'_> {
     /// Names become file names and parts of step ids.
     fn plain_name(&self, table: &str, name: &str) -> Result<()> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if !name.is_empty() && !name.starts_with('.') && name.chars().all(plain) {
             return Ok(());
         }
-        let path = self.path.display();
-        Err(Error::new(Code::BadName, format!("{path}: {table}.`{name}` is not a name"))
-            .hint("use letters, digits, `-`, `_` and `.`, and no `.` first"))
+        let error = self.source.error(Code::BadName, &[table, name], &format!("{table}.`{name}` is not a name"));
+        Err(error.hint("use letters, digits, `-`, `_` and `.`, and no `.` first"))
     }
 
-    /// `value`, found at `key`, must be one of `names`.
-    fn known<'n>(&self, key: &str, value: &str, names: impl Iterator<Item = &'n String> + Clone) -> Result<()> {
-        if names.clone().any(|name| name == value) {
-            return Ok(());
+    fn all_known<'n>(
+        &self,
+        place: &[&str],
+        values: &[String],
+        names: impl Iterator<Item = &'n String> + Clone,
+    ) -> Result<()> {
+        values.iter().try_for_each(|value| self.known(place, value, names.clone()))
+    }
+
+    /// `value`, found at `place`, must be one of `names`.
+    fn known<'n>(&self, place: &[&str], value: &str, names: impl Iterator<Item = &'n String> + Clone) -> Result<()> {
+        known(&self.source, &place.join("."), &[place, &[value]].concat(), value, names.map(String::as_str))
+    }
+
+    /// What every service's texts may name: ports of all, and folders.
+    fn places(&self) -> Vec<String> {
+        let ports = |(name, service): (&String, &Service)| {
+            service.ports.keys().map(|port| format!("{name}.ports.{port}")).collect::<Vec<_>>()
+        };
+        let folders = ["root", "run"].map(str::to_owned);
+        self.declaration.service.iter().flat_map(ports).chain(folders).collect()
+    }
+
+    /// Every `{name}` of `text`, which stands at `place`, must be one of `names`.
+    fn check_placeholders(&self, place: &[&str], text: &str, names: &[String]) -> Result<()> {
+        let mut rest = text;
+        while let Some((_, after)) = rest.split_once('{') {
+            let Some((name, behind)) = after.split_once('}') else {
+                let message = format!("`{text}` has an open placeholder");
+                return Err(self.source.error(Code::WrongValue, place, &message).hint("close it with `}`"));
+            };
+            let braced = format!("{{{name}}}");
+            known(
+                &self.source,
+                &place.join("."),
+                &[place, &[&braced]].concat(),
+                name,
+                names.iter().map(String::as_str),
+            )?;
+            rest = behind;
         }
-        let all = names.clone().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        let place = self.line_of(key, value).map_or_else(String::new, |line| format!(":{line}"));
-        let path = self.path.display();
-        let error = Error::new(
-            Code::Undeclared,
-            format!("{path}{place}: {key} names `{value}`, which is not declared ({all})"),
-        );
-        Err(document::did_you_mean(error, value, names.map(String::as_str)))
+        Ok(())
     }
+}
 
-    /// The line that holds the value in quotes, best one that also holds the key's last word.
-    fn line_of(&self, key: &str, value: &str) -> Option<usize> {
-        let word = key.rsplit('.').next().unwrap_or(key);
-        let quoted = |line: &str| ['"', '\''].iter().any(|quote| line.contains(&format!("{quote}{value}{quote}")));
-        let with = |test: &dyn Fn(&str) -> bool| self.text.lines().position(|line| quoted(line) && test(line));
-        with(&|line| line.contains(word)).or_else(|| with(&|_| true)).map(|index| index + 1)
+/// `value`, written at `place` under `key`, must be one of `names`.
+fn known<'n>(
+    source: &Source,
+    key: &str,
+    place: &[&str],
+    value: &str,
+    names: impl Iterator<Item = &'n str> + Clone,
+) -> Result<()> {
+    if names.clone().any(|name| name == value) {
+        return Ok(());
     }
+    let all = names.clone().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let all = if all.is_empty() { "nothing is".to_owned() } else { all };
+    let message = format!("{key} names `{value}`, which is not declared ({all})");
+    Err(document::did_you_mean(source.error(Code::Undeclared, place, &message), value, names))
 }
 
 /// `xtask.local.toml`: one person's settings, never tracked.
@@ -415,15 +510,26 @@ pub struct Local {
     pub ports: BTreeMap<String, BTreeMap<String, u16>>,
     #[serde(default)]
     pub mirror: mirror::Section,
+    /// The text that it was read from, for messages.
+    #[serde(skip)]
+    pub source: Source,
 }
 
 impl Local {
-    pub fn read(workspace: &Workspace) -> Result<Self> {
+    pub fn read(workspace: &Workspace, project: &Project) -> Result<Self> {
         let path = workspace.local();
-        match files::read_if_present(&path)? {
-            Some(bytes) => document::parse(&path, &String::from_utf8_lossy(&bytes)),
-            None => Ok(Self::default()),
+        let Some(bytes) = files::read_if_present(&path)? else { return Ok(Self::default()) };
+        let source = Source::new(&path, &bytes);
+        let local = Self { source: source.clone(), ..source.parse()? };
+        let services = &project.declaration.service;
+        for (service, ports) in &local.ports {
+            known(&source, "ports", &["ports", service], service, services.keys().map(String::as_str))?;
+            for port in ports.keys() {
+                let declared = services[service].ports.keys().map(String::as_str);
+                known(&source, &format!("ports.{service}"), &["ports", service, port], port, declared)?;
+            }
         }
+        Ok(local)
     }
 }
 
@@ -444,16 +550,69 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_to_nothing_is_answered_with_the_nearest_name() {
+    fn a_reference_to_nothing_is_answered_with_its_line_and_the_nearest_name() {
         let text = r#"
             project = { name = "x" }
             native-library.binding = { path = "b", header = "b/b.h" }
-            go-binary.router = { module = "r", main = "./cmd", links = ["bindin"] }
+            go-binary.router = { module = "r", main = "./cmd", links = ["binding"] }
+            wheel-set.proxy = { projects = ["proxy==1"] }
+            model.small = { sources = [] }
+            run = { service = "web", port = "http", path = "/", urls = { chat = "http://127.0.0.1:{web.ports.http}/" } }
+
+            [service.web]
+            program = { wheel = { wheel-set = "proxy", path = "bin" } }
+            arguments = ["--listen", "{ports.http}", "--config={config}"]
+            environment = { ROOT = "{root}" }
+            ports = { http = 1 }
+            ready = { port = "http", path = "/" }
+            after = ["api"]
+            config = { binary = "router", arguments = ["{api.ports.grpc}"] }
+            [service.api]
+            program = { binary = "router" }
+            ports = { grpc = 2 }
+            ready = { port = "grpc", path = "/" }
+            models = ["small"]
+
+            [suite.all]
+            about = "x"
+            wheel-sets = ["proxy"]
+            commands = [{ tool = { python = { wheel-set = "proxy" } }, arguments = [], environment = { BIN = "{wheel-set:proxy}/bin" } }]
         "#;
-        let declaration = document::parse(Path::new("xtask.toml"), text).unwrap();
-        let project = Project { declaration, pins: pins::Pins::default() };
-        let error = project.check(&Source { path: Path::new("xtask.toml"), text }).unwrap_err();
-        assert!(error.render().contains("xtask.toml:4: go-binary.router.links names `bindin`"), "{}", error.render());
-        assert_eq!(error.hints(), ["did you mean `binding`?"]);
+        let check = |text: &str| {
+            let source = Source::new(std::path::Path::new("xtask.toml"), text.as_bytes());
+            Project { declaration: source.parse()?, pins: pins::Pins::default(), source }.check()
+        };
+        check(text).unwrap();
+        // What is written instead of what, the code, and what the mark stands below.
+        for (right, wrong, code, marked) in [
+            ("[\"binding\"]", "[\"bindin\"]", Code::Undeclared, "bindin"),
+            ("wheel-set = \"proxy\", path", "wheel-set = \"prox\", path", Code::Undeclared, "prox"),
+            ("after = [\"api\"]", "after = [\"ap\"]", Code::Undeclared, "ap"),
+            ("models = [\"small\"]", "models = [\"smal\"]", Code::Undeclared, "smal"),
+            ("binary = \"router\" }", "binary = \"route\" }", Code::Undeclared, "route"),
+            ("service = \"web\"", "service = \"wep\"", Code::Undeclared, "wep"),
+            ("{ports.http}", "{ports.htp}", Code::Undeclared, "{ports.htp}"),
+            ("{api.ports.grpc}", "{config}", Code::Undeclared, "{config}"),
+            ("{web.ports.http}", "{web.port.http}", Code::Undeclared, "{web.port.http}"),
+            ("{root}", "{root", Code::WrongValue, "{root"),
+            ("{ python = { wheel-set = \"proxy\"", "{ python = { wheel-set = \"p\"", Code::Undeclared, "p"),
+            ("{wheel-set:proxy}", "{wheel-set:p}", Code::Undeclared, "{wheel-set:p}"),
+            ("models = [\"small\"]", "after = [\"web\"]", Code::ServiceCycle, "[\"web\"]"),
+            ("go-binary.router", "go-binary.binding", Code::BadName, "binding"),
+            ("model.small", "model.'.small'", Code::BadName, "'.small'"),
+        ] {
+            assert!(text.contains(right), "{right}");
+            let error = check(&text.replace(right, wrong)).unwrap_err();
+            let shown = error.render();
+            assert_eq!(error.code(), code, "{shown}");
+            let mut lines = shown.lines().skip_while(|line| !line.contains("-->")).skip(2);
+            let (line, mark) = (lines.next().unwrap(), lines.next().unwrap());
+            let at = mark.find('^').unwrap();
+            assert_eq!(line[at..mark.trim_end().len()].trim_matches('"'), marked, "{shown}");
+        }
+        assert_eq!(
+            check(&text.replace("[\"binding\"]", "[\"bindin\"]")).unwrap_err().hints(),
+            ["did you mean `binding`?"]
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 pub mod env;
 
-use crate::cache::gc::{Limits, Size};
+use crate::cache::gc::Limits;
 use crate::cli;
 use crate::error::{Code, Error, Result};
 use crate::mirror::Egress;
@@ -101,24 +101,59 @@ fn first<T>(candidates: impl IntoIterator<Item = (Option<T>, Origin)>, built_in:
     Sourced { value: built_in, origin: Origin::BuiltIn }
 }
 
-fn parsed<T>(text: Option<&str>, name: &str, parse: impl Fn(&str) -> Option<T>, valid: &str) -> Result<Option<T>> {
-    text.map(|text| {
-        parse(text)
-            .ok_or_else(|| Error::new(Code::UnknownChoice, format!("{name} is `{text}`; it must be one of: {valid}")))
-    })
-    .transpose()
+/// What a setting's words mean: as a value, and as a list for whoever wrote another one.
+struct Words<'a, T> {
+    parse: &'a dyn Fn(&str) -> Option<T>,
+    valid: &'a str,
 }
 
-fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "true" | "yes" => Some(true),
-        "0" | "false" | "no" => Some(false),
-        _ => None,
+/// Where settings may be said, beside a flag.
+struct Said<'a> {
+    environment: &'a Environment,
+    local: &'a Local,
+}
+
+impl Said<'_> {
+    /// The strongest of flag, variable and `xtask.local.toml` that says something, understood. `key` names the flag too.
+    fn setting<T>(
+        &self,
+        key: &str,
+        flag: Option<&str>,
+        variable: &'static str,
+        file: Option<&str>,
+        words: &Words<T>,
+    ) -> Result<Option<Sourced<T>>> {
+        let variable = (self.environment.get(variable), Origin::Variable(variable));
+        let said = [(flag, Origin::Flag), variable, (file, Origin::LocalFile)];
+        let Some((text, origin)) = said.into_iter().find_map(|(text, origin)| Some((text?, origin))) else {
+            return Ok(None);
+        };
+        if let Some(value) = (words.parse)(text) {
+            return Ok(Some(Sourced { value, origin }));
+        }
+        let message = |name: &str| format!("{name} is `{text}`; it must be {}", words.valid);
+        Err(match origin {
+            Origin::Flag => Error::new(Code::UnknownChoice, message(&format!("--{key}"))),
+            Origin::Variable(name) => Error::new(Code::BadVariable, message(name)),
+            _ => self.local.source.error(Code::WrongValue, &[key], &message(key)),
+        })
+    }
+
+    /// A setting that is one of a few words.
+    fn choice<T: Copy>(
+        &self,
+        key: &str,
+        flag: Option<&String>,
+        variable: &'static str,
+        file: Option<&String>,
+        words: &[(&str, T)],
+    ) -> Result<Option<Sourced<T>>> {
+        let list = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        let parse = |text: &str| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let words = Words { parse: &parse, valid: &format!("one of: {list}") };
+        self.setting(key, flag.map(String::as_str), variable, file.map(String::as_str), &words)
     }
 }
-
-const PROGRESS_MODES: &str = "auto, tty, plain, quiet";
-const COLOR_MODES: &str = "auto, always, never";
 
 impl Settings {
     pub fn resolve(
@@ -142,106 +177,55 @@ impl Settings {
             "off" => MirrorChoice::Off,
             name => MirrorChoice::Named(name.to_owned()),
         };
+        let said = Said { environment: &environment, local: &local };
+        let words = [("1", true), ("0", false), ("true", true), ("false", false), ("yes", true), ("no", false)];
+        let variable = said.choice("offline", None, env::OFFLINE, None, &words)?;
         let offline = first(
             [
                 (args.offline.then_some(true), Origin::Flag),
-                (
-                    parsed(environment.get(env::OFFLINE), env::OFFLINE, parse_bool, "1, 0")?,
-                    Origin::Variable(env::OFFLINE),
-                ),
+                (variable.map(|it| it.value), Origin::Variable(env::OFFLINE)),
                 (local.offline, Origin::LocalFile),
             ],
             false,
         );
-        let egress_valid = "prefer-mirrors, mirrors-only, direct";
-        let parse_egress = |text: &str| match text {
-            "prefer-mirrors" => Some(Egress::PreferMirrors),
-            "mirrors-only" => Some(Egress::MirrorsOnly),
-            "direct" => Some(Egress::Direct),
-            _ => None,
-        };
-        let egress = first(
-            [
-                (parsed(args.egress.as_deref(), "--egress", parse_egress, egress_valid)?.map(Some), Origin::Flag),
-                (
-                    parsed(environment.get(env::EGRESS), env::EGRESS, parse_egress, egress_valid)?.map(Some),
-                    Origin::Variable(env::EGRESS),
-                ),
-                (parsed(local.egress.as_deref(), "egress", parse_egress, egress_valid)?.map(Some), Origin::LocalFile),
-            ],
-            None,
-        );
-        let format = match args.format.as_deref().or(environment.get(env::FORMAT)) {
-            None | Some("human") => Format::Human,
-            Some("json") => Format::Json,
-            Some(other) => {
-                return Err(Error::new(
-                    Code::UnknownChoice,
-                    format!("there is no format `{other}`; use human or json"),
-                ));
-            }
-        };
-        let progress = args.progress.as_deref().or(environment.get(env::PROGRESS)).or(local.progress.as_deref());
-        let progress = match progress.unwrap_or("auto") {
-            _ if args.quiet => Progress::Quiet,
-            "auto" if stderr_is_terminal && environment.get("TERM") != Some("dumb") => Progress::Tty,
-            "auto" | "plain" => Progress::Plain,
-            "tty" => Progress::Tty,
-            "quiet" => Progress::Quiet,
-            other => {
-                return Err(Error::new(
-                    Code::UnknownChoice,
-                    format!("there is no progress mode `{other}`; use one of: {PROGRESS_MODES}"),
-                ));
-            }
-        };
-        let color = args.color.as_deref().or(environment.get(env::COLOR)).or(local.color.as_deref());
-        let color = match color.unwrap_or("auto") {
-            "auto" => {
-                stderr_is_terminal
-                    && environment.get(env::NO_COLOR).is_none()
-                    && environment.get("TERM") != Some("dumb")
-            }
-            "always" => true,
-            "never" => false,
-            other => {
-                return Err(Error::new(
-                    Code::UnknownChoice,
-                    format!("there is no color mode `{other}`; use one of: {COLOR_MODES}"),
-                ));
-            }
-        };
-        let lock_timeout = parsed(
-            environment.get(env::LOCK_TIMEOUT),
-            env::LOCK_TIMEOUT,
-            |text| text.parse().ok(),
-            "a number of seconds",
-        )?;
-        let size = |text: &str| text.parse::<Size>().ok();
-        let sizes = "a number with B, KB, MB, GB, KiB, MiB or GiB";
-        let max_size = parsed(environment.get(env::CACHE_MAX_SIZE), env::CACHE_MAX_SIZE, size, sizes)?.or(parsed(
-            local.cache_max_size.as_deref(),
-            "cache-max-size",
-            size,
-            sizes,
-        )?);
-        let days = |text: &str| text.parse().ok();
-        let max_age =
-            parsed(environment.get(env::CACHE_MAX_AGE_DAYS), env::CACHE_MAX_AGE_DAYS, days, "a number of days")?;
+        let words = [
+            ("prefer-mirrors", Egress::PreferMirrors),
+            ("mirrors-only", Egress::MirrorsOnly),
+            ("direct", Egress::Direct),
+        ];
+        let egress = said.choice("egress", args.egress.as_ref(), env::EGRESS, local.egress.as_ref(), &words)?;
+        let words = [("human", Format::Human), ("json", Format::Json)];
+        let format = said.choice("format", args.format.as_ref(), env::FORMAT, None, &words)?;
+        let dumb = environment.get("TERM") == Some("dumb");
+        let auto = if stderr_is_terminal && !dumb { Progress::Tty } else { Progress::Plain };
+        let words = [("auto", auto), ("tty", Progress::Tty), ("plain", Progress::Plain), ("quiet", Progress::Quiet)];
+        let progress =
+            said.choice("progress", args.progress.as_ref(), env::PROGRESS, local.progress.as_ref(), &words)?;
+        let progress = progress.map_or(auto, |it| it.value);
+        let auto = stderr_is_terminal && !dumb && environment.get(env::NO_COLOR).is_none();
+        let words = [("auto", auto), ("always", true), ("never", false)];
+        let color = said.choice("color", args.color.as_ref(), env::COLOR, local.color.as_ref(), &words)?;
+        let seconds = Words { parse: &|text| text.parse().ok(), valid: "a number of seconds" };
+        let lock_timeout = said.setting("lock-timeout", None, env::LOCK_TIMEOUT, None, &seconds)?;
+        let sizes = Words { parse: &|text| text.parse().ok(), valid: "a number with B, KB, MB, GB, KiB, MiB or GiB" };
+        let file = local.cache_max_size.as_deref();
+        let max_size = said.setting("cache-max-size", None, env::CACHE_MAX_SIZE, file, &sizes)?;
+        let days = Words { parse: &|text| text.parse().ok(), valid: "a number of days" };
+        let max_age = said.setting("cache-max-age-days", None, env::CACHE_MAX_AGE_DAYS, None, &days)?;
         let limits = Limits::default();
         let cache_limits = Limits {
-            size: max_size.unwrap_or(limits.size),
-            age_days: max_age.or(local.cache_max_age_days).unwrap_or(limits.age_days),
+            size: max_size.map_or(limits.size, |it| it.value),
+            age_days: max_age.map(|it| it.value).or(local.cache_max_age_days).unwrap_or(limits.age_days),
         };
         let cache = cache_folder(&environment, &local, &workspace)?;
         Ok(Self {
             cache,
             mirror: Sourced { value: choice, origin: mirror.origin },
             offline,
-            egress: egress.value.map(|value| Sourced { value, origin: egress.origin }),
-            format,
-            progress,
-            color,
+            egress,
+            format: format.map_or(Format::Human, |it| it.value),
+            progress: if args.quiet { Progress::Quiet } else { progress },
+            color: color.map_or(auto, |it| it.value),
             verbosity: match (args.quiet, args.verbose) {
                 (true, _) => Verbosity::Quiet,
                 (false, true) => Verbosity::Verbose,
@@ -250,7 +234,7 @@ impl Settings {
             dry_run: args.dry_run,
             explain: args.explain,
             // A result may honestly take long to make; a dead holder's lock is released by the kernel at once.
-            lock_timeout: Duration::from_secs(lock_timeout.unwrap_or(3600)),
+            lock_timeout: Duration::from_secs(lock_timeout.map_or(3600, |it| it.value)),
             cache_limits,
             launcher: environment.get(env::LAUNCHER).map(PathBuf::from),
             workspace,

@@ -153,7 +153,7 @@ fn a_mistyped_word_is_answered_with_the_nearest() {
         &project,
         "plan --progress loud",
         &expect![[r#"
-            error[XT0203]: there is no progress mode `loud`; use one of: auto, tty, plain, quiet
+            error[XT0203]: --progress is `loud`; it must be one of: auto, tty, plain, quiet
             exit 2
         "#]],
     );
@@ -167,9 +167,11 @@ fn a_bad_declaration_is_answered_with_file_line_key_and_suggestion() {
         &project,
         "plan",
         &expect![[r#"
-            error[XT0304]: [REPO]/xtask.toml:6:1: unknown field `heeder`, expected one of `path`, `header`, `sources`, `environment`, `features`
-                 6 | heeder = "hello/hello.h"
-                   | ^
+            error[XT0303]: unknown field `heeder`, expected one of `path`, `header`, `sources`, `environment`, `features`
+             --> [REPO]/xtask.toml:6:1
+              |
+            6 | heeder = "hello/hello.h"
+              | ^^^^^^
             hint: did you mean `header`?
             exit 3
         "#]],
@@ -179,9 +181,11 @@ fn a_bad_declaration_is_answered_with_file_line_key_and_suggestion() {
         &project,
         "plan",
         &expect![[r#"
-            error[XT0304]: [REPO]/xtask.toml:6:10: invalid type: integer `3`, expected a string
-                 6 | header = 3
-                   |          ^
+            error[XT0304]: invalid type: integer `3`, expected a string
+             --> [REPO]/xtask.toml:6:10
+              |
+            6 | header = 3
+              |          ^
             exit 3
         "#]],
     );
@@ -190,10 +194,12 @@ fn a_bad_declaration_is_answered_with_file_line_key_and_suggestion() {
         &project,
         "plan --format json",
         &expect![[r#"
-            error[XT0304]: [REPO]/xtask.toml:1:9: unclosed table, expected `]`
-                 1 | [project
-                   |         ^
-            {"code":"XT0304","event":"finding","fix":null,"message":"[REPO]/xtask.toml:1:9: unclosed table, expected `]`","schema":1,"severity":"error","subject":"cargo xtask"}
+            error[XT0302]: unclosed table, expected `]`
+             --> [REPO]/xtask.toml:1:9
+              |
+            1 | [project
+              |         ^
+            {"code":"XT0302","event":"finding","fix":null,"message":"unclosed table, expected `]`","schema":1,"severity":"error","subject":"[REPO]/xtask.toml:1:9"}
             {"cache":{"hit":0,"ran":0,"restored":0},"event":"summary","exit_code":3,"hosts_contacted":[],"mirror":{},"ok":false,"schema":1,"seconds":[TIME]}
             exit 3
         "#]],
