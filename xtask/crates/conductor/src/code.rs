@@ -117,8 +117,9 @@ The tool works on a checkout with an `xtask.toml` and found none: neither in the
 Go into the checkout, or name it with `--repo DIR`.
 ";
     Syntax = 302, "a file is not TOML", "
-`xtask.toml`, `xtask.local.toml`, `xtask.lock` or a `Cargo.lock` cannot be parsed. The message says where parsing stopped; the mistake is there
-or shortly before it. Usual ones: a missing quote or bracket, a table or key that is there twice, a merge left undone.
+`xtask.toml`, `xtask.local.toml`, `xtask.lock` or a `Cargo.lock` cannot be parsed. The message says where parsing stopped; the
+mistake is there or shortly before it. Usual ones: a missing quote or bracket, a table or key that is there twice, a merge left
+undone.
 
 `xtask.lock` is written by this tool: if it was damaged, take the committed one back with Git.
 ";
@@ -149,6 +150,8 @@ Correct the name, or declare what it means.
 Names in `xtask.toml` become file names and what is typed on the command line. They are made of letters, digits, `-`, `_` and
 `.`, begin with no `.`, and no two things that could be meant by one word may share one: neither a native library and a Go
 binary, nor the files of two libraries.
+
+Choose another name, also where the old one is referred to.
 ";
     NoProfile = 308, "there is no such mirror profile", "
 A profile is named that is neither built in nor defined, or a flag such as `--egress` needs one and none is in force. The
@@ -280,6 +283,8 @@ Give it back with `chown`, or delete it if the message names something in `targe
     Disk = 604, "reading or writing failed", "
 The system refused an operation on a file; its own words are the cause in the message. Usual ones: a file where a folder must
 be, something deleted while it was used, a name that is too long, an input/output error of a failing disk.
+
+Look at the path in the message with `ls -ld`; after an input/output error, at the system's log with `dmesg`.
 ";
 
     LockTimeout = 701, "another process kept a lock for too long", "
@@ -312,13 +317,16 @@ interpreter is needed: no pip, no virtual environment.
 Install one between 3.10 and 3.14 and put it first on `PATH`.
 ";
     NoAnswer = 805, "an installed program gives no usable answer", "
-A short question (`rustc -vV`, `go version`) failed, took a minute, or was answered with something else. The message has the
-command as it can be typed: run it by hand to see more. Often a wrapper script, or a toolchain manager that wants to fetch
-something first.
+A short question (`rustc -vV`, `go version`) failed, took a minute, or was answered with something else. Often a wrapper script,
+or a toolchain manager that wants to fetch something first.
+
+The message has the command as it can be typed: run it by hand to see more.
 ";
     CannotStart = 806, "a program cannot be started", "
 The system did not start it: it is not there, this user may not execute it, or it is made for another machine. The cause in the
 message has the system's words.
+
+If it is one of this project's own (`dist/bin`), build it again; otherwise install it, or correct `PATH`.
 ";
 
     ChildFailed = 901, "a program that was started failed", "
@@ -333,8 +341,9 @@ A service ended by itself, or was not ready in time. Its last lines are below; t
 Usual causes: a mistake in its configuration, a port that somebody else took meanwhile, too little memory for the model.
 ";
     BadAnswer = 903, "the stack gave no good answer", "
-Every service is up, the request of `run --once` was sent, and it came back with an error or not at all. The logs of all services
-are in the folder that the hint names; begin with the one that was asked.
+Every service is up, the request of `run --once` was sent, and it came back with an error or not at all.
+
+The logs of all services are in the folder that the hint names; begin with the one that was asked.
 ";
     SuiteFailed = 904, "a test suite failed", "
 At least one suite that ran failed, or one that `--require` names could not run. What failed is in the output above and whole

@@ -218,7 +218,7 @@ mod tests {
               caused by: read-only filesystem or storage medium
             hint: make it writable, or work on a copy; XTASK_CACHE_DIR moves the cache elsewhere"#]]
         .assert_eq(&error.render());
-        assert_eq!((error.exit(), error.subject()), (ExitCode::Disk, Some("/x")));
+        assert_eq!((error.code(), error.exit(), error.subject()), (Code::ReadOnly, ExitCode::Disk, Some("/x")));
     }
 
     #[test]

@@ -407,16 +407,28 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_build_reports_its_own_code_its_end_and_its_log() {
+    fn a_failed_build_reports_its_own_code_its_last_lines_and_its_log() {
         let log = log();
-        let finished = run(&shell("echo why; exit 7"), Deadline::BUILD, &log, |_, _| {}).unwrap();
+        let finished = run(&shell("seq 1000 1099; exit 7"), Deadline::BUILD, &log, |_, _| {}).unwrap();
         let error = finished.into_result("cargo build").unwrap_err();
         assert_eq!(error.code(), Code::ChildFailed);
         let text = error.render();
+        assert!(text.contains("`cargo build` failed (exit 7)"), "{text}");
         assert!(
-            text.contains("`cargo build` failed (exit 7)") && text.contains("why") && text.contains("whole output"),
-            "{text}"
+            !text.contains("1049") && text.contains("1050\n") && text.contains("1099\n"),
+            "the last 50 lines: {text}"
         );
+        assert_eq!(error.hints(), [format!("whole output: {}", log.display())]);
+        assert!(std::fs::read_to_string(&log).unwrap().contains("1000\n"));
+        files::remove(&log).unwrap();
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_started_is_named() {
+        let log = log();
+        let missing = Invocation { program: "/no/such/program".into(), ..shell("") };
+        let error = run(&missing, Deadline::QUESTION, &log, |_, _| {}).unwrap_err();
+        assert!(error.code() == Code::CannotStart && error.to_string().contains("/no/such/program"), "{error}");
         files::remove(&log).unwrap();
     }
 

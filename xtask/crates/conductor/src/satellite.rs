@@ -280,6 +280,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_kind_of_failure_has_its_code() {
+        for (kind, code) in [
+            (FailureKind::Network, Code::Unreachable),
+            (FailureKind::Configuration, Code::NoEndpoint),
+            (FailureKind::Disk, Code::Disk),
+            (FailureKind::Bug, Code::Bug),
+        ] {
+            let failure = Failure { kind, subject: "x".into(), message: "y".into(), attempts: Vec::new() };
+            assert_eq!(explain(&failure).code(), code);
+        }
+    }
+
+    #[test]
     fn an_integrity_failure_names_artifact_mirror_expected_and_got() {
         let error = explain(&Failure {
             kind: FailureKind::Integrity,

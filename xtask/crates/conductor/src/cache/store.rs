@@ -395,6 +395,12 @@ mod tests {
         let to = it.folder.join("dist/lib.so");
         it.store.restore(&entry, &entry.outputs[0], &to).unwrap();
         assert_eq!(fs::read(&to).unwrap(), b"library");
+        // Altered after the lookup: noticed on the way, and what was there stays.
+        let object = it.store.file_of(&entry, &entry.outputs[0]);
+        fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&object, "Library").unwrap();
+        assert_eq!(it.store.restore(&entry, &entry.outputs[0], &to).unwrap_err().code(), Code::AlteredObject);
+        assert_eq!(fs::read(&to).unwrap(), b"library");
     }
 
     /// Each way of damaging an object is noticed, set aside, and repaired by publishing again.

@@ -16,7 +16,7 @@ use crate::report::Sink;
 use crate::settings::{Settings, env};
 use crate::toolchain::go;
 use crate::wheel::{Interpreter, WheelName, normalized};
-use protocol::{Artifact, Unpack};
+use protocol::{Artifact, ListedFile, Unpack};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -103,40 +103,36 @@ fn wheels(workshop: &Workshop, requirements: &[String]) -> Result<Vec<WheelPin>>
             .ok_or_else(|| Error::new(Code::CannotPin, format!("`{requirement}` is not `project==version`")))?;
         let project = normalized(project.split('[').next().unwrap_or(project).trim());
         let files = gateway.list(&project).map_err(|error| workshop.outside.with_ways(error))?;
-        let files: Vec<_> = files
-            .into_iter()
-            .filter(|file| !file.yanked)
-            .filter(|file| file.filename.parse::<WheelName>().is_ok_and(|name| name.version == version.trim()))
-            .collect();
-        let mut found = false;
-        for minor in MINORS {
-            for architecture in ARCHITECTURES {
-                let interpreter =
-                    Interpreter { version: (3, minor), architecture: architecture.to_owned(), glibc: Some(GLIBC) };
-                let Some(file) = crate::wheel::choose(&files, |file| &file.filename, &interpreter) else { continue };
-                let (Some(sha256), Some(size_bytes)) = (&file.sha256, file.size_bytes) else {
-                    return Err(Error::new(
-                        Code::IndexLacks,
-                        format!("the index gives no hash or size of {}", file.filename),
-                    )
-                    .hint("use an index that serves JSON (PEP 691), for this update at least"));
-                };
-                let sha256 = sha256
-                    .parse()
-                    .map_err(|error| Error::new(Code::IndexLacks, "a hash of the index").because(error))?;
-                pins.insert(WheelPin { project: project.clone(), filename: file.filename.clone(), sha256, size_bytes });
-                found = true;
-            }
-        }
-        if !found {
-            return Err(Error::new(
-                Code::IndexLacks,
-                format!("the index has no wheel of {requirement} for CPython 3.10 to 3.14 on Linux"),
-            )
-            .hint("name a version that has wheels"));
-        }
+        pins.extend(suitable(&project, version.trim(), files)?);
     }
     Ok(pins.into_iter().collect())
+}
+
+/// Of an index's files of `project`, those of `version` that some interpreter and machine would choose.
+fn suitable(project: &str, version: &str, files: Vec<ListedFile>) -> Result<BTreeSet<WheelPin>> {
+    let is_wanted = |file: &ListedFile| {
+        !file.yanked && file.filename.parse::<WheelName>().is_ok_and(|name| name.version == version)
+    };
+    let files: Vec<_> = files.into_iter().filter(is_wanted).collect();
+    let mut pins = BTreeSet::new();
+    for (minor, architecture) in MINORS.flat_map(|minor| ARCHITECTURES.map(|architecture| (minor, architecture))) {
+        let interpreter =
+            Interpreter { version: (3, minor), architecture: architecture.to_owned(), glibc: Some(GLIBC) };
+        let Some(file) = crate::wheel::choose(&files, |file| &file.filename, &interpreter) else { continue };
+        let (Some(sha256), Some(size_bytes)) = (&file.sha256, file.size_bytes) else {
+            let message = format!("the index gives no hash or size of {}", file.filename);
+            return Err(Error::new(Code::IndexLacks, message)
+                .hint("use an index that serves JSON (PEP 691), for this update at least"));
+        };
+        let sha256 =
+            sha256.parse().map_err(|error| Error::new(Code::IndexLacks, "a hash of the index").because(error))?;
+        pins.insert(WheelPin { project: project.to_owned(), filename: file.filename.clone(), sha256, size_bytes });
+    }
+    if pins.is_empty() {
+        let message = format!("the index has no wheel of {project}=={version} for CPython 3.10 to 3.14 on Linux");
+        return Err(Error::new(Code::IndexLacks, message).hint("name a version that has wheels"));
+    }
+    Ok(pins)
 }
 
 /// The toolchain's directory hash as Go's checksum database has it, and the wheel with the same files.
@@ -242,6 +238,29 @@ fn file_pins(folder: &Path, old: Option<&ModelPins>) -> Result<Vec<FilePin>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_index_lacks_is_named() {
+        let file = |version: &str, sha256: Option<&str>, yanked| ListedFile {
+            filename: format!("six-{version}-py2.py3-none-any.whl"),
+            sha256: sha256.map(str::to_owned),
+            size_bytes: Some(1),
+            requires_python: None,
+            yanked,
+        };
+        let hash = "0".repeat(64);
+        let pinned = suitable("six", "1.0", vec![file("1.0", Some(&hash), false), file("2.0", None, false)]).unwrap();
+        assert_eq!(pinned.len(), 1);
+        for (files, message) in [
+            (vec![], "the index has no wheel of six==1.0"),
+            (vec![file("2.0", Some(&hash), false)], "the index has no wheel of six==1.0"),
+            (vec![file("1.0", Some(&hash), true)], "the index has no wheel of six==1.0"),
+            (vec![file("1.0", None, false)], "the index gives no hash or size of six-1.0-py2.py3-none-any.whl"),
+        ] {
+            let error = suitable("six", "1.0", files).unwrap_err();
+            assert!(error.code() == Code::IndexLacks && error.to_string().starts_with(message), "{error}");
+        }
+    }
 
     #[test]
     fn requirement_lines_are_read_without_their_hashes_and_markers() {

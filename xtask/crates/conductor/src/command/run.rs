@@ -7,7 +7,7 @@ use crate::execute::{Results, Workshop};
 use crate::facts::Wants;
 use crate::files;
 use crate::interrupt;
-use crate::loopback;
+use crate::loopback::{self, Response};
 use crate::process::{Companion, Invocation};
 use crate::project::{Program, Project, Service};
 use crate::report::{Event, Sink, seconds};
@@ -49,11 +49,7 @@ pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) 
     match request {
         Some(request) => {
             let port = ports[&(declared.service.clone(), declared.port.clone())];
-            let response = loopback::post_json(port, &declared.path, &request, ANSWER).map_err(|error| {
-                Error::new(Code::BadAnswer, format!("the stack gave no answer on 127.0.0.1:{port}{}", declared.path))
-                    .because(error)
-                    .hint(format!("logs: {}", workshop.logs.display()))
-            })?;
+            let response = ask(port, &declared.path, &request, &workshop.logs)?;
             let decision =
                 declared.show_headers.iter().filter_map(|name| Some((name.clone(), response.header(name)?.to_owned())));
             sink.send(Event::Answer {
@@ -61,11 +57,7 @@ pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) 
                 decision: decision.collect(),
                 body: String::from_utf8_lossy(&response.body).into_owned(),
             });
-            if response.status >= 400 {
-                return Err(Error::new(Code::BadAnswer, format!("the stack answered with HTTP {}", response.status))
-                    .hint(format!("logs: {}", workshop.logs.display())));
-            }
-            Ok(())
+            accepted(&response, &workshop.logs)
         }
         None => {
             for (label, url) in &declared.urls {
@@ -75,6 +67,23 @@ pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) 
             watch(&mut running, &workshop.logs)
         }
     }
+}
+
+/// The stack's answer, whatever its status.
+fn ask(port: u16, path: &str, request: &[u8], logs: &Path) -> Result<Response> {
+    loopback::post_json(port, path, request, ANSWER).map_err(|error| {
+        Error::new(Code::BadAnswer, format!("the stack gave no answer on 127.0.0.1:{port}{path}"))
+            .because(error)
+            .hint(format!("logs: {}", logs.display()))
+    })
+}
+
+fn accepted(response: &Response, logs: &Path) -> Result<()> {
+    if response.status < 400 {
+        return Ok(());
+    }
+    Err(Error::new(Code::BadAnswer, format!("the stack answered with HTTP {}", response.status))
+        .hint(format!("logs: {}", logs.display())))
 }
 
 /// The services of a stack, which end together: all are asked before the first is waited for.
@@ -317,4 +326,59 @@ pub(super) fn python_environment(
     environment.insert("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into());
     environment.insert("PYTHONUNBUFFERED".to_owned(), "1".into());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Source;
+    use crate::project::Local;
+    use crate::settings::env::Environment;
+    use crate::workspace::Workspace;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    #[test]
+    fn a_taken_port_is_named_and_any_other_serves_one_request() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let text = format!(
+            "project.name = 'x'\n[service.web]\nprogram.binary = 'web'\nready = {{ port = 'http', path = '/' }}\nports.http = {port}\n"
+        );
+        let source = Source::new(Path::new("xtask.toml"), text.as_bytes());
+        let project = Project { declaration: source.parse().unwrap(), pins: Default::default(), source };
+        let environment = Environment([("HOME".to_owned(), "/home/me".into())].into());
+        let workspace = Workspace { root: "/repo".into() };
+        let args = cli::Global::default();
+        let settings =
+            Settings::resolve(&args, workspace, environment, Local::default(), &project.declaration, false).unwrap();
+        let error = choose_ports(&settings, &project, false, &Sink::nowhere()).unwrap_err();
+        assert_eq!(error.code(), Code::PortTaken);
+        assert!(error.to_string().contains(&format!("{port} (web, http)")), "{error}");
+        assert!(error.hints()[0].contains("`[ports.web]` `http = …`"), "{:?}", error.hints());
+        let ports = choose_ports(&settings, &project, true, &Sink::nowhere()).unwrap();
+        assert_ne!(ports[&("web".to_owned(), "http".to_owned())], port);
+    }
+
+    #[test]
+    fn an_ended_service_shows_its_last_lines_and_its_log() {
+        let logs = files::temporary_folder(&std::env::temp_dir(), "logs").unwrap();
+        let lines: Vec<String> = (1000..1100).map(|line| line.to_string()).collect();
+        files::write(&logs.join("service-web.log"), lines.join("\n").as_bytes()).unwrap();
+        let error = ended("web", std::process::ExitStatus::from_raw(256), &logs);
+        assert_eq!(error.code(), Code::ServiceFailed);
+        let text = error.render();
+        assert!(!text.contains("1049") && text.contains("1050\n") && text.contains("1099\n"), "{text}");
+        assert!(text.contains(&format!("whole output: {}", logs.join("service-web.log").display())), "{text}");
+        files::remove(&logs).unwrap();
+    }
+
+    #[test]
+    fn no_answer_and_a_refusal_are_failures() {
+        let free = loopback::free_ports(1).unwrap()[0];
+        assert_eq!(ask(free, "/", b"{}", Path::new("logs")).unwrap_err().code(), Code::BadAnswer);
+        let response = |status| Response { status, headers: Vec::new(), body: Vec::new() };
+        accepted(&response(200), Path::new("logs")).unwrap();
+        let error = accepted(&response(503), Path::new("logs")).unwrap_err();
+        assert!(error.code() == Code::BadAnswer && error.to_string().contains("503"), "{error}");
+    }
 }

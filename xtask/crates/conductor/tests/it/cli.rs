@@ -1,7 +1,7 @@
 //! The command line as a script meets it: arguments in, standard output, standard error, exit code and files out.
 //!
 //! Owns: one case a behaviour, against the built program in a small project of its own. Never: need the network or anything that the
-//! README does not ask for. Rules: exit codes in `error.rs`, JSON lines in `report/json.rs`.
+//! README does not ask for. Rules: JSON lines in `report/json.rs`.
 
 use crate::Folder;
 use expect_test::{Expect, expect};
@@ -18,19 +18,19 @@ header = "hello/hello.h"
 "#;
 
 /// A project with one native library that has no dependency, and an environment in which nobody has configured anything.
-struct Project {
-    folder: Folder,
-    path: OsString,
+pub struct Project {
+    pub folder: Folder,
+    pub path: OsString,
 }
 
-struct Ended {
-    exit: i32,
-    stdout: String,
-    stderr: String,
+pub struct Ended {
+    pub exit: i32,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Project {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = Folder::new();
         folder.write("xtask.toml", DECLARATION);
         let package = "[package]\nname = \"hello\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[lib]\ncrate-type = [\"cdylib\"]\n[workspace]\n";
@@ -41,14 +41,21 @@ impl Project {
         Self { folder, path: std::env::var_os("PATH").unwrap_or_default() }
     }
 
-    fn run(&self, line: &str) -> Ended {
+    pub fn run(&self, line: &str) -> Ended {
         self.run_with(line, &[])
     }
 
-    fn run_with(&self, line: &str, environment: &[(&str, &str)]) -> Ended {
+    pub fn run_with(&self, line: &str, environment: &[(&str, &str)]) -> Ended {
+        let output = self.command(line).envs(environment.iter().copied()).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&*self.folder.0.to_string_lossy(), "[REPO]");
+        Ended { exit: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    pub fn command(&self, line: &str) -> Command {
         let home = self.folder.0.join("home");
         fs::create_dir_all(&home).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_conductor"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_conductor"));
+        command
             .args(line.split_whitespace())
             .current_dir(&self.folder.0)
             .env_clear()
@@ -58,12 +65,8 @@ impl Project {
                     .filter_map(|name| Some((name, std::env::var_os(name)?))),
             )
             .env("PATH", &self.path)
-            .env("HOME", home)
-            .envs(environment.iter().copied())
-            .output()
-            .unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&*self.folder.0.to_string_lossy(), "[REPO]");
-        Ended { exit: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+            .env("HOME", home);
+        command
     }
 }
 
@@ -77,7 +80,7 @@ impl Ended {
         lines.chain([format!("exit {}\n", self.exit)]).collect()
     }
 
-    fn json(&self) -> Vec<serde_json::Value> {
+    pub fn json(&self) -> Vec<serde_json::Value> {
         self.stdout
             .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
@@ -381,29 +384,4 @@ fn a_library_is_built_explained_and_found_again() {
     project.folder.write("hello/src/lib.rs", "#[unsafe(no_mangle)]\npub extern \"C\" fn hello() -> i32 { 43 }\n");
     let why = project.run("why hello");
     assert!(why.exit == 0 && why.stderr.contains("sources: src/lib.rs: "), "{}", why.stderr);
-}
-
-/// Each code that needs neither network nor signal; 4, 5, 7, 130 and 143 are provoked in tests/.
-#[test]
-fn each_kind_of_failure_has_its_exit_code() {
-    let project = Project::new();
-    let exit = |line: &str| project.run(line).exit;
-    assert_eq!(exit("mirror list"), 0);
-    assert_eq!(exit("mirror list --no-such-flag"), 2);
-    assert_eq!(exit("mirror show no-such-profile"), 3);
-    assert_eq!(exit("build --dry-run --egress mirrors-only"), 3, "there is no profile that could be left");
-    assert_eq!(exit("test --dry-run --require pyton"), 2);
-    assert_eq!(exit("buld --format json"), 2);
-    fs::create_dir_all(project.folder.0.join("home/.cache")).unwrap();
-    project.folder.write("home/.cache/xtask", "a file where a folder must be");
-    assert_eq!(exit("build"), 6);
-    fs::remove_file(project.folder.0.join("home/.cache/xtask")).unwrap();
-    project.folder.write("hello/src/lib.rs", "this is not Rust");
-    let broken = project.run("build");
-    assert_eq!(broken.exit, 9, "{}", broken.stderr);
-    assert!(broken.stderr.contains("(exit 101)") && broken.stderr.contains("this is not Rust"), "{}", broken.stderr);
-    let bare = Project { path: project.folder.0.clone().into_os_string(), ..Project::new() };
-    let missing = bare.run("build");
-    assert_eq!(missing.exit, 8, "{}", missing.stderr);
-    assert!(missing.stderr.contains("hint: install gcc"), "{}", missing.stderr);
 }

@@ -85,7 +85,8 @@ fn every_command_in_the_documents_is_one() {
 
 /// Runs what is free, in its dry form where it would change something; the rest only has to parse.
 fn understood(arguments: &[&str]) -> Output {
-    let free = matches!(arguments, ["plan" | "why" | "schema", ..] | ["mirror", "list" | "show" | "env", ..]);
+    let free =
+        matches!(arguments, ["plan" | "why" | "schema" | "explain", ..] | ["mirror", "list" | "show" | "env", ..]);
     let dry = matches!(arguments, ["build" | "run" | "test", ..]);
     match arguments {
         _ if free => conductor(arguments),

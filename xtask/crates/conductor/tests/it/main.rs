@@ -7,6 +7,7 @@
 mod borders;
 mod cli;
 mod docs;
+mod errors;
 mod tidy;
 
 use std::fs;
