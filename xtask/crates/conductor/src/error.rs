@@ -41,21 +41,29 @@ impl Error {
 
     /// `action` is a verb phrase without its object: `read`, `write`, `create the folder`.
     pub fn disk(action: &str, path: &Path, error: io::Error) -> Self {
-        let (code, hint) = match error.kind() {
-            io::ErrorKind::StorageFull => (Code::DiskFull, Some(space(path))),
+        let hint = match error.kind() {
+            io::ErrorKind::StorageFull => Some(space(path)),
             io::ErrorKind::QuotaExceeded => {
-                (Code::DiskFull, Some(format!("this user's quota for {} is used up: delete something", path.display())))
+                Some(format!("this user's quota for {} is used up: delete something", path.display()))
             }
-            io::ErrorKind::ReadOnlyFilesystem => (
-                Code::ReadOnly,
-                Some("make it writable, or work on a copy; XTASK_CACHE_DIR moves the cache elsewhere".to_owned()),
-            ),
-            io::ErrorKind::PermissionDenied => (Code::PermissionDenied, Some(owner(path))),
-            _ => (Code::Disk, None),
+            io::ErrorKind::ReadOnlyFilesystem => {
+                Some("make it writable, or work on a copy; XTASK_CACHE_DIR moves the cache elsewhere".to_owned())
+            }
+            io::ErrorKind::PermissionDenied => Some(owner(path)),
+            _ => None,
         };
+        let code = disk_code(error.kind());
         let mut it = Self::new(code, format!("cannot {action} {}", path.display())).because(error);
         it.0.hints.extend(hint);
         it.about(path.display().to_string())
+    }
+
+    /// How much was to be written, where that may be why it failed.
+    pub fn needing(self, size_bytes: u64) -> Self {
+        match self.code() {
+            Code::DiskFull if size_bytes > 0 => self.hint(format!("this file alone needs {size_bytes} bytes")),
+            _ => self,
+        }
     }
 
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -150,6 +158,16 @@ impl StdError for Error {
     }
 }
 
+/// The code of a failure that the system gave this kind.
+pub fn disk_code(kind: io::ErrorKind) -> Code {
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::DiskFull,
+        io::ErrorKind::ReadOnlyFilesystem => Code::ReadOnly,
+        io::ErrorKind::PermissionDenied => Code::PermissionDenied,
+        _ => Code::Disk,
+    }
+}
+
 /// The nearest folder above `path` that is there, or `path` itself.
 fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(path)
@@ -230,6 +248,8 @@ mod tests {
         };
         let (code, full) = hint(io::ErrorKind::StorageFull);
         assert!(code == Code::DiskFull && full.contains("MiB are free"), "{full}");
+        let full = Error::disk("write", &missing, io::ErrorKind::StorageFull.into()).needing(4096);
+        assert_eq!(full.hints()[1], "this file alone needs 4096 bytes");
         let (code, denied) = hint(io::ErrorKind::PermissionDenied);
         let folder = std::env::temp_dir();
         assert!(code == Code::PermissionDenied && denied.starts_with(&folder.display().to_string()), "{denied}");

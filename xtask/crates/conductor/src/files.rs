@@ -65,7 +65,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 pub fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    publish_with(path, mode, |file| file.write_all(bytes))
+    publish_with(path, mode, |file| file.write_all(bytes)).map_err(|error| error.needing(bytes.len() as u64))
 }
 
 /// A finished, flushed file under a temporary name: a last chance to look at its bytes before they get their final one.
@@ -97,6 +97,7 @@ impl Draft {
             }
             Ok(())
         })
+        .map_err(|error| error.needing(from.metadata().map_or(0, |metadata| metadata.len())))
     }
 
     pub fn path(&self) -> &Path {

@@ -2,7 +2,7 @@
 //!
 //! This module knows the protocol and nothing of what is fetched or why.
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, disk_code};
 use crate::interrupt;
 use crate::process::{Companion, Invocation};
 use crate::report::{Event as Report, Finding, Severity, Sink, bytes};
@@ -239,7 +239,7 @@ pub fn explain(failure: &Failure) -> Error {
     let code = match failure.kind {
         FailureKind::Network => Code::Unreachable,
         FailureKind::Integrity => Code::OtherBytes,
-        FailureKind::Disk => Code::Disk,
+        FailureKind::Disk => os_error(&failure.message).map_or(Code::Disk, |error| disk_code(error.kind())),
         FailureKind::Configuration => Code::NoEndpoint,
         FailureKind::Bug => Code::Bug,
     };
@@ -254,8 +254,17 @@ pub fn explain(failure: &Failure) -> Error {
         FailureKind::Integrity => error.hint(
             "the bytes are not the pinned ones and were thrown away; take that mirror out of the list, or use another with --mirror",
         ),
+        FailureKind::Disk if code == Code::DiskFull => {
+            error.hint("free some space there; what was received so far is kept and continued by the next run")
+        }
         _ => error,
     }
+}
+
+/// The system's own error in the gateway's words: std ends them with `(os error 28)`.
+fn os_error(message: &str) -> Option<std::io::Error> {
+    let (_, rest) = message.rsplit_once("(os error ")?;
+    rest.split_once(')')?.0.parse().ok().map(std::io::Error::from_raw_os_error)
 }
 
 fn describe(attempt: &Attempt) -> String {
@@ -290,6 +299,11 @@ mod tests {
             let failure = Failure { kind, subject: "x".into(), message: "y".into(), attempts: Vec::new() };
             assert_eq!(explain(&failure).code(), code);
         }
+        let full = std::io::Error::from(rustix::io::Errno::NOSPC);
+        let message = format!("cannot write /cache/x: {full}");
+        let failure = Failure { kind: FailureKind::Disk, subject: "x".into(), message, attempts: Vec::new() };
+        let error = explain(&failure);
+        assert_eq!((error.code(), error.hints().len()), (Code::DiskFull, 1));
     }
 
     #[test]
