@@ -217,6 +217,27 @@ fn a_crash_ends_with_101_says_where_and_keeps_the_last_line() {
     assert!(log.starts_with(logs.0.to_str().unwrap()) && fs::read_to_string(log).unwrap().contains("   0: "), "{log}");
 }
 
+/// The reporter's thread finds room for its stack, the next one does not: the crash is in the middle of the command.
+#[test]
+fn a_crash_in_the_middle_of_a_command_is_told_with_the_logs_of_the_run() {
+    let project = Project::new();
+    let mut command = project.command("plan --format json");
+    let shell = ["-c", "ulimit -v 1600000 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_conductor")];
+    let environment = command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+    let environment: Vec<_> = environment.collect();
+    command = std::process::Command::new("sh");
+    command.args(shell).args(["plan", "--format", "json"]).current_dir(&project.folder.0).env_clear().envs(environment);
+    let output = command.env("RUST_MIN_STACK", (1 << 30).to_string()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    let ended = Ended { exit: output.status.code().unwrap_or(-1), stdout, stderr };
+    assert_eq!(told(&ended), "XT1010");
+    let logs = project.folder.0.join("target/xtask/logs");
+    let said = format!("hint: the logs of this run are in {}/", logs.display());
+    assert!(ended.stderr.contains("xtask crashed at ") && ended.stderr.contains(&said), "{}", ended.stderr);
+    assert_eq!(fs::read_dir(logs).unwrap().count(), 1);
+}
+
 #[test]
 fn explain_works_where_nothing_else_does() {
     let project = with(&[("xtask.toml", "[broken")]);
