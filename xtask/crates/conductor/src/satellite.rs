@@ -74,8 +74,13 @@ impl Gateway {
         let (sender, started) = mpsc::channel();
         // The thread that starts the gateway also lives for it: the kernel ends a companion with its thread.
         thread::spawn(move || live(&invocation, &setup, &log, &heard, &sink, &sender));
-        let silent = |_| Error::bug(format!("the gateway did not answer within {READY_SECONDS} s"));
-        let (stdin, door) = started.recv_timeout(Duration::from_secs(READY_SECONDS)).map_err(silent)??;
+        let (stdin, door) = match started.recv_timeout(Duration::from_secs(READY_SECONDS)) {
+            Ok(started) => started?,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(shared.gone()),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                return Err(Error::bug(format!("the gateway did not answer within {READY_SECONDS} s")));
+            }
+        };
         Ok(Self { stdin: Mutex::new(stdin), shared, next_id: AtomicU64::new(1), door })
     }
 
@@ -156,6 +161,10 @@ fn live(invocation: &Invocation, setup: &str, log: &Path, shared: &Shared, sink:
                 if let Some(stdin) = stdin.take() {
                     let _ = started.send(Ok((stdin, Door { address, user, password })));
                 }
+            }
+            // It cannot start: its folder, its certificates.
+            Ok(Event::Failed { id: 0, failure }) if stdin.is_some() => {
+                let _ = started.send(Err(explain(&failure)));
             }
             Ok(event) => shared.hear(event, sink),
             Err(_) => sink.note(format!("gateway: {text}")),
