@@ -475,7 +475,7 @@ mod tests {
 
         /// A result of this name with these contents.
         fn publish(&self, name: &str, contents: &[&str]) -> Key {
-            let key = Inputs::Model(Pinned { name: name.into(), pins: BTreeMap::new() }).key();
+            let key = Inputs::Model(Pinned { name: name.into(), ..Pinned::default() }).key();
             let lock = self.store.lock(&key, patience()).unwrap();
             let product = |content: &&str| {
                 let file = self.folder.join(content);

@@ -9,22 +9,26 @@
 //! | kind, name | all | two libraries with equal sources are still two |
 //! | source digests, by path inside the package | native library, Go binary | they are compiled in |
 //! | manifest | native library, Go binary | profile, features, edition; `go`, `require` and `replace` lines |
-//! | locked packages (name, version, checksum) of the closure | native library | dev-dependencies are not linked in |
+//! | locked packages (name, version; checksum, or commit) of the closure | native library | dev-dependencies are not linked in |
 //! | `go.sum` | Go binary | Go has no smaller closure without the modules at hand |
 //! | `rustc -vV`, target | native library | code generation |
+//! | `cargo -V` | native library | its defaults for profiles, `-C metadata` |
 //! | Go version | Go binary | code generation, standard library |
 //! | C compiler, linker, libc versions | both | they make the symbol versions that a result needs |
 //! | features, cargo profile, tags, ldflags, linking | both | they select code |
-//! | declared environment (see `settings::env`) | both | the variables that the tools obey and that we pass on |
-//! | flags of cargo configuration files | native library | `build`, `target`, `profile` and `env` tables decide code |
+//! | environment (see `settings::env`) | both | the variables that the tools obey and that we pass on |
+//! | variables declared in `xtask.toml`, and the files that they name | both | whoever reads such a variable reads the file |
+//! | settings in cargo configuration files | native library | tables such as `build`, `target`, `profile` and `env` decide code |
 //! | library interface: exported symbols, header | Go binary, shared linking | what a link can notice |
 //! | library digest | Go binary, static linking | its bytes are copied in |
 //! | pinned hashes | toolchain, wheel set, model | they *are* the result |
+//! | files to be made executable | wheel set | modes belong to a result |
 //!
 //! Left out on purpose: **mtime** (checkouts differ), **absolute paths** (`--remap-path-prefix`, `-trimpath` keep them out of
 //! the bytes), **user, umask, locale, time** (cannot reach the bytes), **mirror, proxy, CA** (every byte that arrives has a pin:
 //! a mirror must not change an artifact), **variables not declared** (children do not get them).
 
+use super::reason;
 use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -77,13 +81,19 @@ pub struct NativeLibrary {
     /// `name version` → checksum, for each package that the library links or builds with.
     pub locked: BTreeMap<String, String>,
     pub rustc: String,
+    pub cargo: String,
     pub target: String,
     pub features: Vec<String>,
     pub profile: String,
     pub c_compiler: String,
     pub libc: String,
+    /// Variables that compilers and linkers obey.
     pub environment: BTreeMap<String, String>,
-    /// Digest of the `build`, `target`, `profile` and `env` tables of each cargo configuration file in force.
+    /// Variables that `xtask.toml` declares; what they hold is unknown, and never shown.
+    pub declared_environment: BTreeMap<String, String>,
+    /// Those of them that name a file.
+    pub declared_files: BTreeMap<String, Digest>,
+    /// `file: key` → digest of each setting that decides code in the cargo configuration files in force.
     pub cargo_configuration: BTreeMap<String, Digest>,
 }
 
@@ -99,17 +109,25 @@ pub struct GoBinary {
     pub ldflags: Vec<String>,
     pub c_compiler: String,
     pub libc: String,
+    /// Variables that compilers and linkers obey.
     pub environment: BTreeMap<String, String>,
+    /// Variables that `xtask.toml` declares; what they hold is unknown, and never shown.
+    pub declared_environment: BTreeMap<String, String>,
+    /// Those of them that name a file.
+    pub declared_files: BTreeMap<String, Digest>,
     /// Library name → digest of its interface (shared linking).
     pub interfaces: BTreeMap<String, Digest>,
 }
 
 /// A result that is its pins: verified bytes, unpacked or placed by a fixed rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pinned {
     pub name: String,
     /// What is pinned (`go1.27.3 linux-amd64`, a file name) → its hash.
     pub pins: BTreeMap<String, String>,
+    /// Files that are executable whatever their archive says.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub executable: Vec<String>,
 }
 
 impl Inputs {
@@ -117,10 +135,17 @@ impl Inputs {
         Key(Digest::of(self.canonical().to_string().as_bytes()))
     }
 
-    /// The same inputs as one level of `name → value`, for comparing with an earlier result.
+    /// The same inputs as one level of `name → value`, for comparing with an earlier result. This is written to disk and shown, so
+    /// a value that may hold a credential stands there as its digest.
     pub fn flat(&self) -> BTreeMap<String, String> {
         let mut flat = BTreeMap::new();
         flatten(String::new(), &self.canonical(), &mut flat);
+        for (name, value) in &mut flat {
+            let flags = name.starts_with("environment: ");
+            if name.starts_with("declared_environment: ") || flags && reason::may_hold_a_credential(value) {
+                *value = format!("hidden (sha256 {})", Digest::of(value.as_bytes()).short());
+            }
+        }
         flat
     }
 
@@ -168,12 +193,15 @@ pub mod tests {
             sources: [("src/lib.rs".to_owned(), Digest::of(b"1")), ("Cargo.toml".to_owned(), Digest::of(b"2"))].into(),
             locked: [("serde 1.0.0".to_owned(), "aa".to_owned())].into(),
             rustc: "rustc 1.95.0".into(),
+            cargo: "cargo 1.95.0".into(),
             target: "x86_64-unknown-linux-gnu".into(),
             features: vec![],
             profile: "release".into(),
             c_compiler: "cc 12".into(),
             libc: "glibc 2.36".into(),
             environment: BTreeMap::new(),
+            declared_environment: BTreeMap::new(),
+            declared_files: BTreeMap::new(),
             cargo_configuration: BTreeMap::new(),
         }
     }
@@ -189,6 +217,8 @@ pub mod tests {
             c_compiler: "cc 12".into(),
             libc: "glibc 2.36".into(),
             environment: BTreeMap::new(),
+            declared_environment: BTreeMap::new(),
+            declared_files: BTreeMap::new(),
             interfaces: [("binding".to_owned(), Digest::of(b"i"))].into(),
         }
     }
@@ -197,7 +227,7 @@ pub mod tests {
     #[test]
     fn every_input_moves_the_key_and_is_named() {
         type Change<T> = (&'static str, fn(&mut T));
-        let native: [Change<NativeLibrary>; 15] = [
+        let native: [Change<NativeLibrary>; 18] = [
             ("name", |it| it.name.push('x')),
             ("sources: src/lib.rs", |it| {
                 it.sources.insert("src/lib.rs".into(), Digest::of(b"changed"));
@@ -215,6 +245,7 @@ pub mod tests {
                 it.locked.insert("toml 1.0.0".into(), "cc".into());
             }),
             ("rustc", |it| it.rustc.push('x')),
+            ("cargo", |it| it.cargo.push('x')),
             ("target", |it| it.target.push('x')),
             ("features", |it| it.features.push("cuda".into())),
             ("profile", |it| it.profile.push('x')),
@@ -225,6 +256,12 @@ pub mod tests {
             }),
             ("environment: CFLAGS", |it| {
                 it.environment.insert("CFLAGS".into(), "-O2".into());
+            }),
+            ("declared_environment: LABEL", |it| {
+                it.declared_environment.insert("LABEL".into(), "x".into());
+            }),
+            ("declared_files: CERTIFICATE", |it| {
+                it.declared_files.insert("CERTIFICATE".into(), Digest::of(b"c"));
             }),
             ("cargo_configuration: $CARGO_HOME", |it| {
                 it.cargo_configuration.insert("$CARGO_HOME".into(), Digest::of(b"c"));
@@ -276,9 +313,7 @@ pub mod tests {
         // Frozen: if this moves, raise SCHEMA on purpose rather than by accident.
         let once = Inputs::NativeLibrary(library()).key();
         assert_eq!(once, Inputs::NativeLibrary(library()).key());
-        assert_ne!(
-            Inputs::WheelSet(Pinned { name: "a".into(), pins: BTreeMap::new() }).key(),
-            Inputs::Model(Pinned { name: "a".into(), pins: BTreeMap::new() }).key()
-        );
+        let pinned = || Pinned { name: "a".into(), ..Pinned::default() };
+        assert_ne!(Inputs::WheelSet(pinned()).key(), Inputs::Model(pinned()).key());
     }
 }

@@ -44,24 +44,46 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A value fit for a line on screen: digests short, several lines as one, credentials in URLs masked.
+/// A value fit for a line on screen: digests short, several lines as one. What may hold a credential is not among the values.
 fn shown(value: &str) -> String {
     if value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return value[..12].to_owned();
     }
-    let line = value.lines().map(str::trim).collect::<Vec<_>>().join(", ");
-    line.split(' ').map(masked).collect::<Vec<_>>().join(" ")
+    value.lines().map(str::trim).collect::<Vec<_>>().join(", ")
 }
 
-/// `scheme://user:password@host` → `scheme://****@host`.
-fn masked(word: &str) -> String {
-    match word.split_once("://") {
-        Some((scheme, rest)) => match rest.split_once('@') {
-            Some((userinfo, host)) if !userinfo.contains('/') => format!("{scheme}://****@{host}"),
-            _ => word.to_owned(),
-        },
-        None => word.to_owned(),
-    }
+/// Whether free text (flags, as they stand in a variable) must not be written down or shown. It errs towards yes: a flag that is hidden
+/// costs a look into one's own shell, a token that is shown must be revoked.
+pub fn may_hold_a_credential(text: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "token",
+        "secret",
+        "passw",
+        "credential",
+        "auth",
+        "apikey",
+        "api_key",
+        "api-key",
+        "bearer",
+        "cookie",
+        "private",
+    ];
+    let lower = text.to_ascii_lowercase();
+    let url_with_user =
+        || lower.split("://").skip(1).any(|rest| rest.split('/').next().is_some_and(|it| it.contains('@')));
+    WORDS.iter().any(|word| lower.contains(word)) || url_with_user() || text.split(is_no_token_character).any(is_random)
+}
+
+fn is_no_token_character(c: char) -> bool {
+    !(c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Long, with digits and letters of both cases or nothing but hexadecimal: nobody names a path or a flag so.
+fn is_random(word: &str) -> bool {
+    let has = |of: fn(&u8) -> bool| word.as_bytes().iter().any(of);
+    let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
+    let hexadecimal = has(u8::is_ascii_digit) && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    word.len() >= 16 && (mixed || hexadecimal) || word.len() >= 16 && word.starts_with("AKIA")
 }
 
 #[cfg(test)]
@@ -69,11 +91,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_reads_as_old_to_new_without_credentials() {
-        let old = BTreeMap::from([("environment: X".to_owned(), "-a https://me:secret@host/x".to_owned())]);
-        let new = BTreeMap::from([("environment: X".to_owned(), "-b".to_owned())]);
+    fn a_reason_reads_as_old_to_new() {
+        let old = BTreeMap::from([("rustc".to_owned(), "rustc 1\nhost: x".to_owned())]);
+        let new = BTreeMap::from([("rustc".to_owned(), "rustc 2\nhost: x".to_owned())]);
         let reasons = Reason::compare(&old, &new);
         assert_eq!(reasons.len(), 1);
-        assert_eq!(reasons[0].to_string(), "environment: X: -a https://****@host/x → -b");
+        assert_eq!(reasons[0].to_string(), "rustc: rustc 1, host: x → rustc 2, host: x");
+    }
+
+    #[test]
+    fn flags_are_shown_and_what_may_be_a_credential_is_not() {
+        let flags = [
+            "-C target-cpu=native -C link-arg=-Wl,-z,now",
+            "-O2 -g -I/usr/include/x86_64-linux-gnu --sysroot=/opt/a@b",
+            "--remap-path-prefix=/home/me/project=/source",
+            "1700000000",
+        ];
+        flags.iter().for_each(|text| assert!(!may_hold_a_credential(text), "{text}"));
+        let credentials = [
+            "-Wl,https://me:hunter2@host/x",
+            "-DURL=https://hunter2@host",
+            "--cfg token=\"abc\"",
+            "-DAWS_SECRET_ACCESS_KEY=abc",
+            "-DHEADER='Authorization: Basic abc'",
+            "-DKEY=ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+            "-DKEY=AKIAIOSFODNN7EXAMPLE",
+            "-DKEY=0123456789abcdef0123456789abcdef",
+        ];
+        credentials.iter().for_each(|text| assert!(may_hold_a_credential(text), "{text}"));
     }
 }

@@ -3,6 +3,8 @@
 //! A memo never decides when a stat differs: path, size, inode, mtime and ctime must all be as they were, and the file must have
 //! been still for a while when it was hashed, or a write within one clock tick could hide (git's "racily clean" entries).
 //! Losing this file costs one reading of the sources.
+//!
+//! The same stats tell afterwards whether an input was touched while something was made of it: a [`Snapshot`].
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -46,6 +48,28 @@ impl Stat {
     }
 }
 
+/// How the files and folders behind a key looked when it was computed. An edit that is taken back while a compiler runs leaves every
+/// digest as it was, yet the compiler may have read the other text: only stats can tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot(BTreeMap<PathBuf, Option<Stat>>);
+
+impl Snapshot {
+    /// Notes how a path looks, `None` where there is nothing. The first look counts: it came before the reading.
+    pub fn note(&mut self, path: &Path, stat: Option<Stat>) {
+        self.0.entry(path.to_owned()).or_insert(stat);
+    }
+
+    pub fn add(&mut self, other: Self) {
+        other.0.into_iter().for_each(|(path, stat)| self.note(&path, stat));
+    }
+
+    /// The paths that look different by now.
+    pub fn touched(&self) -> Vec<&Path> {
+        let touched = self.0.iter().filter(|(path, stat)| Stat::of(path).ok() != **stat);
+        touched.map(|(path, _)| path.as_path()).collect()
+    }
+}
+
 /// Digests of files and answers of tools, remembered by stat; shared by all threads of a run.
 #[derive(Debug, Default)]
 pub struct StatIndex {
@@ -72,9 +96,13 @@ impl StatIndex {
     }
 
     pub fn digest(&self, path: &Path) -> io::Result<Digest> {
-        let before = Stat::of(path)?;
+        self.digest_of(path, &Stat::of(path)?)
+    }
+
+    /// The digest of a file that looked like `before` a moment ago.
+    pub fn digest_of(&self, path: &Path, before: &Stat) -> io::Result<Digest> {
         if let Some((stat, digest)) = self.lock().files.get(path)
-            && *stat == before
+            && stat == before
         {
             return Ok(*digest);
         }
@@ -83,7 +111,7 @@ impl StatIndex {
         let after = Stat::of(path)?;
         let mut memory = self.lock();
         memory.changed = true;
-        if before == after && before.last_touched() + STILL_NANOSECONDS < now {
+        if *before == after && before.last_touched() + STILL_NANOSECONDS < now {
             memory.files.insert(path.to_owned(), (after, digest));
         } else {
             memory.files.remove(path);
@@ -154,6 +182,27 @@ mod tests {
         assert_eq!(index.digest(&file).unwrap(), Digest::of(b"one"));
         put("two");
         assert_eq!(index.digest(&file).unwrap(), Digest::of(b"two"));
+        files::remove(&folder).unwrap();
+    }
+
+    #[test]
+    fn an_edit_that_is_taken_back_and_a_file_that_comes_and_goes_are_noticed() {
+        let folder = files::temporary_folder(&std::env::temp_dir(), "snapshot").unwrap();
+        let (file, absent) = (folder.join("input"), folder.join("absent"));
+        fs::write(&file, "one").unwrap();
+        let mut snapshot = Snapshot::default();
+        for path in [&folder, &file, &absent] {
+            snapshot.note(path, Stat::of(path).ok());
+        }
+        assert_eq!(snapshot.touched(), Vec::<&Path>::new());
+        std::thread::sleep(Duration::from_nanos(STILL_NANOSECONDS as u64));
+        fs::write(&file, "two").unwrap();
+        fs::write(&file, "one").unwrap();
+        assert_eq!(snapshot.touched(), [&file]);
+        fs::write(&absent, "").unwrap();
+        assert_eq!(snapshot.touched(), [&folder, &absent, &file]);
+        fs::remove_file(&absent).unwrap();
+        assert_eq!(snapshot.touched(), [&folder, &file]);
         files::remove(&folder).unwrap();
     }
 

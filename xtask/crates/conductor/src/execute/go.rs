@@ -312,9 +312,7 @@ impl Workshop<'_> {
         finished.into_result("go build")?;
         self.check_packages(step, binary, declared, &invocation)?;
         let wants = Wants { binaries: [name.to_owned()].into(), ..Wants::default() };
-        self.still_the_same(step, &wants, |now| {
-            now.binaries.get(name).is_some_and(|now| now.sources == binary.sources)
-        })?;
+        self.still_the_same(step, facts, &wants)?;
         let products = [Product { path: name.to_owned(), file: output.to_owned(), executable: true, expected: None }];
         let entry = self.store.publish(lock, &step.id, step.flat_inputs(), Default::default(), &products)?;
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds })

@@ -14,6 +14,7 @@ use crate::cache::gate::{Gate, Inside};
 use crate::cache::gc::{self, Live, Survey};
 use crate::cache::key::Key;
 use crate::cache::lock::{Holder, Patience};
+use crate::cache::reason::Reason;
 use crate::cache::stat::StatIndex;
 use crate::cache::store::{self, Entry, Lock, Lookup, Output, Store};
 use crate::crash;
@@ -448,14 +449,26 @@ impl<'a> Workshop<'a> {
         files::write(&self.settings.workspace.last_inputs(&step.id), &bytes)
     }
 
-    /// The key's inputs once more, after the work: a file that was edited meanwhile must not name this result.
-    fn still_the_same(&self, step: &Step, wants: &Wants, pick: impl Fn(&Facts) -> bool) -> Result<()> {
-        let now = self.gather(wants)?;
-        if pick(&now) {
-            return Ok(());
+    /// The inputs once more, after the work: what was edited meanwhile must not name this result. The key is made anew from facts gathered
+    /// anew; files that look different although it is the same were edited and put back, and nobody knows which text was compiled.
+    fn still_the_same(&self, step: &Step, facts: &Facts, wants: &Wants) -> Result<()> {
+        let changed = |what: String| {
+            Error::new(Code::InputsChanged, format!("{what} changed while {} was made", step.id))
+                .hint("nothing was published; run the command again")
+        };
+        let seen = facts.seen(wants);
+        let touched: Vec<_> = seen.touched().into_iter().map(|path| path.display().to_string()).collect();
+        if !touched.is_empty() {
+            return Err(changed(touched.join(", ")));
         }
-        Err(Error::new(Code::InputsChanged, format!("the inputs of {} changed while it was made", step.id))
-            .hint("nothing was published; run the command again"))
+        let now = self.gather(wants).map_err(|error| changed("an input".to_owned()).because(error))?;
+        let fresh = None;
+        let premise = Premise { settings: self.settings, project: self.project, facts: &now, wants, fresh, view: self };
+        let inputs = plan::inputs_again(&premise, step)?.flat();
+        match Reason::compare(&step.flat_inputs(), &inputs).first() {
+            None => Ok(()),
+            Some(reason) => Err(changed(reason.to_string())),
+        }
     }
 
     pub fn log(&self, id: &str) -> PathBuf {

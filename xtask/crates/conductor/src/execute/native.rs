@@ -68,13 +68,7 @@ impl Workshop<'_> {
                 .hint("the package's [lib] table must have crate-type = [\"cdylib\"]")
         })?;
         self.check_dep_info(library, rust, &file)?;
-        self.still_the_same(step, &wants, |now| {
-            now.libraries.get(name).is_some_and(|now| {
-                now.sources == library.sources
-                    && now.locked == library.locked
-                    && now.configuration == library.configuration
-            })
-        })?;
+        self.still_the_same(step, facts, &wants)?;
 
         let interfaces = [(name.to_owned(), elf::interface(&file, &library.header)?)].into();
         let products = [Product { path: library.file.clone(), file, executable: false, expected: None }];
@@ -117,6 +111,8 @@ impl Workshop<'_> {
         let mirror = self.outside.cargo()?;
         mirror.apply(&mut environment);
         environment.insert("CARGO_TARGET_DIR".to_owned(), self.settings.workspace.native_build(&library.name).into());
+        environment
+            .insert("CARGO_BUILD_BUILD_DIR".to_owned(), self.settings.workspace.native_build(&library.name).into());
         environment.insert("CARGO_TERM_COLOR".to_owned(), "never".into());
         // The compiler that the key names, and no other: a crate's own rust-toolchain.toml must not make rustup fetch one.
         environment.insert("RUSTC".to_owned(), rust.rustc.clone().into());
@@ -172,7 +168,8 @@ impl Workshop<'_> {
         }
         // rustc's own files, one a crate, name the variables.
         let folder = file.with_file_name("deps");
-        for path in std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let listed = std::fs::read_dir(&folder).map_err(|error| Error::disk("list", &folder, error))?;
+        for path in listed.flatten().map(|entry| entry.path()) {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("");
             let name = stem.split('-').next().unwrap_or(stem);
             let is_ours = name == library.target || library.crates.contains(name);
@@ -182,8 +179,9 @@ impl Workshop<'_> {
             for variable in cargo::compile_time_variables(&read(&path)?) {
                 let declared =
                     env::NATIVE_KEYED.contains(&variable.as_str()) || library.environment.contains(&variable);
-                // Cargo sets these from the manifest, which is an input.
-                if !declared && !variable.starts_with("CARGO_") && variable != "OUT_DIR" {
+                // Cargo sets the others of its name from the manifest, which is an input.
+                let from_manifest = variable.starts_with("CARGO_") && !env::PASSED.contains(&variable.as_str());
+                if !declared && !from_manifest && variable != "OUT_DIR" {
                     return Err(Error::new(
                         Code::UndeclaredInput,
                         format!("{name} reads the variable {variable} at compile time, which is not declared"),

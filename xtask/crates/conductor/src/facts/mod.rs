@@ -8,7 +8,7 @@ mod probe;
 
 pub use native::label;
 
-use crate::cache::stat::StatIndex;
+use crate::cache::stat::{Snapshot, StatIndex};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::project::Project;
@@ -45,9 +45,12 @@ pub struct Rust {
     pub rustc: PathBuf,
     /// `rustc -vV`, whole.
     pub version: String,
+    /// `cargo -V`: cargo's own defaults and its `-C metadata` reach the bytes.
+    pub cargo_version: String,
     /// `x86_64-unknown-linux-gnu`
     pub host: String,
     pub cargo_home: PathBuf,
+    pub seen: Snapshot,
 }
 
 /// The C compiler that links, and the C library that it links against.
@@ -57,6 +60,7 @@ pub struct Compiler {
     /// First lines of what compiler and linker say of themselves.
     pub version: String,
     pub libc: String,
+    pub seen: Snapshot,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,12 +102,16 @@ pub struct Library {
     pub checksums: BTreeMap<String, String>,
     /// Crate names of the package and of those that it reaches by path.
     pub crates: BTreeSet<String>,
-    /// Label → digest of what decides code in each cargo configuration file in force.
+    /// `file: key` → digest of each setting that decides code in the cargo configuration files in force.
     pub configuration: BTreeMap<String, Digest>,
     /// One of them has flags under `[target]`, which make cargo ignore those under `[build]`.
     pub target_rustflags: bool,
     /// Variables that the sources read at compile time, as declared.
     pub environment: Vec<String>,
+    /// Those of them that name a file → its digest.
+    pub environment_files: BTreeMap<String, Digest>,
+    /// What was looked at for all of this.
+    pub seen: Snapshot,
     /// The name given to `--features`, and the cargo features that it stands for.
     pub feature_set: String,
     pub cargo_features: Vec<String>,
@@ -115,11 +123,28 @@ pub struct Binary {
     pub sources: BTreeMap<String, Digest>,
     /// Digest of the C headers that cgo may include from outside a package's folder, where a package asks for that.
     pub headers: Option<Digest>,
+    /// Declared variables that name a file → its digest.
+    pub environment_files: BTreeMap<String, Digest>,
+    /// What was looked at for all of this.
+    pub seen: Snapshot,
+}
+
+impl Facts {
+    /// How everything looked that the facts about what is wanted came from.
+    pub fn seen(&self, wants: &Wants) -> Snapshot {
+        let mut all = Snapshot::default();
+        let libraries = wants.libraries.iter().filter_map(|name| Some(&self.libraries.get(name)?.seen));
+        let binaries = wants.binaries.iter().filter_map(|name| Some(&self.binaries.get(name)?.seen));
+        let rust = self.rust.iter().filter(|_| !wants.libraries.is_empty()).map(|rust| &rust.seen);
+        let compiler = self.compiler.iter().map(|compiler| &compiler.seen);
+        libraries.chain(binaries).chain(rust).chain(compiler).for_each(|seen| all.add(seen.clone()));
+        all
+    }
 }
 
 /// Looks at the machine and the checkout.
 pub fn gather(settings: &Settings, project: &Project, wants: &Wants, stats: &StatIndex) -> Result<Facts> {
-    let probe = probe::Probe { settings, project, stats };
+    let probe = probe::Probe::new(settings, project, stats);
     let mut facts = Facts::default();
     if !wants.libraries.is_empty() || !wants.binaries.is_empty() {
         facts.compiler = Some(probe.compiler()?);
@@ -127,14 +152,17 @@ pub fn gather(settings: &Settings, project: &Project, wants: &Wants, stats: &Sta
     if !wants.libraries.is_empty() {
         let rust = probe.rust()?;
         for name in &wants.libraries {
-            facts.libraries.insert(name.clone(), probe.library(name, &rust, &wants.features)?);
+            facts.libraries.insert(name.clone(), probe.library(name, &rust, wants)?);
         }
         facts.rust = Some(rust);
     }
     if !wants.binaries.is_empty() {
         facts.go = Some(probe.go()?);
+        let go = probe.seen();
         for name in &wants.binaries {
-            facts.binaries.insert(name.clone(), probe.binary(name)?);
+            let mut binary = probe.binary(name)?;
+            binary.seen.add(go.clone());
+            facts.binaries.insert(name.clone(), binary);
         }
     }
     if !wants.wheel_sets.is_empty() {

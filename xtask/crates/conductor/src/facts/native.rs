@@ -1,9 +1,10 @@
 //! What a native library is made of: its package, the packages that it reaches by path, its lock, and the cargo configuration in force.
 
 use super::probe::Probe;
-use super::{Library, Rust};
+use super::{Library, Rust, Wants};
 use crate::cache::stat::Stat;
 use crate::digest::Digest;
+use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
 use crate::files;
 use crate::process::{self, Invocation};
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 impl Probe<'_> {
-    pub fn library(&self, name: &str, rust: &Rust, features: &str) -> Result<Library> {
+    pub fn library(&self, name: &str, rust: &Rust, wants: &Wants) -> Result<Library> {
         let declared = self.project.declaration.native_library.get(name);
         let declared = declared.ok_or_else(|| Error::bug(format!("no library {name}")))?;
         let root = &self.settings.workspace.root;
@@ -27,22 +28,27 @@ impl Probe<'_> {
                 .hint("add crate-type = [\"cdylib\"] to the [lib] table of its Cargo.toml")
         })?;
         let lock_path = folder.join("Cargo.lock");
+        self.note(&lock_path);
         let lock = files::read_text(&lock_path).map_err(|error| {
             Error::new(Code::BadPackage, format!("native-library.{name}: {} is not locked", declared.path))
                 .because(error)
                 .hint(format!("run `cargo generate-lockfile` in {} and commit Cargo.lock", declared.path))
         })?;
+        let features = &wants.features;
         let cargo_features = match declared.features.get(features) {
             Some(list) => list.clone(),
             None if features == "cpu" => Vec::new(),
             None => {
                 let known = declared.features.keys().cloned().collect::<Vec<_>>().join(", ");
-                return Err(Error::new(
+                let error = Error::new(
                     Code::UnknownName,
                     format!("native-library.{name} has no feature set `{features}` ({known})"),
-                ));
+                );
+                return Err(did_you_mean(error, features, declared.features.keys().map(String::as_str)));
             }
         };
+        let configuration = self.cargo_configuration(&folder, &rust.cargo_home)?;
+        self.check_profile(name, &wants.profile, &manifest, &configuration)?;
         let header = root.join(&declared.header);
         let mut sources = Sources { probe: self, root, folder: &folder, found: BTreeMap::new() };
         let files = declared.sources.iter().map(|source| (folder.join(source), "sources", source));
@@ -71,6 +77,7 @@ impl Probe<'_> {
                 .hint("its files cannot be told apart between checkouts; move it inside, or publish it"));
             }
             sources.take(&package.folder.join("Cargo.toml"))?;
+            sources.take(&package.workspace.join("Cargo.toml"))?;
             for part in ["build.rs", "src"] {
                 sources.take_if_present(&package.folder.join(part))?;
             }
@@ -80,7 +87,6 @@ impl Probe<'_> {
             }
         }
         let sources = sources.found;
-        let configuration = self.cargo_configuration(&folder, &rust.cargo_home)?;
         Ok(Library {
             name: name.to_owned(),
             file: format!("lib{library}.so"),
@@ -89,17 +95,49 @@ impl Probe<'_> {
             locked: cargo::locked_closure(&lock, &lock_path, &manifest)?,
             checksums: cargo::checksums(&lock, &lock_path)?,
             target_rustflags: configuration.iter().any(|file| file.target_rustflags),
-            configuration: configuration.into_iter().map(|file| (file.label, file.digest)).collect(),
+            configuration: configuration.into_iter().flat_map(|file| file.settings).collect(),
             environment: declared.environment.clone(),
+            environment_files: self.environment_files(&declared.environment)?,
             folder,
             sources,
             crates,
             feature_set: features.to_owned(),
             cargo_features,
+            seen: self.seen(),
         })
     }
 
+    /// A profile that cargo does not know is refused before anything is fetched.
+    fn check_profile(
+        &self,
+        library: &str,
+        profile: &str,
+        manifest: &Manifest,
+        configuration: &[ConfigurationFile],
+    ) -> Result<()> {
+        let path = manifest.workspace.join("Cargo.toml");
+        let root = cargo::Configuration::parse(&files::read_text(&path)?, &path)?;
+        let built_in = ["dev", "release", "test", "bench"].map(str::to_owned);
+        let configured = configuration.iter().flat_map(|file| &file.profiles);
+        let known: BTreeSet<&String> = built_in.iter().chain(&root.profiles).chain(configured).collect();
+        if known.iter().any(|name| *name == profile) {
+            return Ok(());
+        }
+        let list = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let error = Error::new(
+            Code::UnknownName,
+            format!("native-library.{library} has no cargo profile `{profile}`; there are {list}"),
+        );
+        Err(did_you_mean(error, profile, known.iter().map(|name| name.as_str())))
+    }
+
     fn manifest(&self, path: &Path, rust: &Rust) -> Result<Manifest> {
+        // What a workspace gives its members stands in a manifest above.
+        let above = path.ancestors().skip(2).take_while(|folder| folder.starts_with(&self.settings.workspace.root));
+        let mut inherited = String::new();
+        for manifest in above.map(|folder| folder.join("Cargo.toml")).filter(|manifest| manifest.is_file()) {
+            inherited.push_str(&self.digest(&manifest)?.to_string());
+        }
         let text = files::read(path).map_err(|error| {
             let folder = path.parent().unwrap_or(path);
             Error::new(Code::BadPackage, format!("there is no package in {}", folder.display())).because(error)
@@ -111,7 +149,7 @@ impl Probe<'_> {
             directory: path.parent().unwrap_or(path).to_owned(),
             environment: self.settings.environment.only(env::PASSED),
         };
-        let depends_on = format!("{} {:?}", Digest::of(&text), Stat::of(&rust.cargo));
+        let depends_on = format!("{} {inherited} {:?}", Digest::of(&text), Stat::of(&rust.cargo));
         let metadata = self.stats.answer(&invocation.command_line(), &depends_on, || process::ask(&invocation))?;
         Manifest::of_metadata(&metadata, path)
     }
@@ -133,25 +171,28 @@ impl Probe<'_> {
             if !seen.insert(path.clone()) {
                 continue;
             }
+            self.note(&path);
             let Ok(Some(bytes)) = files::read_if_present(&path) else { continue };
             let configuration = cargo::Configuration::parse(&String::from_utf8_lossy(&bytes), &path)?;
             for include in configuration.includes {
                 let included = path.parent().unwrap_or(&path).join(&include);
                 open.push((format!("{label}, include {include}"), included));
             }
-            if let Some(deciding) = configuration.deciding {
-                let digest = Digest::of(deciding.as_bytes());
-                found.push(ConfigurationFile { label, digest, target_rustflags: configuration.target_rustflags });
-            }
+            let digest = |(key, value): (String, String)| (format!("{label}: {key}"), Digest::of(value.as_bytes()));
+            found.push(ConfigurationFile {
+                settings: configuration.deciding.into_iter().map(digest).collect(),
+                target_rustflags: configuration.target_rustflags,
+                profiles: configuration.profiles,
+            });
         }
         Ok(found)
     }
 }
 
 struct ConfigurationFile {
-    label: String,
-    digest: Digest,
+    settings: Vec<(String, Digest)>,
     target_rustflags: bool,
+    profiles: Vec<String>,
 }
 
 /// Inputs under labels that name no place on this machine.
@@ -171,9 +212,12 @@ impl Sources<'_> {
 
     /// A file, or a folder with all below it; `false` where there is neither.
     fn take_if_present(&mut self, path: &Path) -> Result<bool> {
+        self.probe.note(path);
         if path.is_dir() {
             for file in files::walk(path, &|_| false)? {
-                self.take(&path.join(file))?;
+                let file = path.join(file);
+                file.parent().into_iter().for_each(|folder| self.probe.note(folder));
+                self.take(&file)?;
             }
         } else if path.is_file() {
             self.take(path)?;

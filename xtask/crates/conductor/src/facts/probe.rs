@@ -1,7 +1,7 @@
 //! Asking: each function looks at one thing. What is missing is answered with the one command that installs it.
 
 use super::{Binary, Compiler, Go, Python, Rust};
-use crate::cache::stat::{Stat, StatIndex, input_error};
+use crate::cache::stat::{Snapshot, Stat, StatIndex, input_error};
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
 use crate::process::{self, Invocation};
@@ -10,17 +10,50 @@ use crate::settings::Settings;
 use crate::settings::env;
 use crate::toolchain::go;
 use crate::wheel::Interpreter;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub struct Probe<'a> {
     pub settings: &'a Settings,
     pub project: &'a Project,
     pub stats: &'a StatIndex,
+    /// What was looked at since the last [`Probe::seen`].
+    seen: RefCell<Snapshot>,
 }
 
-impl Probe<'_> {
+impl<'a> Probe<'a> {
+    pub fn new(settings: &'a Settings, project: &'a Project, stats: &'a StatIndex) -> Self {
+        Self { settings, project, stats, seen: RefCell::default() }
+    }
+
     pub(super) fn digest(&self, path: &Path) -> Result<Digest> {
-        self.stats.digest(path).map_err(|error| input_error(path, error))
+        let stat = self.stat(path)?;
+        self.stats.digest_of(path, &stat).map_err(|error| input_error(path, error))
+    }
+
+    fn stat(&self, path: &Path) -> Result<Stat> {
+        let stat = Stat::of(path).map_err(|error| input_error(path, error))?;
+        self.seen.borrow_mut().note(path, Some(stat.clone()));
+        Ok(stat)
+    }
+
+    /// Notes how something looks that is about to be read, or is not there.
+    pub(super) fn note(&self, path: &Path) {
+        self.seen.borrow_mut().note(path, Stat::of(path).ok());
+    }
+
+    pub(super) fn seen(&self) -> Snapshot {
+        self.seen.take()
+    }
+
+    /// A declared variable may name a file, which then is as much an input as the variable.
+    pub(super) fn environment_files(&self, variables: &[String]) -> Result<BTreeMap<String, Digest>> {
+        let named = |name: &String| {
+            let path = PathBuf::from(self.settings.environment.get(name)?);
+            (path.is_absolute() && path.is_file()).then(|| (name.clone(), path))
+        };
+        variables.iter().filter_map(named).map(|(name, path)| Ok((name, self.digest(&path)?))).collect()
     }
 
     /// A tool's answer, asked again when the tool's own file (links followed) or `also` changed.
@@ -33,8 +66,7 @@ impl Probe<'_> {
             environment: self.settings.environment.only(env::PASSED),
         };
         let real = std::fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
-        let stat = Stat::of(&real).map_err(|error| input_error(&real, error))?;
-        let depends_on = format!("{stat:?} {also}");
+        let depends_on = format!("{:?} {also}", self.stat(&real)?);
         self.stats.answer(&invocation.command_line(), &depends_on, || process::ask(&invocation))
     }
 
@@ -49,6 +81,7 @@ impl Probe<'_> {
         let rustc = if beside.is_file() { beside } else { environment.find("rustc").unwrap_or(beside) };
         let toolchain = environment.get("RUSTUP_TOOLCHAIN").unwrap_or("");
         let version = self.ask(&rustc, &["-vV"], toolchain)?;
+        let cargo_version = self.ask(&cargo, &["-V"], toolchain)?;
         let host = version
             .lines()
             .find_map(|line| line.strip_prefix("host: "))
@@ -59,7 +92,7 @@ impl Probe<'_> {
             Error::new(Code::NoHome, "neither CARGO_HOME nor HOME is set")
                 .hint("set CARGO_HOME to a folder that this user may write")
         })?;
-        Ok(Rust { cargo, rustc, version, host, cargo_home })
+        Ok(Rust { cargo, rustc, version, cargo_version, host, cargo_home, seen: self.seen() })
     }
 
     pub fn compiler(&self) -> Result<Compiler> {
@@ -88,6 +121,7 @@ impl Probe<'_> {
         }
         // The file that the linker would take; its stat stands for the installed C library.
         let libc = self.ask(&path, &["-print-file-name=libc.so.6"], "")?;
+        self.note(Path::new(libc.trim()));
         let libc = match environment.find("getconf") {
             Some(getconf) => {
                 let stat = Stat::of(Path::new(libc.trim())).map(|stat| format!("{stat:?}")).unwrap_or_default();
@@ -95,7 +129,7 @@ impl Probe<'_> {
             }
             None => "unknown".to_owned(),
         };
-        Ok(Compiler { path, version, libc: libc.trim().to_owned() })
+        Ok(Compiler { path, version, libc: libc.trim().to_owned(), seen: self.seen() })
     }
 
     pub fn go(&self) -> Result<Go> {
@@ -178,7 +212,9 @@ impl Probe<'_> {
         let folder = self.settings.workspace.root.join(&declared.module);
         let closure = go::closure(&folder, &declared.main, &|path| self.digest(path))
             .map_err(|error| error.context(format!("cannot tell what go-binary.{name} is made of")))?;
-        Ok(Binary { folder, sources: closure.sources, headers: closure.headers })
+        closure.folders.iter().for_each(|folder| self.note(folder));
+        let environment_files = self.environment_files(&declared.environment)?;
+        Ok(Binary { folder, sources: closure.sources, headers: closure.headers, environment_files, seen: self.seen() })
     }
 }
 

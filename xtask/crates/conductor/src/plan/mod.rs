@@ -17,7 +17,7 @@ use crate::settings::Settings;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-pub use steps::{build, chosen_wheels, go_toolchain_pins};
+pub use steps::{build, chosen_wheels, go_toolchain_pins, inputs_again};
 
 /// What a plan may know of the results that exist.
 pub trait View {
@@ -55,6 +55,8 @@ pub struct Step {
     pub inputs: Option<Inputs>,
     pub status: Status,
     pub reason: Option<Reason>,
+    /// Every input that differs from the last result in this checkout.
+    pub changed: Vec<Reason>,
     /// Decided in the next round.
     pub provisional: bool,
     /// To be made although its result may be known.
@@ -120,6 +122,7 @@ impl Step {
             inputs: None,
             status: Status::Skip,
             reason: None,
+            changed: Vec::new(),
             provisional: false,
             anew: false,
             place: Place::Store,
@@ -145,6 +148,7 @@ impl Step {
             key: self.key(),
             status: self.status,
             reason: self.reason.clone(),
+            changed: self.changed.clone(),
             provisional: self.provisional,
             commands,
         }
@@ -154,6 +158,17 @@ impl Step {
 impl Plan {
     pub fn step(&self, id: &str) -> Option<&Step> {
         self.steps.iter().find(|step| step.id == id)
+    }
+
+    /// Leaves one step and those that it needs.
+    pub fn keep(&mut self, id: &str) {
+        let mut kept: Vec<String> = vec![id.to_owned()];
+        for step in self.steps.iter().rev() {
+            if kept.contains(&step.id) {
+                kept.extend(step.needs.iter().cloned());
+            }
+        }
+        self.steps.retain(|step| kept.contains(&step.id));
     }
 
     pub fn is_settled(&self) -> bool {

@@ -85,7 +85,10 @@ fn keyed(premise: &Premise, work: Work, name: &str, inputs: Inputs, place: Place
         Lookup::Absent => {
             step.reason = Some(match premise.view.last_inputs(&step.id) {
                 None => Reason::because("first time in this checkout"),
-                Some(last) => smallest(Reason::compare(&last, &inputs.flat())),
+                Some(last) => {
+                    step.changed = Reason::compare(&last, &inputs.flat());
+                    smallest(&step.changed)
+                }
             });
         }
     }
@@ -94,23 +97,21 @@ fn keyed(premise: &Premise, work: Work, name: &str, inputs: Inputs, place: Place
 }
 
 /// One reason for several: the first, with the count of the others.
-fn smallest(reasons: Vec<Reason>) -> Reason {
-    let others = reasons.len().saturating_sub(1);
-    match reasons.into_iter().next() {
-        None => Reason::because("its result is gone from the store"),
-        Some(mut first) => {
-            if others > 0 {
-                first.input.push_str(&format!(" (and {others} more)"));
-            }
+fn smallest(reasons: &[Reason]) -> Reason {
+    match reasons {
+        [] => Reason::because("its result is gone from the store"),
+        [only] => only.clone(),
+        [first, others @ ..] => {
+            let mut first = first.clone();
+            first.input.push_str(&format!(" (and {} more)", others.len()));
             first
         }
     }
 }
 
-fn environment(premise: &Premise, names: &[&str], declared: &[String]) -> BTreeMap<String, String> {
+fn environment(premise: &Premise, names: &[impl AsRef<str>]) -> BTreeMap<String, String> {
     let plain = |value: OsString| value.to_string_lossy().into_owned();
-    let names: Vec<&str> = names.iter().copied().chain(declared.iter().map(String::as_str)).collect();
-    premise.settings.environment.only(&names).into_iter().map(|(name, value)| (name, plain(value))).collect()
+    premise.settings.environment.only(names).into_iter().map(|(name, value)| (name, plain(value))).collect()
 }
 
 fn unknown(what: &str, name: &str) -> Error {
@@ -122,33 +123,52 @@ fn compiler<'a>(premise: &'a Premise) -> Result<&'a Compiler> {
 }
 
 fn native_library(premise: &Premise, name: &str) -> Result<Step> {
+    let place = Place::Folder(premise.settings.workspace.dist_lib());
+    keyed(premise, Work::NativeLibrary { name: name.to_owned() }, name, native_library_inputs(premise, name)?, place)
+}
+
+fn native_library_inputs(premise: &Premise, name: &str) -> Result<Inputs> {
     let facts = premise.facts.libraries.get(name).ok_or_else(|| unknown("library", name))?;
     let rust = premise.facts.rust.as_ref().ok_or_else(|| unknown("the", "Rust toolchain"))?;
     let compiler = compiler(premise)?;
-    let inputs = Inputs::NativeLibrary(NativeLibrary {
+    Ok(Inputs::NativeLibrary(NativeLibrary {
         name: name.to_owned(),
         sources: facts.sources.clone(),
         locked: facts.locked.clone(),
         rustc: rust.version.clone(),
+        cargo: rust.cargo_version.clone(),
         target: rust.host.clone(),
         features: facts.cargo_features.clone(),
         profile: premise.wants.profile.clone(),
         c_compiler: compiler.version.clone(),
         libc: compiler.libc.clone(),
-        environment: environment(premise, env::NATIVE_KEYED, &facts.environment),
+        environment: environment(premise, env::NATIVE_KEYED),
+        declared_environment: environment(premise, &facts.environment),
+        declared_files: facts.environment_files.clone(),
         cargo_configuration: facts.configuration.clone(),
-    });
-    let place = Place::Folder(premise.settings.workspace.dist_lib());
-    keyed(premise, Work::NativeLibrary { name: name.to_owned() }, name, inputs, place)
+    }))
 }
 
-/// The binary's step, and whether Go's downloads and the compilation of what it stands on should start at once.
-fn go_binary(premise: &Premise, name: &str, plan: &Plan) -> Result<(Step, bool)> {
+/// The inputs of a step that was just made, from facts gathered anew: equal to its own unless one changed meanwhile. What a binary
+/// links came out of the store and stays what it was.
+pub fn inputs_again(premise: &Premise, step: &Step) -> Result<Inputs> {
+    match (&step.work, &step.inputs) {
+        (Work::NativeLibrary { name }, _) => native_library_inputs(premise, name),
+        (Work::GoBinary { name }, Some(Inputs::GoBinary(then))) => {
+            let now = go_binary_inputs(premise, name)?;
+            Ok(Inputs::GoBinary(GoBinary { interfaces: then.interfaces.clone(), ..now }))
+        }
+        _ => Err(Error::bug(format!("{} has no inputs to gather again", step.id))),
+    }
+}
+
+/// All but the interfaces of what it links.
+fn go_binary_inputs(premise: &Premise, name: &str) -> Result<GoBinary> {
     let facts = premise.facts.binaries.get(name).ok_or_else(|| unknown("binary", name))?;
     let declared = premise.project.declaration.go_binary.get(name).ok_or_else(|| unknown("binary", name))?;
     let go = premise.facts.go.as_ref().ok_or_else(|| unknown("the", "Go toolchain"))?;
     let compiler = compiler(premise)?;
-    let mut inputs = GoBinary {
+    Ok(GoBinary {
         name: name.to_owned(),
         sources: facts.sources.clone(),
         main: declared.main.clone(),
@@ -157,9 +177,17 @@ fn go_binary(premise: &Premise, name: &str, plan: &Plan) -> Result<(Step, bool)>
         ldflags: declared.ldflags.clone(),
         c_compiler: compiler.version.clone(),
         libc: compiler.libc.clone(),
-        environment: environment(premise, env::GO_KEYED, &declared.environment),
+        environment: environment(premise, env::GO_KEYED),
+        declared_environment: environment(premise, &declared.environment),
+        declared_files: facts.environment_files.clone(),
         interfaces: BTreeMap::new(),
-    };
+    })
+}
+
+/// The binary's step, and whether Go's downloads and the compilation of what it stands on should start at once.
+fn go_binary(premise: &Premise, name: &str, plan: &Plan) -> Result<(Step, bool)> {
+    let declared = premise.project.declaration.go_binary.get(name).ok_or_else(|| unknown("binary", name))?;
+    let mut inputs = go_binary_inputs(premise, name)?;
     let mut needs = Vec::new();
     let mut linked = Vec::new();
     let mut unmade = Vec::new();
@@ -192,12 +220,12 @@ fn go_binary(premise: &Premise, name: &str, plan: &Plan) -> Result<(Step, bool)>
     });
     // Where nothing but the library changed, its interface most likely did not, and the binary will turn out a hit.
     let prepare = premise.fresh.is_some() || changed.as_ref().is_none_or(|reasons| !reasons.is_empty());
-    let reason = match changed {
+    let reason = match &changed {
         None => Reason::because("first time in this checkout"),
         Some(reasons) if reasons.is_empty() => Reason::because(format!("{} is made first", unmade.join(", "))),
         Some(reasons) => smallest(reasons),
     };
-    let step = Step { reason: Some(reason), ..step };
+    let step = Step { reason: Some(reason), changed: changed.unwrap_or_default(), ..step };
     Ok((step, prepare))
 }
 
@@ -225,7 +253,8 @@ fn go_toolchain(premise: &Premise, wanted: bool) -> Result<Option<Step>> {
 
 /// Either artifact may serve the toolchain; they hold the same files, so one of the two hashes is enough to name the result.
 pub fn go_toolchain_pins(version: &str, platform: &str, h1: &str) -> Pinned {
-    Pinned { name: "go".to_owned(), pins: [(format!("go{version} {platform}"), h1.to_owned())].into() }
+    let pins = [(format!("go{version} {platform}"), h1.to_owned())].into();
+    Pinned { name: "go".to_owned(), pins, ..Pinned::default() }
 }
 
 fn go_modules(binary: &Work, toolchain: Option<String>, wanted: bool) -> Step {
@@ -278,7 +307,9 @@ fn not_pinned(premise: &Premise, table: &str, name: &str) -> Error {
 fn wheel_set(premise: &Premise, name: &str) -> Result<Step> {
     let wheels = chosen_wheels(premise, name)?;
     let pins = wheels.iter().map(|pin| (pin.filename.clone(), pin.sha256.to_string())).collect();
-    let inputs = Inputs::WheelSet(Pinned { name: name.to_owned(), pins });
+    let declared = premise.project.declaration.wheel_set.get(name);
+    let executable = declared.map(|set| set.executable.clone()).unwrap_or_default();
+    let inputs = Inputs::WheelSet(Pinned { name: name.to_owned(), pins, executable });
     keyed(premise, Work::WheelSet { name: name.to_owned() }, name, inputs, Place::Store)
 }
 
@@ -286,7 +317,7 @@ fn model(premise: &Premise, name: &str) -> Result<Step> {
     let pins = premise.project.pins.model.get(name).filter(|pins| !pins.file.is_empty());
     let pins = pins.ok_or_else(|| not_pinned(premise, "model", name))?;
     let pins = pins.file.iter().map(|file| (file.path.clone(), file.sha256.to_string())).collect();
-    let inputs = Inputs::Model(Pinned { name: name.to_owned(), pins });
+    let inputs = Inputs::Model(Pinned { name: name.to_owned(), pins, ..Pinned::default() });
     let place = Place::Folder(premise.settings.workspace.models().join(name));
     keyed(premise, Work::Model { name: name.to_owned() }, name, inputs, place)
 }
@@ -381,23 +412,34 @@ mod tests {
             configuration: BTreeMap::new(),
             target_rustflags: false,
             environment: vec![],
+            environment_files: BTreeMap::new(),
             feature_set: "cpu".into(),
             cargo_features: vec![],
+            seen: Default::default(),
         };
         let binary = Binary {
             folder: "/repo/r".into(),
             sources: [("r/cmd/main.go".to_owned(), Digest::of(b"1"))].into(),
             headers: None,
+            environment_files: BTreeMap::new(),
+            seen: Default::default(),
         };
         let facts = Facts {
             rust: Some(Rust {
                 cargo: "cargo".into(),
                 rustc: "rustc".into(),
                 version: "rustc 1".into(),
+                cargo_version: "cargo 1".into(),
                 host: "x".into(),
                 cargo_home: "/c".into(),
+                seen: Default::default(),
             }),
-            compiler: Some(Compiler { path: "cc".into(), version: "cc 1".into(), libc: "glibc 2".into() }),
+            compiler: Some(Compiler {
+                path: "cc".into(),
+                version: "cc 1".into(),
+                libc: "glibc 2".into(),
+                seen: Default::default(),
+            }),
             go: Some(Go::Installed { path: "go".into(), version: "1.27.3".into() }),
             python: None,
             libraries: [("binding".to_owned(), library)].into(),

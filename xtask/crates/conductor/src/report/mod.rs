@@ -49,6 +49,9 @@ pub struct PlannedStep {
     pub key: Option<Key>,
     pub status: Status,
     pub reason: Option<Reason>,
+    /// Every input that differs from the last result in this checkout.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<Reason>,
     /// The status may become `hit` or `restore` once the steps before have run.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub provisional: bool,

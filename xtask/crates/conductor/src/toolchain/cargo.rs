@@ -17,6 +17,8 @@ pub struct Manifest {
     pub dependencies: BTreeSet<String>,
     /// Folders of those that are packages beside this one.
     pub path_dependencies: BTreeSet<PathBuf>,
+    /// Root of the workspace that it belongs to: profiles stand in the manifest there, and what members inherit.
+    pub workspace: PathBuf,
 }
 
 impl Manifest {
@@ -37,6 +39,7 @@ impl Manifest {
             path_dependencies: linked
                 .filter_map(|dependency| Some(dependency.path.clone()?.into_std_path_buf()))
                 .collect(),
+            workspace: metadata.workspace_root.clone().into_std_path_buf(),
         })
     }
 }
@@ -52,12 +55,21 @@ struct LockedPackage {
     name: String,
     version: String,
     checksum: Option<String>,
+    /// `git+https://host/path#commit`
+    source: Option<String>,
     #[serde(default)]
     dependencies: Vec<String>,
 }
 
-/// `name version` → checksum of every package that `manifest` reaches without its dev-dependencies. A package without a
-/// checksum (Git, path) stands with an empty one.
+impl LockedPackage {
+    /// What pins its content: the checksum, of a Git package the commit (where it comes from is no input), of a path nothing.
+    fn pin(&self) -> &str {
+        let commit = || self.source.as_ref()?.rsplit_once('#').map(|(_, commit)| commit);
+        self.checksum.as_deref().or_else(commit).unwrap_or_default()
+    }
+}
+
+/// `name version` → pin of every package that `manifest` reaches without its dev-dependencies.
 pub fn locked_closure(lock: &str, path: &Path, manifest: &Manifest) -> Result<BTreeMap<String, String>> {
     let lock: LockFile = crate::document::parse(path, lock)?;
     let root = lock.package.iter().find(|package| package.name == manifest.package);
@@ -78,7 +90,7 @@ pub fn locked_closure(lock: &str, path: &Path, manifest: &Manifest) -> Result<BT
         for package in &lock.package {
             if package.name == name && version.is_none_or(|version| version == package.version) {
                 let id = format!("{} {}", package.name, package.version);
-                if closure.insert(id, package.checksum.clone().unwrap_or_default()).is_none() {
+                if closure.insert(id, package.pin().to_owned()).is_none() {
                     open.extend(&package.dependencies);
                 }
             }
@@ -179,18 +191,37 @@ pub fn compile_time_variables(dep_info: &str) -> BTreeSet<String> {
 /// A cargo configuration file, as far as it can reach the bytes of a library.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Configuration {
-    /// The tables that decide code, as one text; `None` if it has none.
-    pub deciding: Option<String>,
+    /// `table.key` → value as JSON, of the tables that decide code.
+    pub deciding: BTreeMap<String, String>,
     pub target_rustflags: bool,
+    /// Names of the profiles that it sets or makes.
+    pub profiles: Vec<String>,
     /// Paths relative to the file.
     pub includes: Vec<String>,
+}
+
+/// How many compilers run, and where their files go: both are ours to say.
+const UNDECIDING: &[&str] = &["build.jobs", "build.target-dir", "build.build-dir"];
+
+fn json((key, value): (String, &toml::Value)) -> (String, String) {
+    (key, serde_json::to_string(value).unwrap_or_default())
 }
 
 impl Configuration {
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let table: toml::Table = crate::document::parse(path, text)?;
-        let tables = ["build", "target", "profile", "env", "unstable"];
-        let deciding: BTreeMap<_, _> = tables.into_iter().filter_map(|name| Some((name, table.get(name)?))).collect();
+        let mut deciding = BTreeMap::new();
+        for name in ["build", "target", "profile", "env", "unstable", "host", "patch", "paths"] {
+            match table.get(name) {
+                Some(toml::Value::Table(keys)) => {
+                    let keys = keys.iter().map(|(key, value)| (format!("{name}.{key}"), value));
+                    deciding.extend(keys.filter(|(key, _)| !UNDECIDING.contains(&key.as_str())).map(json));
+                }
+                Some(value) => deciding.extend([json((name.to_owned(), value))]),
+                None => {}
+            }
+        }
+        let profiles = table.get("profile").and_then(toml::Value::as_table);
         let flags = |target: &toml::Value| target.get("rustflags").is_some();
         let targets = table.get("target").and_then(toml::Value::as_table);
         let include = |value: &toml::Value| value.as_str().or_else(|| value.get("path")?.as_str()).map(str::to_owned);
@@ -201,7 +232,8 @@ impl Configuration {
         };
         Ok(Self {
             target_rustflags: targets.is_some_and(|targets| targets.values().any(flags)),
-            deciding: (!deciding.is_empty()).then(|| serde_json::to_string(&deciding).unwrap_or_default()),
+            deciding,
+            profiles: profiles.into_iter().flat_map(|table| table.keys().cloned()).collect(),
             includes,
         })
     }
@@ -217,7 +249,7 @@ mod tests {
             [[package]]
             name = "root"
             version = "0.1.0"
-            dependencies = ["a", "d 2.0.0", "testing"]
+            dependencies = ["a", "d 2.0.0", "g", "testing"]
             [[package]]
             name = "a"
             version = "1.0.0"
@@ -236,6 +268,10 @@ mod tests {
             version = "2.0.0"
             checksum = "d2"
             [[package]]
+            name = "g"
+            version = "0.1.0"
+            source = "git+https://me:secret@host.example/g?branch=main#0123abc"
+            [[package]]
             name = "testing"
             version = "1.0.0"
             checksum = "tt"
@@ -245,11 +281,12 @@ mod tests {
             package: "root".into(),
             folder: "/root".into(),
             library: Some("root".into()),
-            dependencies: ["a".to_owned(), "d".to_owned()].into(),
+            dependencies: ["a", "d", "g"].map(str::to_owned).into(),
             path_dependencies: BTreeSet::new(),
+            workspace: "/root".into(),
         };
         let closure = locked_closure(lock, Path::new("Cargo.lock"), &manifest).unwrap();
-        let expected = [("a 1.0.0", "aa"), ("b 1.0.0", "bb"), ("d 2.0.0", "d2")];
+        let expected = [("a 1.0.0", "aa"), ("b 1.0.0", "bb"), ("d 2.0.0", "d2"), ("g 0.1.0", "0123abc")];
         assert_eq!(closure, expected.map(|(id, sum)| (id.to_owned(), sum.to_owned())).into());
     }
 
@@ -262,9 +299,13 @@ mod tests {
     #[test]
     fn a_mirror_in_a_configuration_file_decides_nothing_a_flag_does() {
         let parse = |text: &str| Configuration::parse(text, Path::new("config.toml")).unwrap();
-        assert_eq!(parse("[source.x]\nregistry = 'y'\n[net]\noffline = true").deciding, None);
-        let build = parse("[build]\nrustflags = ['-g']");
-        assert!(build.deciding.is_some() && !build.target_rustflags);
+        let nothing = "# a remark\n[source.x]\nregistry = 'y'\n[net]\noffline = true\n[build]\njobs = 3";
+        assert_eq!(parse(nothing).deciding, BTreeMap::new());
+        let build = parse("paths = ['x']\n[build]\nrustflags = ['-g']\n[profile.fast]\ninherits = 'release'");
+        let expected =
+            [("build.rustflags", "[\"-g\"]"), ("paths", "[\"x\"]"), ("profile.fast", r#"{"inherits":"release"}"#)];
+        assert_eq!(build.deciding, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        assert_eq!((build.target_rustflags, build.profiles), (false, vec!["fast".to_owned()]));
         assert!(parse("[target.'cfg(unix)']\nrustflags = ['-g']").target_rustflags);
         assert_eq!(parse("include = ['a.toml', { path = 'b.toml', optional = true }]").includes, ["a.toml", "b.toml"]);
     }

@@ -62,6 +62,8 @@ pub struct Closure {
     pub sources: BTreeMap<String, Digest>,
     /// Digest of all C headers of the modules, where a package asks for some outside its folder (`#cgo CFLAGS: -I…`).
     pub headers: Option<Digest>,
+    /// The folders that were listed: a file that comes and goes leaves its mark there.
+    pub folders: BTreeSet<PathBuf>,
 }
 
 /// What the go command compiles or includes. Source: go/build, `Package`.
@@ -83,7 +85,7 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
         modules.push(module);
     }
     modules.push(root);
-    let mut closure = Closure { sources: BTreeMap::new(), headers: None };
+    let mut closure = Closure { sources: BTreeMap::new(), headers: None, folders: BTreeSet::new() };
     let mut seen = BTreeSet::new();
     let mut includes = false;
     let take = |sources: &mut BTreeMap<String, Digest>, module: &Module, file: &Path| -> Result<()> {
@@ -105,6 +107,7 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
             continue;
         };
         used_modules.insert(module.path.clone());
+        closure.folders.insert(folder.clone());
         for name in names(&folder)? {
             let file = folder.join(&name);
             let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or("");
@@ -129,6 +132,7 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
             }
             for pattern in embeds(&text) {
                 for path in embedded(&folder, pattern)? {
+                    closure.folders.extend(path.parent().map(Path::to_owned));
                     take(&mut closure.sources, module, &path)?;
                 }
             }
