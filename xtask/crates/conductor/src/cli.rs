@@ -79,7 +79,9 @@ pub enum Command {
     #[command(after_help = "Examples:\n  cargo xtask plan\n  cargo xtask plan --format json")]
     Plan(Targets),
     /// Say why a target would be built again
-    #[command(after_help = "Examples:\n  cargo xtask why router")]
+    #[command(
+        after_help = "Examples:\n  cargo xtask why router\n  cargo xtask why toolchain:go\n  cargo xtask why router --profile dev"
+    )]
     Why(Why),
     /// Mirror profiles: which there are, what they set
     #[command(subcommand)]
@@ -112,6 +114,13 @@ pub struct Targets {
     /// Names of native libraries and Go binaries in xtask.toml [default: all]
     #[arg(value_name = "TARGET")]
     pub targets: Vec<String>,
+    #[command(flatten)]
+    pub variant: Variant,
+}
+
+/// How native libraries are built.
+#[derive(Clone, Debug, Args)]
+pub struct Variant {
     /// Feature set of the native libraries
     #[arg(long, value_name = "NAME", default_value = FEATURES)]
     pub features: String,
@@ -120,9 +129,9 @@ pub struct Targets {
     pub profile: String,
 }
 
-impl Default for Targets {
+impl Default for Variant {
     fn default() -> Self {
-        Self { targets: Vec::new(), features: FEATURES.to_owned(), profile: PROFILE.to_owned() }
+        Self { features: FEATURES.to_owned(), profile: PROFILE.to_owned() }
     }
 }
 
@@ -154,8 +163,11 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Why {
+    /// Name of a native library, Go binary, wheel set or model in xtask.toml, or a step of the plan: `toolchain:go`
     #[arg(value_name = "TARGET")]
     pub target: String,
+    #[command(flatten)]
+    pub variant: Variant,
 }
 
 #[derive(Debug, Args)]

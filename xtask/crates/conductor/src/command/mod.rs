@@ -100,7 +100,7 @@ fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sin
     match command {
         Command::Build(build) => self::build(settings, project, sink, &build.targets, build.fresh),
         Command::Plan(targets) => plan(settings, project, sink, targets),
-        Command::Why(why) => self::why(settings, project, sink, &why.target),
+        Command::Why(why) => self::why(settings, project, sink, why),
         Command::Run(run) => run::run(settings, project, sink, run),
         Command::Test(test) => test::test(settings, project, sink, test),
         Command::Mirror(mirror) => mirror::mirror(settings, project, sink, mirror),
@@ -186,34 +186,79 @@ fn commands(workshop: &Workshop, step: &Step, facts: &Facts) -> Vec<String> {
     }
 }
 
-fn why(settings: &Settings, project: &Project, sink: Sink, target: &str) -> Result<()> {
-    let targets = cli::Targets { targets: vec![target.to_owned()], ..cli::Targets::default() };
-    let wants = wanted(project, &targets)?;
+/// The plan of one target, and every input that differs.
+fn why(settings: &Settings, project: &Project, sink: Sink, why: &cli::Why) -> Result<()> {
+    let (wants, id) = explained(project, why)?;
     let workshop = Workshop::new(settings, project, sink)?;
     let facts = workshop.gather(&wants)?;
-    let plan = workshop.plan(&wants, &facts, None)?;
+    let mut plan = workshop.plan(&wants, &facts, None)?;
+    if let Some(id) = &id {
+        plan.keep(id);
+    }
     let mut described = describe(&workshop, &plan, &facts, true);
     if let Event::Plan { tools, .. } = &mut described {
         tools.clear();
     }
     workshop.sink.send(described);
     for step in plan.running() {
-        let (Some(inputs), Some(last)) = (&step.inputs, crate::plan::View::last_inputs(&workshop, &step.id)) else {
-            continue;
-        };
-        for reason in crate::cache::reason::Reason::compare(&last, &inputs.flat()) {
+        for reason in &step.changed {
             workshop.sink.note(format!("{:>12} {}: {reason}", "why", step.id));
         }
     }
     if plan.running().next().is_none() {
-        workshop.sink.note(format!("{:>12} {target} is up to date", "why"));
+        workshop.sink.note(format!("{:>12} {} is up to date", "why", why.target));
     }
     Ok(())
 }
 
-/// Nothing yet, to be built as `targets` says.
-fn no_wants(targets: &cli::Targets) -> Wants {
-    Wants { features: targets.features.clone(), profile: targets.profile.clone(), ..Wants::default() }
+/// What a plan must want to explain a target, and the step that is meant where it was named by its id.
+fn explained(project: &Project, why: &cli::Why) -> Result<(Wants, Option<String>)> {
+    let it = &project.declaration;
+    let mut wants = no_wants(&why.variant);
+    let names = |kind: &'static str| -> Vec<(&'static str, &str)> {
+        let names: Vec<&String> = match kind {
+            "native-library" => it.native_library.keys().collect(),
+            "go-binary" | "go-modules" => it.go_binary.keys().collect(),
+            "wheel-set" => it.wheel_set.keys().collect(),
+            _ => it.model.keys().collect(),
+        };
+        names.into_iter().map(|name| (kind, name.as_str())).collect()
+    };
+    let targets: Vec<_> = ["native-library", "go-binary", "wheel-set", "model"].into_iter().flat_map(names).collect();
+    let steps: Vec<_> = targets.iter().copied().chain(names("go-modules")).chain([("toolchain", "go")]).collect();
+    let by_id = steps.iter().copied().find(|(kind, name)| why.target == format!("{kind}:{name}"));
+    let by_name: Vec<_> = targets.iter().copied().filter(|(_, name)| *name == why.target).collect();
+    let (kind, name) = match (by_id, by_name.as_slice()) {
+        (Some(step), _) | (None, &[step]) => step,
+        (None, []) => {
+            let known: Vec<_> = targets.iter().map(|(_, name)| *name).collect();
+            let ids: Vec<_> = steps.iter().map(|(kind, name)| format!("{kind}:{name}")).collect();
+            let listed = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            let error = Error::new(
+                Code::UnknownName,
+                format!("there is no target `{}`; xtask.toml declares {listed}", why.target),
+            );
+            return Err(did_you_mean(error, &why.target, known.into_iter().chain(ids.iter().map(String::as_str))));
+        }
+        (None, several) => {
+            let ids: Vec<_> = several.iter().map(|(kind, name)| format!("`{kind}:{name}`")).collect();
+            return Err(Error::new(Code::UnknownName, format!("`{}` is the name of several things", why.target))
+                .hint(format!("say which: {}", ids.join(" or "))));
+        }
+    };
+    match kind {
+        "native-library" => drop(wants.libraries.insert(name.to_owned())),
+        "wheel-set" => drop(wants.wheel_sets.insert(name.to_owned())),
+        "model" => drop(wants.models.insert(name.to_owned())),
+        "toolchain" => it.go_binary.keys().for_each(|binary| want_binary(&mut wants, project, binary)),
+        _ => want_binary(&mut wants, project, name),
+    }
+    Ok((wants, by_id.map(|_| why.target.clone())))
+}
+
+/// Nothing yet, to be built as `variant` says.
+fn no_wants(variant: &cli::Variant) -> Wants {
+    Wants { features: variant.features.clone(), profile: variant.profile.clone(), ..Wants::default() }
 }
 
 /// A binary, with the libraries that it links.
@@ -226,7 +271,7 @@ fn want_binary(wants: &mut Wants, project: &Project, name: &str) {
 /// Names of targets as wants; a binary brings the libraries that it links.
 fn wanted(project: &Project, targets: &cli::Targets) -> Result<Wants> {
     let it = &project.declaration;
-    let mut wants = no_wants(targets);
+    let mut wants = no_wants(&targets.variant);
     let all: Vec<&String> = it.native_library.keys().chain(it.go_binary.keys()).collect();
     let named: Vec<&String> = if targets.targets.is_empty() { all.clone() } else { targets.targets.iter().collect() };
     for name in named {

@@ -136,7 +136,7 @@ fn read_request(path: &Path) -> Result<Vec<u8>> {
 
 /// Everything that the services are made of.
 pub(super) fn wants(project: &Project) -> Wants {
-    let mut wants = super::no_wants(&cli::Targets::default());
+    let mut wants = super::no_wants(&cli::Variant::default());
     for service in project.declaration.service.values() {
         match &service.program {
             Program::Binary(binary) => super::want_binary(&mut wants, project, binary),

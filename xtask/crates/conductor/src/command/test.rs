@@ -43,7 +43,7 @@ pub fn test(settings: &Settings, project: &Project, sink: Sink, args: &cli::Test
         let names = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         return Err(Error::new(Code::UnknownName, format!("nothing called `{unknown}` can be required ({names})")));
     }
-    let mut wants = super::no_wants(&cli::Targets::default());
+    let mut wants = super::no_wants(&cli::Variant::default());
     for suite in named.iter().map(|name| &suites[*name]) {
         wants.libraries.extend(suite.libraries.iter().cloned());
         suite.binaries.iter().for_each(|name| super::want_binary(&mut wants, project, name));
