@@ -123,7 +123,7 @@ pub struct GoBinary {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pinned {
     pub name: String,
-    /// What is pinned (`go1.27.3 linux-amd64`, a file name) → its hash.
+    /// What is pinned (`go1.27.3 linux-amd64`, a model's file) → its hash; project → wheel and hash.
     pub pins: BTreeMap<String, String>,
     /// Files that are executable whatever their archive says.
     #[serde(skip_serializing_if = "Vec::is_empty")]

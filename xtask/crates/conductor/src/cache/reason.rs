@@ -46,10 +46,12 @@ impl fmt::Display for Reason {
 
 /// A value fit for a line on screen: digests short, several lines as one. What may hold a credential is not among the values.
 fn shown(value: &str) -> String {
-    if value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return value[..12].to_owned();
+    let is_digest = |word: &str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if value.is_empty() {
+        return "(empty)".to_owned();
     }
-    value.lines().map(str::trim).collect::<Vec<_>>().join(", ")
+    let line = value.lines().map(str::trim).collect::<Vec<_>>().join(", ");
+    line.split(' ').map(|word| if is_digest(word) { &word[..12] } else { word }).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether free text (flags, as they stand in a variable) must not be written down or shown. It errs towards yes: a flag that is hidden

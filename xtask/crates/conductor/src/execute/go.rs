@@ -136,7 +136,8 @@ impl Workshop<'_> {
         }
         for (name, value) in [
             ("GOENV", "off"),
-            ("GOFLAGS", "-mod=readonly"),
+            // No command asks Git: what it would say of a checkout is no input.
+            ("GOFLAGS", "-mod=readonly -buildvcs=false"),
             ("GOTOOLCHAIN", "local"),
             ("GOWORK", "off"),
             ("CGO_ENABLED", "1"),
@@ -296,7 +297,7 @@ impl Workshop<'_> {
         environment.insert("GOPROXY".to_owned(), "off".into());
         environment.insert("LIBRARY_PATH".to_owned(), self.link_folder(&step.linked)?.into());
         let mut arguments: Vec<OsString> =
-            ["build", "-trimpath", "-buildvcs=false"].iter().map(OsString::from).collect();
+            ["build", "-trimpath"].iter().map(OsString::from).collect();
         arguments.extend(tags(declared));
         arguments.extend([
             "-ldflags".into(),

@@ -132,6 +132,8 @@ impl<'a> Workshop<'a> {
             let settled = plan.steps.iter().filter(|step| !step.provisional);
             for step in settled.clone().filter(|step| step.status == Status::Hit) {
                 if done.insert(step.id.clone()) {
+                    // What is in place may have come from other inputs that make the same bytes.
+                    self.remember(step)?;
                     self.report_hit(step);
                 }
             }
@@ -443,7 +445,9 @@ impl<'a> Workshop<'a> {
     }
 
     fn remember(&self, step: &Step) -> Result<()> {
-        let Some(inputs) = &step.inputs else { return Ok(()) };
+        let Some(inputs) = step.inputs.as_ref().filter(|it| self.last_inputs(&step.id) != Some(it.flat())) else {
+            return Ok(());
+        };
         let bytes =
             serde_json::to_vec(&inputs.flat()).map_err(|error| Error::bug("cannot serialise inputs").because(error))?;
         files::write(&self.settings.workspace.last_inputs(&step.id), &bytes)

@@ -306,7 +306,7 @@ fn not_pinned(premise: &Premise, table: &str, name: &str) -> Error {
 
 fn wheel_set(premise: &Premise, name: &str) -> Result<Step> {
     let wheels = chosen_wheels(premise, name)?;
-    let pins = wheels.iter().map(|pin| (pin.filename.clone(), pin.sha256.to_string())).collect();
+    let pins = wheels.iter().map(|pin| (pin.project.clone(), format!("{} {}", pin.filename, pin.sha256))).collect();
     let declared = premise.project.declaration.wheel_set.get(name);
     let executable = declared.map(|set| set.executable.clone()).unwrap_or_default();
     let inputs = Inputs::WheelSet(Pinned { name: name.to_owned(), pins, executable });
