@@ -296,8 +296,7 @@ impl Workshop<'_> {
         // The modules are here; a build that still wants the network has an input that nobody downloaded.
         environment.insert("GOPROXY".to_owned(), "off".into());
         environment.insert("LIBRARY_PATH".to_owned(), self.link_folder(&step.linked)?.into());
-        let mut arguments: Vec<OsString> =
-            ["build", "-trimpath"].iter().map(OsString::from).collect();
+        let mut arguments: Vec<OsString> = ["build", "-trimpath"].iter().map(OsString::from).collect();
         arguments.extend(tags(declared));
         arguments.extend([
             "-ldflags".into(),
