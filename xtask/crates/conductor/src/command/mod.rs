@@ -195,11 +195,9 @@ fn why(settings: &Settings, project: &Project, sink: Sink, why: &cli::Why) -> Re
     if let Some(id) = &id {
         plan.keep(id);
     }
-    let mut described = describe(&workshop, &plan, &facts, true);
-    if let Event::Plan { tools, .. } = &mut described {
-        tools.clear();
-    }
-    workshop.sink.send(described);
+    // Nothing is fetched, so no tool is asked where from.
+    let steps = plan.steps.iter().map(|step| step.planned(commands(&workshop, step, &facts))).collect();
+    workshop.sink.send(Event::Plan { steps, egress: Default::default(), tools: Vec::new(), asked: true });
     for step in plan.running() {
         for reason in &step.changed {
             workshop.sink.note(format!("{:>12} {}: {reason}", "why", step.id));

@@ -310,9 +310,10 @@ impl Workshop<'_> {
         let finished = self.child(&step.id, &invocation, Deadline::BUILD, |_, _| None)?;
         let cpu_seconds = finished.cpu_seconds;
         finished.into_result("go build")?;
-        self.check_packages(step, binary, declared, &invocation)?;
+        // First: what came meanwhile is no undeclared input.
         let wants = Wants { binaries: [name.to_owned()].into(), ..Wants::default() };
         self.still_the_same(step, facts, &wants)?;
+        self.check_packages(step, binary, declared, &invocation)?;
         let products = [Product { path: name.to_owned(), file: output.to_owned(), executable: true, expected: None }];
         let entry = self.store.publish(lock, &step.id, step.flat_inputs(), Default::default(), &products)?;
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds })

@@ -67,8 +67,9 @@ impl Workshop<'_> {
             Error::new(Code::BadPackage, format!("cargo built no {}", library.file))
                 .hint("the package's [lib] table must have crate-type = [\"cdylib\"]")
         })?;
-        self.check_dep_info(library, rust, &file)?;
+        // First: what came meanwhile is no undeclared input.
         self.still_the_same(step, facts, &wants)?;
+        self.check_dep_info(library, rust, &file)?;
 
         let interfaces = [(name.to_owned(), elf::interface(&file, &library.header)?)].into();
         let products = [Product { path: library.file.clone(), file, executable: false, expected: None }];
