@@ -52,15 +52,17 @@ class Tools:
 
 @functools.cache
 def launcher() -> tuple[Path, dict[str, str]]:
-    """The program behind `cargo xtask`, and what cargo and rustup tell it: a runner of cargo's hears both."""
-    rustc = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
-    host = re.search("^host: (.*)$", rustc, re.MULTILINE)[1]
-    recorder = Tools().fake("recorder", 'echo "$1"\necho "$CARGO"\necho "$RUSTUP_TOOLCHAIN"')
-    environment = os.environ | {f"CARGO_TARGET_{host.upper().replace('-', '_')}_RUNNER": str(recorder)}
-    words = ["cargo", "xtask"]
-    said = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    program, cargo, toolchain = said.split("\n")[:3]
-    return ROOT / program, {"CARGO": cargo} | ({"RUSTUP_TOOLCHAIN": toolchain} if toolchain else {})
+    """The program behind `cargo xtask`, and what cargo, rustup and its launcher tell it: seen by a C compiler that it asks."""
+    tools = Tools()
+    seen = tools.folder / "seen"
+    parent = 'readlink /proc/$PPID/exe; tr "\\0" "\\n" < /proc/$PPID/environ'
+    tools.fake("cc", f'[ -e {seen} ] || {{ {parent}; }} > {seen}\nexec {shutil.which("cc")} "$@"')
+    words = ["cargo", "xtask", "plan", "--repo", ROOT / "tests/fixture"]
+    subprocess.run(words, cwd=ROOT, env=os.environ | tools.environment, capture_output=True, check=True)
+    program, *lines = seen.read_text().splitlines()
+    told = dict(line.split("=", 1) for line in lines if "=" in line)
+    names = ("CARGO", "RUSTUP_TOOLCHAIN", "XTASK_LAUNCHER", "XTASK_REPO_ROOT")
+    return Path(program), {name: told[name] for name in names if name in told}
 
 
 def tool(*arguments, repo: Path, sandbox, environment=None, wrapper=()):
