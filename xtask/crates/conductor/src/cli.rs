@@ -230,7 +230,7 @@ pub enum Cache {
         /// Size that the cache is brought below, downloads and the least recently used first [default: 10GiB]
         #[arg(long, value_name = "SIZE")]
         max_size: Option<Size>,
-        /// Days without use after which a result may go [default: 90]
+        /// Days without use after which a result may go; a time without any use counts 30 at most [default: 90]
         #[arg(long, value_name = "DAYS")]
         max_age: Option<u64>,
     },

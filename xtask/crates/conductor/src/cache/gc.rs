@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// A time in which nothing at all was used counts no longer than this: a clock that ran wrong for one run must not make everything old.
+const LONGEST_PAUSE_SECONDS: u64 = 30 * DAY_SECONDS;
 /// An object or tree without an entry may be one that is just being published where locks do nothing: it gets this long.
 const GRACE: Duration = Duration::from_secs(3600);
 const DAY_SECONDS: u64 = 24 * 3600;
@@ -195,9 +197,7 @@ impl Survey {
     }
 
     fn results(&mut self, store: &Store) {
-        let order: BTreeMap<Key, (usize, u64)> =
-            self.uses.iter().enumerate().map(|(at, (time, key))| (*key, (at + 1, *time))).collect();
-        let now = now_seconds();
+        let order = last_uses(&self.uses, now_seconds());
         for path in files::list(&store.root.join("entries")) {
             let key = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Key>().ok());
             let entry = key.and_then(|key| store::read_entry(&path, &key).ok().flatten());
@@ -207,12 +207,7 @@ impl Survey {
                 }
                 continue;
             };
-            let (used, time) = order.get(&key).copied().unwrap_or((0, 0));
-            let age = if used == 0 {
-                files::age(&path).unwrap_or_default()
-            } else {
-                Duration::from_secs(now.saturating_sub(time))
-            };
+            let (used, age) = order.get(&key).copied().unwrap_or_else(|| (0, files::age(&path).unwrap_or_default()));
             let mut item = Item {
                 kind: Kind::Result,
                 name: format!("{step} {}", key.short()),
@@ -331,6 +326,8 @@ impl Survey {
                 _ if is_live(item) => None,
                 Kind::Leftover => Some("left by a process that died".to_owned()),
                 Kind::Orphan => Some("no result needs it".to_owned()),
+                // Nobody notes when a download is read again: only their size is bounded.
+                Kind::Download => None,
                 _ if old => Some(format!("unused for {days} days")),
                 _ => None,
             };
@@ -430,6 +427,18 @@ pub fn collect(store: &Store, _closed: &Closed, survey: &Survey, removals: &[Rem
 /// Removes the folders that [`collect`] took out of sight; the gate may be open again.
 pub fn finish(moved: &[PathBuf]) -> Result<()> {
     moved.iter().try_for_each(|path| files::remove(path))
+}
+
+/// Key → place of its last use, and how long ago that was: the sum of the steps from use to use, none counting more than a pause.
+fn last_uses(uses: &[(u64, Key)], now: u64) -> BTreeMap<Key, (usize, Duration)> {
+    let mut last = BTreeMap::new();
+    let (mut later, mut age) = (now, 0);
+    for (at, (time, key)) in uses.iter().enumerate().rev() {
+        age += later.saturating_sub(*time).min(LONGEST_PAUSE_SECONDS);
+        later = *time;
+        last.entry(*key).or_insert((at + 1, Duration::from_secs(age)));
+    }
+    last
 }
 
 /// `seconds key` a line; a torn line is one use less.
@@ -561,6 +570,22 @@ mod tests {
         it.store.used(&[first]).unwrap();
         let names: Vec<String> = it.names(ALL, &Live::default()).into_iter().map(|(_, name)| name).collect();
         assert_eq!(names, ["second", "first"]);
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_for_one_run_makes_nothing_old() {
+        let key = |name: &str| Inputs::Model(Pinned { name: name.into(), ..Pinned::default() }).key();
+        let (first, second, third) = (key("first"), key("second"), key("third"));
+        let years = 10 * 365 * DAY_SECONDS;
+        let now = 2 * years;
+        let days = |uses: &[(u64, Key)], key: Key| last_uses(uses, now)[&key].1.as_secs() / DAY_SECONDS;
+        let honest = [(now - 50 * DAY_SECONDS, first), (now - 30 * DAY_SECONDS, second), (now - DAY_SECONDS, third)];
+        assert_eq!([first, second, third].map(|key| days(&honest, key)), [50, 30, 1]);
+        // Ten years ahead, ten years behind: the run in between had the wrong time.
+        for wrong in [now + years, now - years] {
+            let uses = [(now - DAY_SECONDS, first), (wrong, second), (now, third)];
+            assert!(uses.iter().all(|(_, key)| days(&uses, *key) <= 31), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What decides a result, and nothing else.
 //!
-//! A key is the SHA-256 of the canonical JSON of one of the structs below: field names are part of it, maps are sorted,
+//! A key is the SHA-256 of the JSON of one of the structs below: field names are part of it, in their order, maps are sorted,
 //! so there is no order or separator to get wrong. Computing one needs no network, no Go and no downloaded dependency.
 //!
 //! | input | in the key of | why |
@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Raised whenever our way of building changes the bytes of an unchanged declaration.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// Names one result of one step for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -131,15 +131,19 @@ pub struct Pinned {
 }
 
 impl Inputs {
+    /// Reads every input: whoever needs it twice keeps it.
     pub fn key(&self) -> Key {
-        Key(Digest::of(self.canonical().to_string().as_bytes()))
+        // The text is canonical: fields in the order of the structs, maps and sets sorted. These structs hold only strings, lists and
+        // maps with string keys: serialisation cannot fail.
+        Key(Digest::of(&serde_json::to_vec(&(SCHEMA, self)).unwrap_or_default()))
     }
 
     /// The same inputs as one level of `name → value`, for comparing with an earlier result. This is written to disk and shown, so
     /// a value that may hold a credential stands there as its digest.
     pub fn flat(&self) -> BTreeMap<String, String> {
         let mut flat = BTreeMap::new();
-        flatten(String::new(), &self.canonical(), &mut flat);
+        flatten(String::new(), &serde_json::to_value(self).unwrap_or_default(), &mut flat);
+        flat.insert("schema".to_owned(), SCHEMA.to_string());
         for (name, value) in &mut flat {
             let flags = name.starts_with("environment: ");
             if name.starts_with("declared_environment: ") || flags && reason::may_hold_a_credential(value) {
@@ -147,16 +151,6 @@ impl Inputs {
             }
         }
         flat
-    }
-
-    fn canonical(&self) -> serde_json::Value {
-        // serde_json's map is sorted by key (its `preserve_order` feature is off), so the text is canonical. These structs hold
-        // only strings, lists and maps with string keys: serialisation cannot fail.
-        let mut value = serde_json::to_value(self).unwrap_or_default();
-        if let serde_json::Value::Object(map) = &mut value {
-            map.insert("schema".to_owned(), SCHEMA.into());
-        }
-        value
     }
 }
 

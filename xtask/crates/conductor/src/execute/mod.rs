@@ -11,7 +11,7 @@ pub mod outside;
 mod wheels;
 
 use crate::cache::gate::{Gate, Inside};
-use crate::cache::gc::{self, Live, Survey};
+use crate::cache::gc::{self, Kind, Live, Survey};
 use crate::cache::key::Key;
 use crate::cache::lock::{Holder, Patience};
 use crate::cache::reason::Reason;
@@ -80,7 +80,7 @@ impl View for Workshop<'_> {
 
     fn last_inputs(&self, step: &str) -> Option<BTreeMap<String, String>> {
         let bytes = files::read_if_present(&self.settings.workspace.last_inputs(step)).ok()??;
-        serde_json::from_slice(&bytes).ok()
+        serde_json::from_str(std::str::from_utf8(&bytes).ok()?.split_once('\n')?.1).ok()
     }
 }
 
@@ -187,7 +187,7 @@ impl<'a> Workshop<'a> {
         };
         let steps = plan.steps.iter().filter(in_use);
         let keys: BTreeSet<Key> =
-            steps.clone().flat_map(|step| step.key().into_iter().chain(step.linked.iter().map(|it| it.key))).collect();
+            steps.clone().flat_map(|step| step.key.into_iter().chain(step.linked.iter().map(|it| it.key))).collect();
         if keys.is_empty() && steps.count() == 0 {
             return Ok(false);
         }
@@ -210,7 +210,7 @@ impl<'a> Workshop<'a> {
 
     /// Tells the store what was of use: once a day and checkout, so that a build that does nothing writes nothing.
     fn note_uses(&self, plan: &Plan) {
-        let used = plan.steps.iter().filter(|step| step.status == Status::Hit).filter_map(Step::key);
+        let used = plan.steps.iter().filter(|step| step.status == Status::Hit).filter_map(|step| step.key);
         let keys: Vec<Key> = used.collect();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let depends_on = format!("{} {keys:?}", now.as_secs() / (24 * 3600));
@@ -248,7 +248,9 @@ impl<'a> Workshop<'a> {
             let claimed = entered.claimed.lock().unwrap_or_else(PoisonError::into_inner);
             live.keys.extend(claimed.iter().map(Key::to_string));
         }
-        let removals = survey.plan(&self.settings.cache_limits, &live);
+        let mut removals = survey.plan(&self.settings.cache_limits, &live);
+        // Another version of this tool may still be in use; only a person can know.
+        removals.retain(|removal| removal.kind != Kind::Bucket);
         let moved = gc::collect(&self.store, &closed, &survey, &removals)?;
         drop(closed);
         gc::finish(&moved)?;
@@ -261,7 +263,7 @@ impl<'a> Workshop<'a> {
             done: Done::Hit,
             seconds: 0.0,
             cpu_seconds: 0.0,
-            key: step.key(),
+            key: step.key,
             reason: None,
             log: None,
         });
@@ -350,7 +352,7 @@ impl<'a> Workshop<'a> {
                     done: made.done,
                     seconds,
                     cpu_seconds: made.cpu_seconds,
-                    key: step.key(),
+                    key: step.key,
                     reason: step.reason.clone(),
                     log,
                 });
@@ -364,13 +366,12 @@ impl<'a> Workshop<'a> {
     }
 
     fn make_step(&self, step: &Step, facts: &Facts) -> Result<Made> {
-        let Some(inputs) = &step.inputs else {
+        let Some(key) = step.key else {
             return match &step.work {
                 Work::GoModules { binary } => self.go_modules(binary, facts),
                 _ => Err(Error::bug(format!("{} has no key and is to be run", step.id))),
             };
         };
-        let key = inputs.key();
         if let (Status::Restore, Some(entry)) = (step.status, &step.entry) {
             match self.put_in_place(step, entry) {
                 Ok(()) => {
@@ -444,13 +445,17 @@ impl<'a> Workshop<'a> {
         Ok(())
     }
 
+    /// Notes what the result that is in place was made of: its key, so that nothing is written twice, and its inputs, for reasons.
     fn remember(&self, step: &Step) -> Result<()> {
-        let Some(inputs) = step.inputs.as_ref().filter(|it| self.last_inputs(&step.id) != Some(it.flat())) else {
+        let (Some(inputs), Some(key)) = (&step.inputs, step.key) else { return Ok(()) };
+        let path = self.settings.workspace.last_inputs(&step.id);
+        let key = format!("{key}\n");
+        if files::read_if_present(&path)?.is_some_and(|bytes| bytes.starts_with(key.as_bytes())) {
             return Ok(());
-        };
-        let bytes =
-            serde_json::to_vec(&inputs.flat()).map_err(|error| Error::bug("cannot serialise inputs").because(error))?;
-        files::write(&self.settings.workspace.last_inputs(&step.id), &bytes)
+        }
+        let inputs = serde_json::to_string(&inputs.flat())
+            .map_err(|error| Error::bug("cannot serialise inputs").because(error))?;
+        files::write(&path, format!("{key}{inputs}").as_bytes())
     }
 
     /// The inputs once more, after the work: what was edited meanwhile must not name this result. The key is made anew from facts gathered

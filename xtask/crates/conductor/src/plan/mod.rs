@@ -53,6 +53,8 @@ pub struct Step {
     pub needs: Vec<String>,
     /// `None`: depends on a step that has to run first, or has no result of its own.
     pub inputs: Option<Inputs>,
+    /// Of these inputs.
+    pub key: Option<Key>,
     pub status: Status,
     pub reason: Option<Reason>,
     /// Every input that differs from the last result in this checkout.
@@ -120,6 +122,7 @@ impl Step {
             work,
             needs: Vec::new(),
             inputs: None,
+            key: None,
             status: Status::Skip,
             reason: None,
             changed: Vec::new(),
@@ -132,10 +135,6 @@ impl Step {
         }
     }
 
-    pub fn key(&self) -> Option<Key> {
-        self.inputs.as_ref().map(Inputs::key)
-    }
-
     /// The inputs as an entry keeps them; none for a step without a key.
     pub fn flat_inputs(&self) -> BTreeMap<String, String> {
         self.inputs.as_ref().map(Inputs::flat).unwrap_or_default()
@@ -145,7 +144,7 @@ impl Step {
         PlannedStep {
             id: self.id.clone(),
             kind: self.work.kind(),
-            key: self.key(),
+            key: self.key,
             status: self.status,
             reason: self.reason.clone(),
             changed: self.changed.clone(),

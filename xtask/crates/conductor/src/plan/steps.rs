@@ -66,7 +66,8 @@ fn keyed(premise: &Premise, work: Work, name: &str, inputs: Inputs, place: Place
     // Only what is compiled can come out differently; pinned bytes cannot.
     let compiled = matches!(step.work, Work::NativeLibrary { .. } | Work::GoBinary { .. });
     step.anew = compiled && premise.fresh.is_some_and(|made| !made.contains(&step.id));
-    match premise.view.lookup(&inputs.key())? {
+    let key = inputs.key();
+    match premise.view.lookup(&key)? {
         _ if step.anew => step.reason = Some(Reason::because("asked for with --fresh")),
         Lookup::Hit(entry) => {
             let missing = entry
@@ -93,6 +94,7 @@ fn keyed(premise: &Premise, work: Work, name: &str, inputs: Inputs, place: Place
         }
     }
     step.inputs = Some(inputs);
+    step.key = Some(key);
     Ok(step)
 }
 
