@@ -85,9 +85,7 @@ class Sandbox:
 
     def environment(self) -> dict[str, str]:
         kept = {
-            name: value
-            for name, value in os.environ.items()
-            if name in KEPT or not name.startswith(FORGOTTEN_PREFIXES)
+            name: value for name, value in os.environ.items() if name in KEPT or not name.startswith(FORGOTTEN_PREFIXES)
         }
         rustup = Path.home() / ".rustup"
         if rustup.is_dir():

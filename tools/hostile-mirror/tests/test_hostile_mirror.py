@@ -430,7 +430,7 @@ class LoopbackFaults(LoopbackTest):
     def test_flip_changes_one_byte_whether_ranged_or_whole_and_keeps_the_etag(self):
         self.serve("rsproxy.cn/*=flip")
         _, headers, body = self.fetch()
-        differing = [index for index, (got, sent) in enumerate(zip(body, self.CONTENT)) if got != sent]
+        differing = [index for index, (got, sent) in enumerate(zip(body, self.CONTENT, strict=True)) if got != sent]
         self.assertEqual((len(body), len(differing)), (len(self.CONTENT), 1))
         self.assertEqual(headers["ETag"], f'"{hashlib.sha256(self.CONTENT).hexdigest()[:32]}"')
         position = differing[0]

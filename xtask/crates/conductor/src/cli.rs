@@ -72,6 +72,11 @@ pub enum Command {
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test rust go\n  cargo xtask test --require end-to-end"
     )]
     Test(Test),
+    /// Run the linters; nothing is rewritten
+    #[command(
+        after_help = "Examples:\n  cargo xtask lint\n  cargo xtask lint rustfmt clippy\n  cargo xtask lint --require all"
+    )]
+    Lint(Lint),
     /// Run the built stack: backend, router and Envoy, until Ctrl-C
     #[command(after_help = "Examples:\n  cargo xtask run\n  cargo xtask run --once examples/chat.json")]
     Run(Run),
@@ -150,6 +155,16 @@ pub struct Test {
     #[arg(value_name = "SUITE")]
     pub suites: Vec<String>,
     /// A part that cannot run here is a failure instead of a skip; `all` for every part
+    #[arg(long, value_name = "NAME")]
+    pub require: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Lint {
+    /// Linters to run [default: all]
+    #[arg(value_name = "NAME")]
+    pub linters: Vec<String>,
+    /// A linter that cannot run here is a failure instead of a skip; `all` for every one
     #[arg(long, value_name = "NAME")]
     pub require: Vec<String>,
 }

@@ -351,6 +351,12 @@ in the logs.
 
 `cargo xtask test SUITE` runs one of them alone.
 ";
+    Findings = 906, "a linter has findings", "
+At least one linter found something, had nothing to look at, or is named by `--require` and could not run. The findings are in
+the output above and whole in the logs. No file was changed.
+
+`cargo xtask lint NAME` runs one of them alone.
+";
     InputsChanged = 905, "a source was edited while it was built", "
 The inputs of a step were not the same after the work as before it, so nobody could say what the result was made of. Nothing was
 published.

@@ -69,6 +69,73 @@ pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<
     files::write(&settings.workspace.pins(), pins.render().as_bytes())
 }
 
+/// Where xtask.lock is not what the declaration asks for. Reads both and asks nobody.
+pub(super) fn check_drift(settings: &Settings, project: &Project) -> Result<()> {
+    let (declared, pins) = (&project.declaration, &project.pins);
+    let mut drift = Vec::new();
+    let pinned = pins.go.as_ref().map_or("", |go| &go.version);
+    if declared.toolchain.go.version != pinned {
+        drift.push(format!("go: {} is wanted, {} pinned", or_none(&declared.toolchain.go.version), or_none(pinned)));
+    }
+    for (name, set) in &declared.wheel_set {
+        let mut wanted = set.projects.clone();
+        if let Some(path) = &set.requirements {
+            wanted.extend(requirement_lines(&settings.workspace.root.join(path))?);
+        }
+        let wanted = wanted.iter().map(|line| requirement(line)).collect::<Result<BTreeSet<_>>>()?;
+        let pinned = pins.wheel_set.get(name).map_or(&[][..], Vec::as_slice).iter();
+        let pinned: BTreeSet<_> = pinned.map(|pin| (pin.project.clone(), version(&pin.filename))).collect();
+        compare(&mut drift, name, &wanted, &pinned);
+    }
+    for (name, model) in &declared.model {
+        let pinned = pins.model.get(name);
+        if pinned.is_none_or(|pins| pins.file.is_empty()) {
+            drift.push(format!("{name}: no file of this model is pinned"));
+        }
+        let wheels = model.sources.iter().filter_map(|source| match source {
+            ModelSource::Wheel { project, .. } => Some(requirement(project)),
+            _ => None,
+        });
+        let wanted = wheels.collect::<Result<BTreeSet<_>>>()?;
+        let pinned = pinned.and_then(|pins| pins.wheel.as_ref()).into_iter();
+        compare(&mut drift, name, &wanted, &pinned.map(|pin| (pin.project.clone(), version(&pin.filename))).collect());
+    }
+    let undeclared = pins.wheel_set.keys().filter(|name| !declared.wheel_set.contains_key(*name));
+    let undeclared = undeclared.chain(pins.model.keys().filter(|name| !declared.model.contains_key(*name)));
+    drift.extend(undeclared.map(|name| format!("{name}: pinned, and declared nowhere")));
+    if drift.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Code::NotPinned, "xtask.lock is not what xtask.toml asks for")
+        .excerpt(drift.join("\n"))
+        .hint("`cargo xtask lock update NAME` pins what is named here; what is declared nowhere is taken out by hand"))
+}
+
+fn or_none(version: &str) -> &str {
+    if version.is_empty() { "none" } else { version }
+}
+
+type Versions = BTreeSet<(String, String)>;
+
+fn compare(drift: &mut Vec<String>, name: &str, wanted: &Versions, pinned: &Versions) {
+    let line = |(project, version): &(String, String)| format!("{project}=={version}");
+    drift.extend(wanted.difference(pinned).map(|it| format!("{name}: {} is wanted and not pinned", line(it))));
+    drift.extend(pinned.difference(wanted).map(|it| format!("{name}: {} is pinned and not wanted", line(it))));
+}
+
+/// The version in a wheel's file name.
+fn version(filename: &str) -> String {
+    filename.parse::<WheelName>().map_or_else(|_| "unknown".to_owned(), |name| name.version)
+}
+
+/// `Py_Thing[extra]==1.2` → `py-thing`, `1.2`.
+fn requirement(line: &str) -> Result<(String, String)> {
+    let (project, version) = line
+        .split_once("==")
+        .ok_or_else(|| Error::new(Code::CannotPin, format!("`{line}` is not `project==version`")))?;
+    Ok((normalized(project.split('[').next().unwrap_or(project).trim()), version.trim().to_owned()))
+}
+
 fn show_change(sink: &Sink, old: &Pins, new: &Pins) {
     let lines = |pins: &Pins| pins.render().lines().map(str::to_owned).collect::<BTreeSet<_>>();
     let (old, new) = (lines(old), lines(new));
@@ -97,13 +164,10 @@ fn requirement_lines(path: &Path) -> Result<Vec<String>> {
 fn wheels(workshop: &Workshop, requirements: &[String]) -> Result<Vec<WheelPin>> {
     let gateway = workshop.outside.gateway()?;
     let mut pins = BTreeSet::new();
-    for requirement in requirements {
-        let (project, version) = requirement
-            .split_once("==")
-            .ok_or_else(|| Error::new(Code::CannotPin, format!("`{requirement}` is not `project==version`")))?;
-        let project = normalized(project.split('[').next().unwrap_or(project).trim());
+    for line in requirements {
+        let (project, version) = requirement(line)?;
         let files = gateway.list(&project).map_err(|error| workshop.outside.with_ways(error))?;
-        pins.extend(suitable(&project, version.trim(), files)?);
+        pins.extend(suitable(&project, &version, files)?);
     }
     Ok(pins.into_iter().collect())
 }

@@ -3,9 +3,11 @@
 mod cache;
 mod clean;
 mod explain;
+mod lint;
 mod lock;
 mod mirror;
 mod run;
+mod suite;
 mod test;
 
 use crate::cli::{self, Cli, Command};
@@ -103,6 +105,7 @@ fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sin
         Command::Why(why) => self::why(settings, project, sink, why),
         Command::Run(run) => run::run(settings, project, sink, run),
         Command::Test(test) => test::test(settings, project, sink, test),
+        Command::Lint(lint) => lint::lint(settings, project, sink, lint),
         Command::Mirror(mirror) => mirror::mirror(settings, project, sink, mirror),
         Command::Lock(lock) => lock::lock(settings, project, sink, lock.command.as_ref()),
         Command::Cache(cache) => cache::cache(settings, &sink, cache),

@@ -24,6 +24,8 @@ pub struct Wants {
     pub binaries: BTreeSet<String>,
     pub wheel_sets: BTreeSet<String>,
     pub models: BTreeSet<String>,
+    /// A Go toolchain, whatever it is for.
+    pub go: bool,
     /// Cargo feature set and profile of the libraries.
     pub features: String,
     pub profile: String,
@@ -156,7 +158,7 @@ pub fn gather(settings: &Settings, project: &Project, wants: &Wants, stats: &Sta
         }
         facts.rust = Some(rust);
     }
-    if !wants.binaries.is_empty() {
+    if wants.go || !wants.binaries.is_empty() {
         facts.go = Some(probe.go()?);
         let go = probe.seen();
         for name in &wants.binaries {

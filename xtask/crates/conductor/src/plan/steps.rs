@@ -24,7 +24,7 @@ pub fn build(premise: &Premise) -> Result<Plan> {
     for name in &premise.wants.binaries {
         binaries.push(go_binary(premise, name, &plan)?);
     }
-    let toolchain = go_toolchain(premise, binaries.iter().any(|(_, prepare)| *prepare))?;
+    let toolchain = go_toolchain(premise, premise.wants.go || binaries.iter().any(|(_, prepare)| *prepare))?;
     let toolchain_id = toolchain.as_ref().map(|step| step.id.clone());
     plan.steps.extend(toolchain);
     for (mut binary, prepare) in binaries {

@@ -42,6 +42,9 @@ pub struct Declaration {
     /// Test suites, by name.
     #[serde(default)]
     pub suite: BTreeMap<String, Suite>,
+    /// Linters, by name: suites with `files`, whose commands change nothing.
+    #[serde(default)]
+    pub linter: BTreeMap<String, Suite>,
     /// Mirror profiles of this project, and the one used where neither flag, variable nor `xtask.local.toml` names one.
     #[serde(default)]
     pub mirror: mirror::Section,
@@ -230,6 +233,8 @@ pub struct Suite {
     /// Parts that a machine may be unable to run; names for `--require`.
     #[serde(default)]
     pub parts: Vec<String>,
+    /// What a linter looks at. A command with no such file below its directory fails: it would pass whatever the code is.
+    pub files: Option<Files>,
     #[serde(default)]
     pub commands: Vec<SuiteCommand>,
     /// What must be there first.
@@ -243,6 +248,19 @@ pub struct Suite {
     pub models: Vec<String>,
 }
 
+/// Files of the checkout that Git does not ignore, by any of these.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Files {
+    /// Ends of paths: `.rs`, `go.mod`.
+    #[serde(default)]
+    pub endings: Vec<String>,
+    /// Programs named in a first line: `bash` for `#!/usr/bin/env bash`.
+    #[serde(default)]
+    pub interpreters: Vec<String>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -250,7 +268,12 @@ pub struct SuiteCommand {
     pub tool: SuiteTool,
     #[serde(default)]
     pub directory: String,
+    /// A linter's word `{files}` stands for all of its files below `directory`.
+    #[serde(default)]
     pub arguments: Vec<String>,
+    /// Arguments that succeed wherever the tool is installed; the command is skipped where they fail.
+    #[serde(default)]
+    pub probe: Vec<String>,
     /// Placeholders as in services, and `{wheel-set:NAME}`.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
@@ -262,7 +285,18 @@ pub struct SuiteCommand {
 pub enum SuiteTool {
     Cargo,
     Go,
-    Python { wheel_set: Option<String> },
+    /// The formatter beside the `go` in force.
+    Gofmt,
+    Python {
+        wheel_set: Option<String>,
+    },
+    /// An executable inside a wheel set.
+    Wheel {
+        wheel_set: String,
+        path: String,
+    },
+    /// No child: compares `xtask.lock` with what the declaration asks for.
+    Pins,
 }
 
 /// The declaration with its pins.
@@ -316,6 +350,7 @@ impl Project {
             ("model", it.model.keys().collect()),
             ("service", it.service.keys().collect()),
             ("suite", it.suite.keys().collect()),
+            ("linter", it.linter.keys().collect()),
         ];
         for (table, name) in tables.iter().flat_map(|(table, names)| names.iter().map(move |name| (table, name))) {
             self.plain_name(table, name)?;
@@ -341,7 +376,10 @@ impl Project {
             }
         }
         for (name, suite) in &it.suite {
-            self.check_suite(name, suite)?;
+            self.check_suite("suite", name, suite)?;
+        }
+        for (name, linter) in &it.linter {
+            self.check_suite("linter", name, linter)?;
         }
         self.start_order().map(drop)
     }
@@ -380,22 +418,36 @@ impl Project {
         Ok(())
     }
 
-    fn check_suite(&self, name: &str, suite: &Suite) -> Result<()> {
+    fn check_suite(&self, table: &str, name: &str, suite: &Suite) -> Result<()> {
         let it = &self.declaration;
-        self.all_known(&["suite", name, "libraries"], &suite.libraries, it.native_library.keys())?;
-        self.all_known(&["suite", name, "binaries"], &suite.binaries, it.go_binary.keys())?;
-        self.all_known(&["suite", name, "wheel-sets"], &suite.wheel_sets, it.wheel_set.keys())?;
-        self.all_known(&["suite", name, "models"], &suite.models, it.model.keys())?;
+        self.all_known(&[table, name, "libraries"], &suite.libraries, it.native_library.keys())?;
+        self.all_known(&[table, name, "binaries"], &suite.binaries, it.go_binary.keys())?;
+        self.all_known(&[table, name, "wheel-sets"], &suite.wheel_sets, it.wheel_set.keys())?;
+        self.all_known(&[table, name, "models"], &suite.models, it.model.keys())?;
+        if suite.commands.is_empty() {
+            let message = format!("{table}.{name} has no commands");
+            let error = self.source.error(Code::WrongValue, &[table, name], &message);
+            return Err(error.hint("a check that runs nothing would always pass"));
+        }
+        if (table == "linter") != suite.files.is_some() {
+            let message = format!("{table}.{name}: `files` belongs to each linter and to no suite");
+            let error = self.source.error(Code::WrongValue, &[table, name], &message);
+            return Err(error.hint("write files = { endings = [\".rs\"] } for a linter of Rust"));
+        }
         let mut places = vec!["root".to_owned()];
         places.extend(suite.wheel_sets.iter().map(|wheel_set| format!("wheel-set:{wheel_set}")));
         for (index, command) in suite.commands.iter().enumerate() {
             let index = index.to_string();
             if let SuiteTool::Python { wheel_set: Some(wheel_set) } = &command.tool {
-                let place = ["suite", name, "commands", &index, "tool", "python", "wheel-set"];
+                let place = [table, name, "commands", &index, "tool", "python", "wheel-set"];
+                self.known(&place, wheel_set, suite.wheel_sets.iter())?;
+            }
+            if let SuiteTool::Wheel { wheel_set, .. } = &command.tool {
+                let place = [table, name, "commands", &index, "tool", "wheel", "wheel-set"];
                 self.known(&place, wheel_set, suite.wheel_sets.iter())?;
             }
             for (variable, value) in &command.environment {
-                let place = ["suite", name, "commands", &index, "environment", variable];
+                let place = [table, name, "commands", &index, "environment", variable];
                 self.check_placeholders(&place, value, &places)?;
             }
         }

@@ -127,7 +127,7 @@ impl Voice for Human {
                 // A reader that went away (`| head`) is not our failure.
                 let _ = writeln!(std::io::stdout(), "{body}");
             }
-            Event::Suite { name, outcome, seconds, message } => {
+            Event::Suite { name, outcome, seconds, message, .. } => {
                 self.running.remove(name);
                 let tone = match outcome.as_str() {
                     "ok" => Tone::Good,
@@ -162,10 +162,14 @@ impl Voice for Human {
                     self.say(&format!("{:>12} {}", "may contact", egress.join(", ")));
                 }
             }
-            Event::Testing { suite, command } => {
+            Event::Testing { kind, suite, command } => {
                 let now = Instant::now();
                 self.running.insert(suite.clone(), Running { start: now, text: String::new(), told: now });
-                self.verb(Tone::Good, "Testing", &format!("{suite}: {command}"));
+                self.verb(
+                    Tone::Good,
+                    if *kind == "linter" { "Linting" } else { "Testing" },
+                    &format!("{suite}: {command}"),
+                );
             }
             Event::Start { id, reason } => {
                 let now = Instant::now();

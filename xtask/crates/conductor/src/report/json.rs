@@ -52,11 +52,11 @@ impl<W: Write + Send> Voice for Json<W> {
             Event::Waiting { id, holder, seconds } => {
                 self.line("waiting", json!({ "id": id, "holder": holder, "seconds": seconds }));
             }
-            Event::Testing { suite, command } => {
-                self.line("suite", json!({ "name": suite, "state": "start", "command": command }));
+            Event::Testing { kind, suite, command } => {
+                self.line(kind, json!({ "name": suite, "state": "start", "command": command }));
             }
-            Event::Suite { name, outcome, seconds, message } => {
-                self.line("suite", json!({ "name": name, "outcome": outcome, "seconds": seconds, "message": message }))
+            Event::Suite { kind, name, outcome, seconds, message } => {
+                self.line(kind, json!({ "name": name, "outcome": outcome, "seconds": seconds, "message": message }))
             }
             Event::Answer { status, decision, body } => {
                 let body = serde_json::from_str(body).unwrap_or_else(|_| json!(body));

@@ -113,13 +113,16 @@ pub enum Event {
     },
     /// Something a person should read; JSON has no line for it.
     Note(String),
-    /// A command of a suite starts.
+    /// A command of a suite or linter starts.
     Testing {
+        /// `suite` or `linter`
+        kind: &'static str,
         suite: String,
         command: String,
     },
-    /// A suite of `test` has ended.
+    /// A suite of `test` or a linter of `lint` has ended.
     Suite {
+        kind: &'static str,
         name: String,
         outcome: String,
         seconds: f64,
