@@ -3,7 +3,7 @@
 use crate::cache::gc::Size;
 use crate::error::{Code, Error, Result};
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
 #[derive(Debug, Parser)]
@@ -13,6 +13,7 @@ use std::path::PathBuf;
     version,
     about = "Builds, runs and tests this project, also behind slow or filtered networks",
     after_help = "Examples:\n  cargo xtask build --mirror cn                  build through the mirrors of profile `cn`\n  cargo xtask run --once examples/chat.json      one request through the whole stack\n  cargo xtask why router                         why it would be built again\n  cargo xtask mirror list                        the profiles there are",
+    disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -27,10 +28,10 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Checkout to work on [default: the one around the current folder]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub repo: Option<PathBuf>,
     /// Mirror profile; `auto` tries each tool's own default and then every mirror, `off` leaves every tool as you configured it
-    #[arg(long, global = true, value_name = "NAME|auto|off")]
+    #[arg(long, global = true, value_name = MIRROR)]
     pub mirror: Option<String>,
     /// Contact nothing; what is missing is named
     #[arg(long, global = true)]
@@ -85,17 +86,17 @@ pub enum Command {
     Plan(Targets),
     /// Say why a target would be built again
     #[command(
-        after_help = "Examples:\n  cargo xtask why router\n  cargo xtask why toolchain:go\n  cargo xtask why router --profile dev"
+        after_help = "Examples:\n  cargo xtask why router\n  cargo xtask why toolchain:go\n  cargo xtask why router --profile dev\n  cargo xtask why candle-binding --format json"
     )]
     Why(Why),
     /// Mirror profiles: which there are, what they set
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  cargo xtask mirror list\n  cargo xtask mirror use cn")]
     Mirror(Mirror),
     /// The pins of toolchains, wheels and models
     #[command(after_help = "Examples:\n  cargo xtask lock\n  cargo xtask lock update mock-vllm")]
     Lock(Lock),
     /// The cache of results and downloads: what it holds, whether it is sound, making room
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  cargo xtask cache stats\n  cargo xtask cache gc --dry-run")]
     Cache(Cache),
     /// Remove what this tool made in this checkout, and nothing else
     #[command(
@@ -106,18 +107,40 @@ pub enum Command {
     #[command(after_help = "Examples:\n  cargo xtask explain XT0303\n  cargo xtask explain")]
     Explain(Explain),
     /// Print the JSON Schema of xtask.toml
-    #[command(after_help = "Examples:\n  cargo xtask schema")]
+    #[command(after_help = "Examples:\n  cargo xtask schema\n  cargo xtask schema --format json")]
     Schema,
+    /// Print a script that completes commands, flags and this project's names in a shell
+    #[command(
+        after_help = "Examples:\n  cargo xtask completions bash > ~/.local/share/cargo-xtask.bash    then `source` it in ~/.bashrc\n  cargo xtask completions zsh > ~/.zfunc/_cargo-xtask                with `fpath+=~/.zfunc` before `compinit`\n  cargo xtask completions fish > ~/.config/fish/conf.d/cargo-xtask.fish\n\nbash, zsh and fish complete `cargo xtask …`; PowerShell and Elvish a program or alias named `cargo-xtask`."
+    )]
+    Completions(Completions),
+    /// Print the manual page, or write one for every command
+    #[command(after_help = "Examples:\n  cargo xtask man\n  cargo xtask man --output target/man")]
+    Man(Man),
+    /// Print the help of a command, or what a target of the old Makefiles is called now
+    #[command(
+        after_help = "Examples:\n  cargo xtask help build\n  cargo xtask help --from-make run-router\n  cargo xtask help --from-make"
+    )]
+    Help(Help),
 }
 
+// Value names that stand for names of the project at hand; completions put those in their place.
+pub const TARGET: &str = "TARGET";
+pub const SUITE: &str = "SUITE";
+pub const LINTER: &str = "LINTER";
+pub const PIN: &str = "PIN";
+pub const PROFILE: &str = "PROFILE";
+pub const FEATURES: &str = "FEATURES";
+const MIRROR: &str = "PROFILE|auto|off";
+
 /// What is built where nobody says otherwise.
-const FEATURES: &str = "cpu";
-const PROFILE: &str = "release";
+const DEFAULT_FEATURES: &str = "cpu";
+const DEFAULT_PROFILE: &str = "release";
 
 #[derive(Clone, Debug, Args)]
 pub struct Targets {
     /// Names of native libraries and Go binaries in xtask.toml [default: all]
-    #[arg(value_name = "TARGET")]
+    #[arg(value_name = TARGET)]
     pub targets: Vec<String>,
     #[command(flatten)]
     pub variant: Variant,
@@ -127,16 +150,16 @@ pub struct Targets {
 #[derive(Clone, Debug, Args)]
 pub struct Variant {
     /// Feature set of the native libraries
-    #[arg(long, value_name = "NAME", default_value = FEATURES)]
+    #[arg(long, value_name = FEATURES, default_value = DEFAULT_FEATURES)]
     pub features: String,
     /// Cargo profile of the native libraries
-    #[arg(long, value_name = "NAME", default_value = PROFILE)]
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_PROFILE)]
     pub profile: String,
 }
 
 impl Default for Variant {
     fn default() -> Self {
-        Self { features: FEATURES.to_owned(), profile: PROFILE.to_owned() }
+        Self { features: DEFAULT_FEATURES.to_owned(), profile: DEFAULT_PROFILE.to_owned() }
     }
 }
 
@@ -152,7 +175,7 @@ pub struct Build {
 #[derive(Debug, Args)]
 pub struct Test {
     /// Suites to run [default: all]
-    #[arg(value_name = "SUITE")]
+    #[arg(value_name = SUITE)]
     pub suites: Vec<String>,
     /// A part that cannot run here is a failure instead of a skip; `all` for every part
     #[arg(long, value_name = "NAME")]
@@ -162,7 +185,7 @@ pub struct Test {
 #[derive(Debug, Args)]
 pub struct Lint {
     /// Linters to run [default: all]
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = LINTER)]
     pub linters: Vec<String>,
     /// A linter that cannot run here is a failure instead of a skip; `all` for every one
     #[arg(long, value_name = "NAME")]
@@ -172,14 +195,14 @@ pub struct Lint {
 #[derive(Debug, Args)]
 pub struct Run {
     /// Send this request, print the answer and the decision, and end
-    #[arg(long, value_name = "REQUEST.json")]
+    #[arg(long, value_name = "REQUEST.json", value_hint = ValueHint::FilePath)]
     pub once: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct Why {
     /// Name of a native library, Go binary, wheel set or model in xtask.toml, or a step of the plan: `toolchain:go`
-    #[arg(value_name = "TARGET")]
+    #[arg(value_name = TARGET)]
     pub target: String,
     #[command(flatten)]
     pub variant: Variant,
@@ -194,10 +217,13 @@ pub struct Explain {
 #[derive(Debug, Subcommand)]
 pub enum Mirror {
     /// The profiles there are, and which is in force
+    #[command(after_help = "Examples:\n  cargo xtask mirror list\n  cargo xtask mirror list --format json")]
     List,
     /// A profile's endpoints, ecosystem by ecosystem
+    #[command(after_help = "Examples:\n  cargo xtask mirror show cn\n  cargo xtask mirror show direct --format json")]
     Show {
-        #[arg(value_name = "NAME")]
+        /// Name of a profile [default: the one in force]
+        #[arg(value_name = PROFILE)]
         name: Option<String>,
     },
     /// What each tool would get: variables set and removed, arguments
@@ -208,7 +234,8 @@ pub enum Mirror {
     /// Write the choice of a profile into xtask.local.toml
     #[command(after_help = "Examples:\n  cargo xtask mirror use cn\n  cargo xtask mirror use off")]
     Use {
-        #[arg(value_name = "NAME|off")]
+        /// Name of a profile; `off` leaves every tool as you configured it
+        #[arg(value_name = "PROFILE|off")]
         name: String,
     },
 }
@@ -222,9 +249,10 @@ pub struct Lock {
 #[derive(Debug, Subcommand)]
 pub enum LockCommand {
     /// Resolve pins anew and write xtask.lock
+    #[command(after_help = "Examples:\n  cargo xtask lock update\n  cargo xtask lock update go --dry-run")]
     Update {
         /// `go`, a wheel set or a model [default: all]
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = PIN)]
         names: Vec<String>,
     },
 }
@@ -256,6 +284,40 @@ pub struct Clean {
     /// Also the caches of this user, and this tool's own build folder
     #[arg(long)]
     pub all: bool,
+}
+
+/// Shells that have a completion script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+    Powershell,
+    Elvish,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// Shell that reads the script
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Folder for a page of every command [default: the first page on standard output]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Help {
+    /// Words of a command: `mirror use`
+    #[arg(value_name = "COMMAND", conflicts_with = "from_make")]
+    pub command: Vec<String>,
+    /// A target of the old Makefiles [default: all, in groups]
+    #[arg(long, value_name = "MAKE-TARGET", num_args = 0..=1)]
+    pub from_make: Option<Option<String>>,
 }
 
 /// What clap says instead of a command: help goes out as it is, a mistake becomes an error of ours.

@@ -2,7 +2,10 @@
 
 mod cache;
 mod clean;
+mod completions;
 mod explain;
+pub mod habits;
+mod help;
 mod lint;
 mod lock;
 mod mirror;
@@ -31,6 +34,9 @@ use std::io::Write as _;
 pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
     if let Command::Explain(explain) = &cli.command {
         return finish(crash::caught(|| explain::explain(explain, wanted_format())));
+    }
+    if let Command::Help(help) = &cli.command {
+        return finish(crash::caught(|| help::help(help, wanted_format())));
     }
     let started = crash::caught(|| {
         let (settings, project) = prepare(&cli, stderr_is_terminal)?;
@@ -111,7 +117,9 @@ fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sin
         Command::Cache(cache) => cache::cache(settings, &sink, cache),
         Command::Clean(clean) => clean::clean(settings, project, &sink, clean.all),
         // Told before there are settings: it must work where they cannot be read.
-        Command::Explain(_) => Ok(()),
+        Command::Explain(_) | Command::Help(_) => Ok(()),
+        Command::Completions(args) => completions::completions(settings, project, args.shell),
+        Command::Man(args) => completions::man(settings, &sink, args),
         Command::Schema => {
             let text = include_str!("../../../../schema/xtask.schema.json");
             let json_schema: serde_json::Value =

@@ -69,10 +69,13 @@ impl Project {
     }
 
     fn lint(&self, words: &[&str]) -> Output {
+        self.conductor(&[&["lint"], words].concat())
+    }
+
+    fn conductor(&self, words: &[&str]) -> Output {
         let home = self.0.0.join("home");
         let inherited = ["PATH", "CARGO", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
         Command::new(env!("CARGO_BIN_EXE_conductor"))
-            .arg("lint")
             .args(words)
             .current_dir(&self.0.0)
             .env_clear()
@@ -222,4 +225,22 @@ fn a_linter_without_files_or_commands_is_refused_where_it_is_declared() {
         assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
         assert!(stderr(&output).contains(message), "{}", stderr(&output));
     }
+}
+
+#[test]
+fn a_suite_is_run_counted_and_its_first_failure_ends_it() {
+    let project = Project::new();
+    let python =
+        |code: &str| format!("{{ tool = {{ python = {{}} }}, directory = \".\", arguments = [\"-c\", \"{code}\"] }}");
+    let good = format!("[suite.good]\nabout = \"x\"\ncommands = [{}]\n", python("print('skipped: one part')"));
+    let (fail, mark) = (python("import sys; sys.exit(3)"), python("open('mark', 'w')"));
+    let bad = format!("[suite.bad]\nabout = \"x\"\ncommands = [{fail}, {mark}]\n");
+    project.0.write("xtask.toml", &format!("project.name = \"demo\"\n{good}{bad}"));
+    let output = project.conductor(&["test", "good"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("skipped: one part") && stderr(&output).contains("suites: 1 passed, 0 failed"));
+    let output = project.conductor(&["test"]);
+    assert_eq!(output.status.code(), Some(9), "{}", stderr(&output));
+    assert!(stderr(&output).contains("(exit 3)") && stderr(&output).contains("suites: 1 passed, 1 failed"));
+    assert!(!project.0.0.join("mark").exists(), "the command after the failed one has run");
 }

@@ -8,6 +8,7 @@ mod borders;
 mod cli;
 mod docs;
 mod errors;
+mod help;
 mod lint;
 mod tidy;
 
