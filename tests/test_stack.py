@@ -44,10 +44,10 @@ class WithoutGo(unittest.TestCase):
         cls.once = cls.run_once("examples/chat.json")
 
     @classmethod
-    def run_once(cls, example):
+    def run_once(cls, example, **variables):
         arguments = ("run", "--once", cls.repo / example, "--repo", cls.repo)
         # The tool of the first checkout: what is new here is the project, not the tool.
-        return xtask(cls.first.checkout, *arguments, sandbox=cls.sandbox, environment=cls.environment)
+        return xtask(cls.first.checkout, *arguments, sandbox=cls.sandbox, environment=cls.environment | variables)
 
     def test_one_request_is_routed_although_nothing_but_the_library_was_there(self):
         once = self.once
@@ -69,6 +69,13 @@ class WithoutGo(unittest.TestCase):
         ready_seconds = sum(it["seconds"] for it in again.of("ready"))
         self.assertLess(ready_seconds, 15)
         tell(f"second run --once: {again.seconds:.1f} s, services ready after {ready_seconds:.1f} s")
+
+    def test_the_old_variable_for_another_configuration_is_obeyed_by_router_and_envoy(self):
+        text = (self.repo / "config/config.yaml").read_text()
+        (self.repo / "other.yaml").write_text(text.replace("urgent_first", "urgent_renamed"))
+        once = self.run_once("examples/chat.json", CONFIG_FILE="other.yaml")
+        self.assertEqual(once.exit_code, 0, once)
+        self.assertEqual(once.of("answer")[0]["decision"][DECISION], "urgent_renamed")
 
     def test_each_example_picks_its_decision_through_envoy_and_ctrl_c_ends_the_stack(self):
         place = {"sandbox": self.sandbox, "environment": self.environment}

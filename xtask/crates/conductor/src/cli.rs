@@ -134,7 +134,6 @@ pub const FEATURES: &str = "FEATURES";
 const MIRROR: &str = "PROFILE|auto|off";
 
 /// What is built where nobody says otherwise.
-const DEFAULT_FEATURES: &str = "cpu";
 const DEFAULT_PROFILE: &str = "release";
 
 #[derive(Clone, Debug, Args)]
@@ -149,9 +148,9 @@ pub struct Targets {
 /// How native libraries are built.
 #[derive(Clone, Debug, Args)]
 pub struct Variant {
-    /// Feature set of the native libraries
-    #[arg(long, value_name = FEATURES, default_value = DEFAULT_FEATURES)]
-    pub features: String,
+    /// Feature set of the native libraries [default: cpu]
+    #[arg(long, value_name = FEATURES)]
+    pub features: Option<String>,
     /// Cargo profile of the native libraries
     #[arg(long, value_name = "NAME", default_value = DEFAULT_PROFILE)]
     pub profile: String,
@@ -159,7 +158,7 @@ pub struct Variant {
 
 impl Default for Variant {
     fn default() -> Self {
-        Self { features: DEFAULT_FEATURES.to_owned(), profile: DEFAULT_PROFILE.to_owned() }
+        Self { features: None, profile: DEFAULT_PROFILE.to_owned() }
     }
 }
 
@@ -210,6 +209,7 @@ pub struct Why {
 
 #[derive(Debug, Args)]
 pub struct Explain {
+    /// Code of an error, such as XT0303 [default: all, in a list]
     #[arg(value_name = "CODE")]
     pub code: Option<String>,
 }

@@ -219,6 +219,12 @@ proxy's cannot be used, or without a profile no installed tool told its default.
 
 Choose a profile with `--mirror NAME`, or list endpoints under `[mirror.NAME.ECOSYSTEM]` in `xtask.local.toml`.
 ";
+    OldVariable = 317, "a variable of the old Makefiles cannot be obeyed", "
+A variable is set that the old Makefile obeyed where this command stands now, and this command cannot. Passing over it in
+silence would give you something else than you asked for. Nothing was done.
+
+Unset it; the hint says what to write instead. docs/variables.md has all of them.
+";
 
     Unreachable = 401, "nothing usable could be reached", "
 Each endpoint was tried, in the profile's order, with a bound on every wait. The lines below the message say of each: address,
@@ -352,8 +358,8 @@ in the logs.
 `cargo xtask test SUITE` runs one of them alone.
 ";
     Findings = 906, "a linter has findings", "
-At least one linter found something, had nothing to look at, or is named by `--require` and could not run. The findings are in
-the output above and whole in the logs. No file was changed.
+At least one linter found something, had nothing to look at, or is named by `--require` and could not run. The findings are
+in the output above and whole in the logs. No file was changed.
 
 `cargo xtask lint NAME` runs one of them alone.
 ";

@@ -41,7 +41,7 @@ pub fn completions(settings: &Settings, project: &Project, shell: Shell) -> Resu
     let mut command = with_names(Cli::command().name(PROGRAM).bin_name(PROGRAM), &names(settings, project)?);
     let mut bytes = Vec::new();
     let mut write = |shell| clap_complete::generate(shell, &mut command, PROGRAM, &mut bytes);
-    let more = match shell {
+    let more: &str = match shell {
         Shell::Bash => {
             write(clap_complete::Shell::Bash);
             BASH
@@ -64,7 +64,12 @@ pub fn completions(settings: &Settings, project: &Project, shell: Shell) -> Resu
             ""
         }
     };
-    let text = String::from_utf8_lossy(&bytes).into_owned() + more;
+    let mut text = String::from_utf8_lossy(&bytes).into_owned() + more;
+    // clap_complete 4.6 names the branches of a program with a hyphen in two ways, so bash would reach none of them.
+    text = text.replace("cargo__subcmd__xtask", "cargo__xtask");
+    if shell == Shell::Fish {
+        text += &positional(&[], &command);
+    }
     super::print(settings, "completions", &json!({ "text": text }), &text)
 }
 
@@ -102,6 +107,24 @@ fn with_names(command: clap::Command, names: &[(&'static str, Vec<String>)]) -> 
         if words.is_empty() { argument } else { argument.value_parser(PossibleValuesParser::new(words)) }
     });
     command.mut_subcommands(|below| with_names(below, names))
+}
+
+/// What clap's script for fish leaves out: the values of arguments that are no flags.
+fn positional(words: &[&str], command: &clap::Command) -> String {
+    let values: Vec<String> = command
+        .get_positionals()
+        .flat_map(|argument| argument.get_possible_values())
+        .map(|value| value.get_name().to_owned())
+        .collect();
+    let mut lines = String::new();
+    if !values.is_empty() {
+        let seen: Vec<String> = words.iter().map(|word| format!("__fish_seen_subcommand_from {word}")).collect();
+        lines = format!("complete -c {PROGRAM} -n '{}' -f -a '{}'\n", seen.join("; and "), values.join(" "));
+    }
+    for below in command.get_subcommands() {
+        lines += &positional(&[words, &[below.get_name()]].concat(), below);
+    }
+    lines
 }
 
 /// One page a command: `cargo-xtask.1`, `cargo-xtask-build.1`, … Without a folder the first goes to standard output.

@@ -24,7 +24,7 @@ use crate::mirror::Ecosystem;
 use crate::plan::{Plan, Step, Work};
 use crate::project::{Local, ModelSource, Project};
 use crate::report::{self, Event, Reporter, Sink, Status};
-use crate::settings::env::Environment;
+use crate::settings::env::{self, Environment};
 use crate::settings::{self, Format, Settings};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
@@ -68,7 +68,7 @@ fn wanted_format() -> Format {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let flag =
         words.iter().any(|word| word == "--format=json") || words.windows(2).any(|pair| pair == ["--format", "json"]);
-    let variable = Environment::of_this_process().get(settings::env::FORMAT) == Some("json");
+    let variable = Environment::of_this_process().get(env::FORMAT) == Some("json");
     if flag || variable { Format::Json } else { Format::Human }
 }
 
@@ -130,7 +130,7 @@ fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sin
 }
 
 fn build(settings: &Settings, project: &Project, sink: Sink, targets: &cli::Targets, fresh: bool) -> Result<()> {
-    let wants = wanted(project, targets)?;
+    let wants = wanted(settings, project, targets)?;
     let workshop = Workshop::new(settings, project, sink)?;
     if settings.dry_run {
         return show_plan(&workshop, &wants, fresh);
@@ -140,7 +140,7 @@ fn build(settings: &Settings, project: &Project, sink: Sink, targets: &cli::Targ
 }
 
 fn plan(settings: &Settings, project: &Project, sink: Sink, targets: &cli::Targets) -> Result<()> {
-    let wants = wanted(project, targets)?;
+    let wants = wanted(settings, project, targets)?;
     show_plan(&Workshop::new(settings, project, sink)?, &wants, false)
 }
 
@@ -199,7 +199,7 @@ fn commands(workshop: &Workshop, step: &Step, facts: &Facts) -> Vec<String> {
 
 /// The plan of one target, and every input that differs.
 fn why(settings: &Settings, project: &Project, sink: Sink, why: &cli::Why) -> Result<()> {
-    let (wants, id) = explained(project, why)?;
+    let (wants, id) = explained(settings, project, why)?;
     let workshop = Workshop::new(settings, project, sink)?;
     let facts = workshop.gather(&wants)?;
     let mut plan = workshop.plan(&wants, &facts, None)?;
@@ -221,9 +221,9 @@ fn why(settings: &Settings, project: &Project, sink: Sink, why: &cli::Why) -> Re
 }
 
 /// What a plan must want to explain a target, and the step that is meant where it was named by its id.
-fn explained(project: &Project, why: &cli::Why) -> Result<(Wants, Option<String>)> {
+fn explained(settings: &Settings, project: &Project, why: &cli::Why) -> Result<(Wants, Option<String>)> {
     let it = &project.declaration;
-    let mut wants = no_wants(&why.variant);
+    let mut wants = no_wants(settings, project, &why.variant)?;
     let names = |kind: &'static str| -> Vec<(&'static str, &str)> {
         let names: Vec<&String> = match kind {
             "native-library" => it.native_library.keys().collect(),
@@ -266,8 +266,30 @@ fn explained(project: &Project, why: &cli::Why) -> Result<(Wants, Option<String>
 }
 
 /// Nothing yet, to be built as `variant` says.
-fn no_wants(variant: &cli::Variant) -> Wants {
-    Wants { features: variant.features.clone(), profile: variant.profile.clone(), ..Wants::default() }
+fn no_wants(settings: &Settings, project: &Project, variant: &cli::Variant) -> Result<Wants> {
+    let features = match &variant.features {
+        Some(features) => features.clone(),
+        None if settings.environment.get(env::ENABLE_FLASH_ATTN) == Some("1") => old_flash_attn(project)?,
+        None => DEFAULT_FEATURES.to_owned(),
+    };
+    Ok(Wants { features, profile: variant.profile.clone(), ..Wants::default() })
+}
+
+/// What is built where nobody says otherwise.
+const DEFAULT_FEATURES: &str = "cpu";
+
+/// The feature set that the old ENABLE_FLASH_ATTN stands for.
+fn old_flash_attn(project: &Project) -> Result<String> {
+    const FLASH_ATTN: &str = "flash-attn";
+    if project.declaration.native_library.values().any(|library| library.features.contains_key(FLASH_ATTN)) {
+        return Ok(FLASH_ATTN.to_owned());
+    }
+    let name = env::ENABLE_FLASH_ATTN;
+    Err(Error::new(
+        Code::OldVariable,
+        format!("{name}=1 asks for feature set `{FLASH_ATTN}`, which no native library declares"),
+    )
+    .hint(format!("unset {name}, or choose a feature set with --features NAME")))
 }
 
 /// A binary, with the libraries that it links.
@@ -278,9 +300,9 @@ fn want_binary(wants: &mut Wants, project: &Project, name: &str) {
 }
 
 /// Names of targets as wants; a binary brings the libraries that it links.
-fn wanted(project: &Project, targets: &cli::Targets) -> Result<Wants> {
+fn wanted(settings: &Settings, project: &Project, targets: &cli::Targets) -> Result<Wants> {
     let it = &project.declaration;
-    let mut wants = no_wants(&targets.variant);
+    let mut wants = no_wants(settings, project, &targets.variant)?;
     let all: Vec<&String> = it.native_library.keys().chain(it.go_binary.keys()).collect();
     let named: Vec<&String> = if targets.targets.is_empty() { all.clone() } else { targets.targets.iter().collect() };
     for name in named {

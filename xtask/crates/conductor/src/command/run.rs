@@ -9,9 +9,9 @@ use crate::files;
 use crate::interrupt;
 use crate::loopback::{self, Response};
 use crate::process::{Companion, Invocation};
-use crate::project::{Program, Project, Service};
+use crate::project::{self, Program, Project, Service};
 use crate::report::{Event, Sink, seconds};
-use crate::settings::{Settings, env};
+use crate::settings::{Settings, env, variables};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -26,20 +26,23 @@ const ANSWER: Duration = Duration::from_secs(60);
 struct Places(BTreeMap<String, String>);
 
 pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) -> Result<()> {
+    variables::refuse_old("run", &settings.environment)?;
     let declared = project.declaration.run.as_ref().ok_or_else(|| {
         project.source.error(Code::Undeclared, &["run"], "no [run] is declared, which says how to reach the stack")
     })?;
     // Before anything is built: a request that cannot be read is the cheapest mistake to report.
     let request = args.once.as_deref().map(read_request).transpose()?;
     let order = project.start_order()?;
-    let wants = wants(project);
+    let wants = wants(settings, project)?;
+    let configuration = configuration(settings, declared)?;
     let workshop = Workshop::new(settings, project, sink.clone())?;
     if settings.dry_run {
         return super::show_plan(&workshop, &wants, false);
     }
     let results = workshop.make(&wants, false, &|plan, facts| super::describe(&workshop, plan, facts, false))?;
     let ports = choose_ports(settings, project, request.is_some(), &sink)?;
-    let stack = Stack { settings, workshop: &workshop, results: &results, places: places(settings, &ports) };
+    let stack =
+        Stack { settings, workshop: &workshop, results: &results, places: places(settings, &ports, configuration) };
     let mut running = Running(Vec::new());
     for name in order {
         let service = &project.declaration.service[name];
@@ -135,8 +138,8 @@ fn read_request(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Everything that the services are made of.
-pub(super) fn wants(project: &Project) -> Wants {
-    let mut wants = super::no_wants(&cli::Variant::default());
+pub(super) fn wants(settings: &Settings, project: &Project) -> Result<Wants> {
+    let mut wants = super::no_wants(settings, project, &cli::Variant::default())?;
     for service in project.declaration.service.values() {
         match &service.program {
             Program::Binary(binary) => super::want_binary(&mut wants, project, binary),
@@ -146,7 +149,7 @@ pub(super) fn wants(project: &Project) -> Wants {
         }
         wants.models.extend(service.models.iter().cloned());
     }
-    wants
+    Ok(wants)
 }
 
 type Ports = BTreeMap<(String, String), u16>;
@@ -182,9 +185,26 @@ fn choose_ports(settings: &Settings, project: &Project, any: bool, sink: &Sink) 
     Ok(ports)
 }
 
-fn places(settings: &Settings, ports: &Ports) -> Places {
+/// The stack's configuration file: CONFIG_FILE as of old, else the declared one; relative to the checkout.
+fn configuration(settings: &Settings, declared: &project::Run) -> Result<Option<String>> {
+    let Some(path) = settings.environment.get(env::CONFIG_FILE) else { return Ok(declared.config.clone()) };
+    if declared.config.is_some() && settings.workspace.root.join(path).is_file() {
+        return Ok(Some(path.to_owned()));
+    }
+    let name = env::CONFIG_FILE;
+    let error = match &declared.config {
+        Some(config) => Error::new(Code::OldVariable, format!("{name} is `{path}`, and there is no such file"))
+            .hint(format!("name a file relative to the checkout, or unset {name} for {config}")),
+        None => Error::new(Code::OldVariable, format!("{name} is set, and [run] of xtask.toml has no `config`"))
+            .hint(format!("unset {name}; write instead: `config = …` under [run], `{{run.config}}` in the services")),
+    };
+    Err(error)
+}
+
+fn places(settings: &Settings, ports: &Ports, configuration: Option<String>) -> Places {
     let mut places: BTreeMap<String, String> =
         ports.iter().map(|((service, name), port)| (format!("{service}.ports.{name}"), port.to_string())).collect();
+    places.extend(configuration.map(|path| ("run.config".to_owned(), path)));
     places.insert("root".to_owned(), settings.workspace.root.display().to_string());
     places.insert("run".to_owned(), settings.workspace.run().display().to_string());
     Places(places)

@@ -70,7 +70,7 @@ pub(super) fn run(
         return Err(Error::new(Code::WrongValue, format!("{} declares no [{word}.NAME]", path.display())));
     }
     let workshop = Workshop::new(settings, project, sink.clone())?;
-    let mut wants = super::no_wants(&cli::Variant::default());
+    let mut wants = super::no_wants(settings, project, &cli::Variant::default())?;
     let mut without = BTreeMap::new();
     for name in &named {
         let suite = &declared[*name];

@@ -219,6 +219,8 @@ pub struct Run {
     /// Response headers that tell the decision taken.
     #[serde(default)]
     pub show_headers: Vec<String>,
+    /// Configuration file of the stack, `{run.config}` in services; the variable CONFIG_FILE names another.
+    pub config: Option<String>,
     /// URLs printed once the stack is ready: label → `{service.ports.name}` template.
     #[serde(default)]
     pub urls: BTreeMap<String, String>,
@@ -424,7 +426,7 @@ impl Project {
         self.all_known(&[table, name, "binaries"], &suite.binaries, it.go_binary.keys())?;
         self.all_known(&[table, name, "wheel-sets"], &suite.wheel_sets, it.wheel_set.keys())?;
         self.all_known(&[table, name, "models"], &suite.models, it.model.keys())?;
-        if suite.commands.is_empty() {
+        if table == "linter" && suite.commands.is_empty() {
             let message = format!("{table}.{name} has no commands");
             let error = self.source.error(Code::WrongValue, &[table, name], &message);
             return Err(error.hint("a check that runs nothing would always pass"));
@@ -503,7 +505,8 @@ impl Project {
             service.ports.keys().map(|port| format!("{name}.ports.{port}")).collect::<Vec<_>>()
         };
         let folders = ["root", "run"].map(str::to_owned);
-        self.declaration.service.iter().flat_map(ports).chain(folders).collect()
+        let config = self.declaration.run.as_ref().and_then(|run| run.config.as_ref()).map(|_| "run.config".to_owned());
+        self.declaration.service.iter().flat_map(ports).chain(folders).chain(config).collect()
     }
 
     /// Every `{name}` of `text`, which stands at `place`, must be one of `names`.

@@ -41,7 +41,6 @@ pub const EGRESS: &str = "XTASK_EGRESS";
 pub const FORMAT: &str = "XTASK_FORMAT";
 pub const PROGRESS: &str = "XTASK_PROGRESS";
 pub const COLOR: &str = "XTASK_COLOR";
-pub const LANGUAGE: &str = "XTASK_LANG";
 pub const CACHE_DIR: &str = "XTASK_CACHE_DIR";
 /// The size that the cache is kept below: `10GiB`.
 pub const CACHE_MAX_SIZE: &str = "XTASK_CACHE_MAX_SIZE";
@@ -55,6 +54,10 @@ pub const LAUNCHER: &str = "XTASK_LAUNCHER";
 pub const REPO_ROOT: &str = "XTASK_REPO_ROOT";
 /// For tests: names of parts that must not be skipped, separated by commas, or `all`.
 pub const REQUIRE: &str = "XTASK_REQUIRE";
+/// Old: the configuration of the running stack.
+pub const CONFIG_FILE: &str = "CONFIG_FILE";
+/// Old: `1` chooses the feature set `flash-attn`.
+pub const ENABLE_FLASH_ATTN: &str = "ENABLE_FLASH_ATTN";
 pub const NO_COLOR: &str = "NO_COLOR";
 pub const CI: &str = "CI";
 
@@ -70,8 +73,18 @@ pub const PASSED: &[&str] = &[
 ];
 
 /// Passed on top to tests and services, which are not results.
-pub const PASSED_TO_RUN: &[&str] =
-    &["USER", "LOGNAME", "SHELL", "TZ", "TERM", "CI", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+pub const PASSED_TO_RUN: &[&str] = &[
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TZ",
+    "TERM",
+    "CI",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "SR_LOG_LEVEL",
+    "SR_LOG_ENCODING",
+];
 
 /// In the key of a native library, and passed to cargo.
 #[rustfmt::skip]

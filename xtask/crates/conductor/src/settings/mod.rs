@@ -1,6 +1,7 @@
 //! What is meant, each value with who said so: flag > variable > `xtask.local.toml` > `xtask.toml` > built-in.
 
 pub mod env;
+pub mod variables;
 
 use crate::cache::gc::Limits;
 use crate::cli;

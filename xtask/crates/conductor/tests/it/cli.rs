@@ -386,3 +386,36 @@ fn a_library_is_built_explained_and_found_again() {
     let why = project.run("why hello");
     assert!(why.exit == 0 && why.stderr.contains("sources: src/lib.rs: "), "{}", why.stderr);
 }
+#[test]
+fn old_variables_are_obeyed_or_refused_by_name_where_they_were_obeyed() {
+    let project = Project::new();
+    let plan = |words: &str, variables: &[(&str, &str)]| {
+        let ended = project.run_with(&format!("plan --format json {words}"), variables);
+        assert_eq!(ended.exit, 0, "{}", ended.stderr);
+        ended.json()[0]["steps"][0]["key"].clone()
+    };
+    let flash_attn = ("ENABLE_FLASH_ATTN", "1");
+    let ended = project.run_with("plan", &[flash_attn]);
+    assert_eq!(ended.exit, 3);
+    assert!(ended.stderr.contains("ENABLE_FLASH_ATTN=1 asks for feature set `flash-attn`"), "{}", ended.stderr);
+    project.folder.write("xtask.toml", &format!("{DECLARATION}features = {{ cpu = [], flash-attn = [\"fast\"] }}\n"));
+    let package = project.folder.0.join("hello/Cargo.toml");
+    let text = fs::read_to_string(&package).unwrap().replace("[lib]", "[features]\nfast = []\n[lib]");
+    fs::write(package, text).unwrap();
+    let asked = plan("--features flash-attn", &[]);
+    assert_eq!(plan("", &[flash_attn]), asked);
+    assert_ne!(plan("--features cpu", &[flash_attn]), asked, "the flag beats the variable");
+    assert_ne!(plan("", &[("ENABLE_FLASH_ATTN", "0")]), asked);
+
+    let gpu = ("TEST_GPU_DEVICE", "1");
+    plan("", &[gpu]);
+    let ended = project.run_with("test", &[gpu]);
+    assert_eq!(ended.exit, 3);
+    assert!(ended.stderr.contains("unset TEST_GPU_DEVICE; write instead: CUDA_VISIBLE_DEVICES=N"), "{}", ended.stderr);
+
+    let run = "\n[service.web]\nprogram = { binary = \"no\" }\nports = { http = 1 }\nready = { port = \"http\", path = \"/\" }\n[run]\nservice = \"web\"\nport = \"http\"\npath = \"/\"\nconfig = \"hello/hello.h\"\n[go-binary.no]\nmodule = \"go\"\nmain = \".\"\n";
+    project.folder.write("xtask.toml", &format!("{DECLARATION}{run}"));
+    let ended = project.run_with("run --dry-run", &[("CONFIG_FILE", "gone.yaml")]);
+    assert_eq!(ended.exit, 3);
+    assert!(ended.stderr.contains("CONFIG_FILE is `gone.yaml`, and there is no such file"), "{}", ended.stderr);
+}

@@ -83,6 +83,7 @@ fn a_command_line_that_cannot_be_used_ends_with_2() {
 
 #[test]
 fn a_file_or_variable_that_cannot_be_used_ends_with_3() {
+    check("XT0317", &Project::new(), "test", &[("TEST_GPU_DEVICE", "1")]);
     let declared = |text: &str| with(&[("xtask.toml", text)]);
     let demo = |more: &str| declared(&format!("project.name = \"demo\"\n{more}"));
     let project = Project::new();
@@ -193,6 +194,8 @@ fn a_missing_or_broken_program_ends_with_8() {
 
 #[test]
 fn a_failed_child_ends_with_9_and_its_last_lines_stay_on_screen() {
+    let declared = "[project]\nname = \"demo\"\n[linter.x]\nabout = \"x\"\nfiles.endings = [\".none\"]\ncommands = [{ tool = \"pins\" }]\n";
+    check("XT0906", &with(&[("xtask.toml", declared)]), "lint", &[]);
     let ended = check("XT0901", &with(&[("hello/src/lib.rs", "this is not Rust")]), "build", &[]);
     assert!(ended.stderr.contains("(exit 101)") && ended.stderr.contains("this is not Rust"), "{}", ended.stderr);
     let log = ended.stderr.split("hint: whole output: ").nth(1).unwrap().lines().next().unwrap();

@@ -224,7 +224,7 @@ fn zsh_loads_the_script_as_a_completion_of_cargo_xtask() {
 fn there_is_a_script_for_every_shell_that_is_offered() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = stdout(&["completions", shell]);
-        assert!(["cargo-xtask", "candle-binding", "offline"].iter().all(|it| script.contains(it)), "{shell}");
+        assert!(["cargo-xtask", "offline"].iter().all(|it| script.contains(it)), "{shell}");
     }
 }
 
