@@ -99,7 +99,7 @@ class Mirrored(unittest.TestCase):
 
     def test_a_clone_elsewhere_has_the_same_keys_and_is_restored_unplugged(self):
         clone = checkout("elsewhere")
-        run = self.build("--repo", clone, wrapper=unplugged())
+        run = self.build("--repo", clone, "--offline", wrapper=unplugged())
         self.assert_restored(run)
         for step in (LIBRARY, ROUTER):
             self.assertEqual(run.done[step]["key"], self.it.run.done[step]["key"])

@@ -83,18 +83,57 @@ fn every_command_in_the_documents_is_one() {
     assert!(count >= 8, "only {count} commands were found");
 }
 
-/// Runs what is free, in its dry form where it would change something; the rest only has to parse.
+/// Documented commands that cost too much for here: where each is executed as it stands, and what stands there.
+const ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("run --once examples/chat.json", ".ci/run", "cargo xtask run --once examples/chat.json"),
+    ("test", ".ci/run", "cargo xtask test --require all"),
+    ("build --offline", "tests/test_build.py", "\"--offline\", wrapper=unplugged()"),
+    ("mirror use cn", "xtask/crates/conductor/tests/it/cli.rs", "mirror use"),
+];
+
+/// Executes what is free as it stands, what is executed elsewhere in its dry form; anything else is a document's promise that nobody
+/// keeps.
 fn understood(arguments: &[&str]) -> Output {
-    let free =
-        matches!(arguments, ["plan" | "why" | "schema" | "explain", ..] | ["mirror", "list" | "show" | "env", ..]);
-    let dry = matches!(arguments, ["build" | "run" | "test", ..]);
+    let free = matches!(arguments, ["plan" | "why" | "schema" | "help" | "explain" | "completions", ..])
+        || matches!(arguments, ["mirror", "list" | "show" | "env", ..])
+        || arguments.contains(&"--dry-run");
+    if free {
+        return conductor(arguments);
+    }
+    let line = arguments.join(" ");
+    let (_, place, words) = ELSEWHERE
+        .iter()
+        .find(|(documented, ..)| *documented == line)
+        .unwrap_or_else(|| panic!("`cargo xtask {line}` is documented and executed nowhere: add where"));
+    assert!(read(place).contains(words), "{place} no longer executes `{words}`");
     match arguments {
-        _ if free => conductor(arguments),
-        _ if dry && !arguments.contains(&"--dry-run") => conductor(&[arguments, &["--dry-run"]].concat()),
-        _ if dry => conductor(arguments),
-        // Needs a profile of the reader's own, or the network.
+        ["build" | "run" | "test" | "lint", ..] => conductor(&[arguments, &["--dry-run"]].concat()),
         _ => conductor(&[arguments, &["--help"]].concat()),
     }
+}
+
+/// `text` blocks hold output, and commands for which there is a reason not to run them: here is each.
+#[test]
+fn a_command_in_a_block_that_nobody_executes_has_a_reason() {
+    const REASONS: &[(&str, &str)] = &[
+        ("sudo apt-get install -y git gcc libc6-dev python3 rustup", "needs root"),
+        ("rustup default stable", "changes the reader's toolchain"),
+        ("cargo xtask run", "never ends by itself; tests/test_stack.py starts and ends it"),
+        ("curl -s http://127.0.0.1:8801/", "needs the stack of the line above; tests/test_stack.py sends it"),
+    ];
+    let programs = ["cargo ", "sudo ", "curl ", "rustup ", "git ", "go ", "make ", "$ "];
+    let mut without = Vec::new();
+    for document in documents() {
+        let text = read(&document);
+        for line in lines(&text, "text") {
+            let known = REASONS.iter().any(|(start, _)| line.starts_with(start));
+            // A picture of processes is no command.
+            if programs.iter().any(|it| line.starts_with(it)) && !known && !line.contains('▶') {
+                without.push(format!("{}: {line}", document.display()));
+            }
+        }
+    }
+    assert!(without.is_empty(), "fence as `sh`, or say why not: {}", without.join("\n"));
 }
 
 #[test]
