@@ -118,18 +118,20 @@ fn has_go() -> bool {
     found
 }
 
+/// Linter, whether it needs Go, files with the defect, and what is said of it.
+type Case = (&'static str, bool, &'static [(&'static str, &'static str)], &'static str);
+
 #[test]
 fn each_linter_passes_on_what_is_in_order_and_fails_on_its_defect_without_rewriting_a_file() {
-    let drift = "[package]\nname = \"hello\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[dependencies]\nother = { path = \"../other\" }\n[workspace]\n";
-    let unused = "module example.com/demo\n\ngo 1.25.0\n\nrequire example.com/unused v1.0.0\n\nreplace example.com/unused => ./unused\n";
-    // Linter, whether it needs Go, the file with the defect, and what is said of it.
-    let cases: &[(&str, bool, &[(&str, &str)], &str)] = &[
+    const DRIFT: &str = "[package]\nname = \"hello\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[dependencies]\nother = { path = \"../other\" }\n[workspace]\n";
+    const UNUSED: &str = "module example.com/demo\n\ngo 1.25.0\n\nrequire example.com/unused v1.0.0\n\nreplace example.com/unused => ./unused\n";
+    let cases: &[Case] = &[
         ("rustfmt", false, &[("hello/src/lib.rs", "pub fn  hello() {}\n")], "pub fn hello() {}"),
         (
             "locks",
             false,
             &[
-                ("hello/Cargo.toml", drift),
+                ("hello/Cargo.toml", DRIFT),
                 ("other/Cargo.toml", "[package]\nname = \"other\"\nversion = \"1.0.0\"\n"),
                 ("other/src/lib.rs", ""),
             ],
@@ -139,7 +141,7 @@ fn each_linter_passes_on_what_is_in_order_and_fails_on_its_defect_without_rewrit
         (
             "tidy",
             true,
-            &[("go/go.mod", unused), ("go/unused/go.mod", "module example.com/unused\n")],
+            &[("go/go.mod", UNUSED), ("go/unused/go.mod", "module example.com/unused\n")],
             "-require example.com/unused",
         ),
     ];
