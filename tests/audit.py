@@ -58,7 +58,9 @@ def allowed(repo: Path, sandbox, program: str) -> list[tuple[str, str]]:
 
 def declared(repo: Path, sandbox, step: str, program: str) -> list[str]:
     """Patterns of the inputs of a step's last result, and of the packages that its locks pin."""
-    inputs = json.loads((repo / f"target/xtask/last/{step.replace(':', '-')}.json").read_text())
+    # The key stands in the first line.
+    _key, inputs = (repo / f"target/xtask/last/{step.replace(':', '-')}.json").read_text().split("\n", 1)
+    inputs = json.loads(inputs)
     labels = [name.removeprefix("sources: ") for name in inputs if name.startswith("sources: ")]
     environment = sandbox.environment()
     if program == "cargo":

@@ -3,7 +3,7 @@
 //! Owns: that every word of it is true of the real command line, and that scripts work in the shells that are here. Never: a list of
 //! commands of its own; clap is asked. Rules: `cli.rs`, `command/habits.rs`.
 
-use crate::{Folder, read, repository, repository_files};
+use crate::{Folder, read, repository, repository_files, skip};
 use clap::{CommandFactory as _, Parser as _};
 use conductor::cli::Cli;
 use conductor::command::habits::{Answer, PARITY};
@@ -172,7 +172,7 @@ fn offered(shell: &str, words: &str) -> Option<Vec<String>> {
     let output = match command.arg("-c").arg(program).env("HOME", &folder.0).output() {
         Ok(output) => output,
         Err(_) => {
-            println!("skipped: there is no {shell}");
+            skip("shells", &format!("there is no {shell}"));
             return None;
         }
     };
@@ -213,8 +213,7 @@ fn zsh_loads_the_script_as_a_completion_of_cargo_xtask() {
         folder.0.join("dump").display()
     );
     let Ok(output) = Command::new("zsh").args(["-f", "-c", &program]).env("HOME", &folder.0).output() else {
-        println!("skipped: there is no zsh");
-        return;
+        return skip("shells", "there is no zsh");
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(text, "_cargo-xtask\nloaded\n", "{}", String::from_utf8_lossy(&output.stderr));

@@ -13,9 +13,18 @@ mod lint;
 mod tidy;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Says that the running test cannot run here; a failure if XTASK_REQUIRE names the part, or is `all`.
+fn skip(part: &str, why: &str) {
+    let required = std::env::var("XTASK_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|it| it == part || it == "all"), "{part} is required, and cannot run: {why}");
+    // Past libtest, which shows nothing of a test that passes.
+    let _ = writeln!(std::io::stderr(), "skipped: {part}: {why}");
+}
 
 fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.."))
