@@ -1,7 +1,6 @@
 //! The few flags that matter before the conductor exists. Every argument still reaches the conductor unchanged, and it
 //! is the conductor that judges the rest.
 
-use crate::failure::{self, Failure};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -20,7 +19,8 @@ pub struct Request {
 
 impl Request {
     /// Reads up to `--`: what follows belongs to somebody else's command line.
-    pub fn read(arguments: &[OsString], variable: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+    /// A flag without its value is left for the conductor to complain about.
+    pub fn read(arguments: &[OsString], variable: impl Fn(&str) -> Option<String>) -> Self {
         let mut it = Self {
             mirror: variable("XTASK_MIRROR"),
             egress: variable("XTASK_EGRESS"),
@@ -40,19 +40,18 @@ impl Request {
                     .clone()
                     .or_else(|| rest.next()?.to_str().map(str::to_owned))
                     .filter(|value| !value.is_empty())
-                    .ok_or_else(|| Failure::new(failure::USAGE, format!("`{flag}` needs a value")))
             };
             match flag {
                 "--" => break,
-                "--build-satellite" => it.satellite = Some(value()?),
-                "--mirror" => it.mirror = Some(value()?),
-                "--egress" => it.egress = Some(value()?),
-                "--repo" => it.repo = Some(value()?.into()),
+                "--build-satellite" => it.satellite = value(),
+                "--mirror" => it.mirror = value(),
+                "--egress" => it.egress = value(),
+                "--repo" => it.repo = value().map(PathBuf::from),
                 "--offline" => it.offline = Some(true),
                 _ => {}
             }
         }
-        Ok(it)
+        it
     }
 }
 
@@ -60,20 +59,19 @@ impl Request {
 mod tests {
     use super::*;
 
-    fn read(arguments: &[&str], mirror: Option<&str>) -> Result<Request, u8> {
+    fn read(arguments: &[&str], mirror: Option<&str>) -> Request {
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         Request::read(&arguments, |name| mirror.filter(|_| name == "XTASK_MIRROR").map(str::to_owned))
-            .map_err(|failure| failure.exit)
     }
 
     #[test]
     fn the_flag_wins_over_the_variable_and_is_not_looked_for_after_the_separator() {
-        let mirror = |arguments: &[&str], variable| read(arguments, variable).map(|request| request.mirror);
-        assert_eq!(mirror(&["build"], Some("lab")), Ok(Some("lab".into())));
-        assert_eq!(mirror(&["build", "--mirror", "cn"], Some("lab")), Ok(Some("cn".into())));
-        assert_eq!(mirror(&["--mirror=cn", "build", "--", "--mirror", "other"], None), Ok(Some("cn".into())));
-        assert_eq!(mirror(&["build", "--", "--mirror=cn"], None), Ok(None));
-        assert_eq!(mirror(&["build", "--mirror"], None), Err(failure::USAGE));
-        assert_eq!(mirror(&["build", "--mirror="], None), Err(failure::USAGE));
+        let mirror = |arguments: &[&str], variable| read(arguments, variable).mirror;
+        assert_eq!(mirror(&["build"], Some("lab")), Some("lab".into()));
+        assert_eq!(mirror(&["build", "--mirror", "cn"], Some("lab")), Some("cn".into()));
+        assert_eq!(mirror(&["--mirror=cn", "build", "--", "--mirror", "other"], None), Some("cn".into()));
+        assert_eq!(mirror(&["build", "--", "--mirror=cn"], None), None);
+        assert_eq!(mirror(&["build", "--mirror"], None), None);
+        assert_eq!(mirror(&["build", "--mirror="], None), None);
     }
 }

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
-    let request = Request::read(&arguments, |name| env::var(name).ok().filter(|value| !value.is_empty()))?;
+    let request = Request::read(&arguments, |name| env::var(name).ok().filter(|value| !value.is_empty()));
     let root = repository_root();
     let tool = Tool::new(&root, request.satellite.as_deref().unwrap_or("conductor"))?;
     let binary = match tool.fresh() {

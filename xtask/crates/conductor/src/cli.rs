@@ -274,7 +274,7 @@ pub enum Cache {
         #[arg(long, value_name = "SIZE")]
         max_size: Option<Size>,
         /// Days without use after which a result may go; a time without any use counts 30 at most [default: 90]
-        #[arg(long, value_name = "DAYS")]
+        #[arg(long, value_name = "DAYS", value_parser = days)]
         max_age: Option<u64>,
     },
 }
@@ -320,6 +320,10 @@ pub struct Help {
     pub from_make: Option<Option<String>>,
 }
 
+fn days(text: &str) -> std::result::Result<u64, String> {
+    text.parse().map_err(|_| "it must be a number of days".to_owned())
+}
+
 /// What clap says instead of a command: help goes out as it is, a mistake becomes an error of ours.
 pub fn told(error: clap::Error) -> Result<()> {
     if !error.use_stderr() {
@@ -334,14 +338,28 @@ pub fn told(error: clap::Error) -> Result<()> {
     // Paragraphs: the message, tips, the usage, where to find help.
     let mut paragraphs = text.trim_end().split("\n\n").map(|paragraph| paragraph.trim_matches('\n'));
     let message = paragraphs.next().unwrap_or_default();
-    let error = Error::new(Code::CommandLine, message.strip_prefix("error: ").unwrap_or(message));
-    Err(paragraphs.fold(error, |error, paragraph| {
-        if paragraph.starts_with("Usage:") {
-            error.excerpt(paragraph)
+    let mut it = Error::new(Code::CommandLine, message.strip_prefix("error: ").unwrap_or(message));
+    let mut help = "cargo xtask --help".to_owned();
+    let mut hints = Vec::new();
+    for paragraph in paragraphs {
+        if let Some(usage) = paragraph.strip_prefix("Usage: ") {
+            let is_command = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
+            let words = usage.split_whitespace().take_while(is_command);
+            help = words.chain(["--help"]).collect::<Vec<_>>().join(" ");
+            it = it.excerpt(paragraph);
         } else {
-            paragraph.lines().map(|line| line.trim_start().trim_start_matches("tip: ")).fold(error, Error::hint)
+            let tips = paragraph.lines().filter_map(|line| line.trim_start().strip_prefix("tip: "));
+            // No name of ours begins with a dash.
+            hints.extend(tips.filter(|tip| !tip.starts_with("to pass '")).map(str::to_owned));
         }
-    }))
+    }
+    if message.contains("'--release'") {
+        hints.push("release is what is built where nothing else is said; --profile NAME chooses another".to_owned());
+    }
+    if hints.is_empty() {
+        hints.push(format!("`{help}` shows what can be said"));
+    }
+    Err(hints.into_iter().fold(it, Error::hint))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Source: the "binary distribution format" and "platform compatibility tags" specifications of the Python packaging
 //! guide. Only what CPython on Linux needs is here; a wheel that we do not understand is never chosen.
 
+use crate::error::{Code, Error};
 use std::str::FromStr;
 
 /// The interpreter and machine that wheels must suit.
@@ -118,6 +119,19 @@ pub fn choose<'a, T>(wheels: &'a [T], name: impl Fn(&T) -> &str, interpreter: &I
         .filter_map(|wheel| Some((name(wheel).parse::<WheelName>().ok()?.suits(interpreter)?, wheel)))
         .max_by_key(|(rank, _)| *rank)
         .map(|(_, wheel)| wheel)
+}
+
+/// The version in a wheel's file name.
+pub fn version(filename: &str) -> String {
+    filename.parse::<WheelName>().map_or_else(|_| "unknown".to_owned(), |name| name.version)
+}
+
+/// `Py_Thing[extra]==1.2` → `py-thing`, `1.2`.
+pub fn requirement(line: &str) -> crate::error::Result<(String, String)> {
+    let (project, version) = line
+        .split_once("==")
+        .ok_or_else(|| Error::new(Code::CannotPin, format!("`{line}` is not `project==version`")))?;
+    Ok((normalized(project.split('[').next().unwrap_or(project).trim()), version.trim().to_owned()))
 }
 
 #[cfg(test)]

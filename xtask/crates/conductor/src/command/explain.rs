@@ -25,10 +25,10 @@ pub fn explain(args: &cli::Explain, format: Format) -> Result<()> {
     Ok(())
 }
 
-/// `XT0303`, `xt0303` or `0303`.
+/// `XT0303`, `xt0303`, `0303` or `303`.
 fn find(text: &str) -> Result<Code> {
-    let digits = text.to_ascii_uppercase();
-    let id = format!("XT{}", digits.trim_start_matches("XT"));
+    let upper = text.to_ascii_uppercase();
+    let id = format!("XT{:0>4}", upper.trim_start_matches("XT"));
     Code::ALL.iter().copied().find(|code| code.id() == id).ok_or_else(|| {
         let ids: Vec<String> = Code::ALL.iter().map(|code| code.id()).collect();
         let error = Error::new(Code::UnknownName, format!("there is no code `{text}`"));

@@ -15,7 +15,7 @@ use crate::project::{ModelSource, Project};
 use crate::report::Sink;
 use crate::settings::{Settings, env};
 use crate::toolchain::go;
-use crate::wheel::{Interpreter, WheelName, normalized};
+use crate::wheel::{Interpreter, WheelName, requirement, version};
 use protocol::{Artifact, ListedFile, Unpack};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -121,19 +121,6 @@ fn compare(drift: &mut Vec<String>, name: &str, wanted: &Versions, pinned: &Vers
     let line = |(project, version): &(String, String)| format!("{project}=={version}");
     drift.extend(wanted.difference(pinned).map(|it| format!("{name}: {} is wanted and not pinned", line(it))));
     drift.extend(pinned.difference(wanted).map(|it| format!("{name}: {} is pinned and not wanted", line(it))));
-}
-
-/// The version in a wheel's file name.
-fn version(filename: &str) -> String {
-    filename.parse::<WheelName>().map_or_else(|_| "unknown".to_owned(), |name| name.version)
-}
-
-/// `Py_Thing[extra]==1.2` → `py-thing`, `1.2`.
-fn requirement(line: &str) -> Result<(String, String)> {
-    let (project, version) = line
-        .split_once("==")
-        .ok_or_else(|| Error::new(Code::CannotPin, format!("`{line}` is not `project==version`")))?;
-    Ok((normalized(project.split('[').next().unwrap_or(project).trim()), version.trim().to_owned()))
 }
 
 fn show_change(sink: &Sink, old: &Pins, new: &Pins) {

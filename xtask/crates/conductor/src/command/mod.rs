@@ -314,6 +314,9 @@ fn wanted(settings: &Settings, project: &Project, targets: &cli::Targets) -> Res
             let known = all.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             let error =
                 Error::new(Code::UnknownName, format!("there is no target `{name}`; xtask.toml declares {known}"));
+            if name == "all" {
+                return Err(error.hint("all are built where none is named"));
+            }
             return Err(did_you_mean(error, name, all.iter().map(|name| name.as_str())));
         }
     }

@@ -129,10 +129,14 @@ fn ended(name: &str, status: std::process::ExitStatus, logs: &Path) -> Error {
 
 fn read_request(path: &Path) -> Result<Vec<u8>> {
     let bytes = std::fs::read(path).map_err(|error| {
-        Error::new(Code::UnreadableRequest, format!("cannot read the request {}", path.display())).because(error)
+        Error::new(Code::UnreadableRequest, format!("cannot read the request {}", path.display()))
+            .because(error)
+            .hint("name a file with the JSON body of a request, as a client would send it")
     })?;
     serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| {
-        Error::new(Code::UnreadableRequest, format!("{} is not JSON", path.display())).because(error)
+        Error::new(Code::UnreadableRequest, format!("{} is not JSON", path.display())).because(error).hint(
+            r#"the body of a request looks like {"model": "auto", "messages": [{"role": "user", "content": "…"}]}"#,
+        )
     })?;
     Ok(bytes)
 }

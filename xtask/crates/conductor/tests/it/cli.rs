@@ -129,7 +129,6 @@ fn a_mistyped_word_is_answered_with_the_nearest() {
             error[XT0201]: unrecognized subcommand 'buidl'
             Usage: cargo xtask [OPTIONS] <COMMAND>
             hint: a similar subcommand exists: 'build'
-            hint: For more information, try '--help'.
             exit 2
         "#]],
     );
@@ -140,7 +139,6 @@ fn a_mistyped_word_is_answered_with_the_nearest() {
             error[XT0201]: unexpected argument '--offlin' found
             Usage: cargo xtask build --offline [TARGET]...
             hint: a similar argument exists: '--offline'
-            hint: For more information, try '--help'.
             exit 2
         "#]],
     );
