@@ -116,8 +116,11 @@ impl CacheFolder {
     pub fn last_collection(&self) -> PathBuf {
         self.store().join("last-gc")
     }
-    /// Stores and downloads in the formats of other versions of this tool.
+    /// Stores and downloads in the formats of other versions of this tool; none in a folder without its tag.
     pub fn other_buckets(&self) -> Vec<PathBuf> {
+        if !self.tag().is_file() {
+            return Vec::new();
+        }
         let ours = [self.store(), self.downloads()];
         let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
         let is_bucket = |path: &PathBuf| {

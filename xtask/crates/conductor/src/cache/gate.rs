@@ -4,20 +4,21 @@
 //! <folder>/gate            locked by whoever lets nobody in or out for a moment: `cache gc`, `clean`
 //! <folder>/users/<owner>   a living process inside; each line is something that it uses
 //! ```
-//! Entering, and naming one more thing, wait for an open gate. A user's life is told from its [`Owner`], not from a lock: where file
-//! locks do nothing the gate always stands open, yet what is in use is still named.
+//! Entering, and naming one more thing, wait for an open gate. A user's life is told from its [`Owner`]; one that cannot be asked, in
+//! another container or of an earlier boot, is told from the lock that it holds on its own file. Where file locks do nothing the gate
+//! always stands open, yet what is in use is still named, and a user elsewhere is believed for a day.
 
 use super::lock::{self, Held, Mode, Patience};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
 use crate::owner::{Life, Owner};
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A user that cannot be asked, being elsewhere, is believed for this long.
+/// A user that cannot be asked, being elsewhere where locks do nothing, is believed for this long.
 const BELIEVED: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Clone, Debug)]
@@ -30,6 +31,7 @@ pub struct Gate {
 pub struct Inside {
     gate: Gate,
     file: PathBuf,
+    _lives: File,
 }
 
 /// Nobody enters, and nobody names one more thing, until this is dropped.
@@ -44,6 +46,8 @@ pub struct User {
     pub owner: Owner,
     /// What it named.
     pub uses: BTreeSet<String>,
+    /// Where it says so.
+    pub file: PathBuf,
 }
 
 impl Gate {
@@ -66,7 +70,10 @@ impl Gate {
         let file = self.register().join(name);
         files::create_folder(&self.register())?;
         files::append(&file, "")?;
-        Ok(Inside { gate: self.clone(), file })
+        let lives = File::open(&file).map_err(|error| Error::disk("open", &file, error))?;
+        // Refused only where locks do nothing.
+        let _ = lives.try_lock();
+        Ok(Inside { gate: self.clone(), file, _lives: lives })
     }
 
     /// As long as this is held nobody closes the gate.
@@ -87,11 +94,13 @@ impl Gate {
             let lives = match owner.life() {
                 Life::Alive => owner != *Owner::this_process(),
                 Life::Dead => false,
-                Life::Elsewhere => files::age(&path).is_some_and(|age| age < BELIEVED),
+                Life::Elsewhere => {
+                    lock::is_held(&path).unwrap_or_else(|| files::age(&path).is_some_and(|age| age < BELIEVED))
+                }
             };
             if lives {
                 let uses = fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
-                users.push(User { owner, uses });
+                users.push(User { owner, uses, file: path });
             } else if owner != *Owner::this_process() {
                 let _ = files::remove(&path);
             }
@@ -127,7 +136,7 @@ impl Closed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Code, Error};
+    use crate::error::Code;
 
     #[test]
     fn who_is_inside_is_known_until_it_leaves_or_dies() {
@@ -145,11 +154,16 @@ mod tests {
         let elsewhere = inside.file.with_file_name(format!("1.2-{}", name.split_once('-').unwrap().1));
         fs::write(&dead, &text).unwrap();
         fs::write(&elsewhere, &text).unwrap();
+        assert_eq!(gate.others(), [], "locks work here, and nobody holds its");
+        assert!(!elsewhere.exists());
+        fs::write(&elsewhere, &text).unwrap();
+        let held = File::open(&elsewhere).unwrap();
+        held.try_lock().unwrap();
         let others = gate.others();
         assert_eq!(others.len(), 1);
         assert_eq!(others[0].uses, BTreeSet::from(["a".to_owned(), "b".to_owned()]));
         assert!(!dead.exists());
-        drop(inside);
+        drop((inside, held));
         files::remove(&elsewhere).unwrap();
 
         // Nobody enters through a closed gate; once it is gone a new one stands open.

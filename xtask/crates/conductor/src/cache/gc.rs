@@ -191,11 +191,6 @@ impl Survey {
         totals
     }
 
-    /// Every content that a result names.
-    pub fn objects(&self) -> impl Iterator<Item = Digest> {
-        self.objects.keys().copied()
-    }
-
     fn results(&mut self, store: &Store) {
         let order = last_uses(&self.uses, now_seconds());
         for path in files::list(&store.root.join("entries")) {

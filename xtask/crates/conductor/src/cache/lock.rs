@@ -9,7 +9,7 @@ use crate::files;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -31,10 +31,30 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder(String);
 
-/// Released when dropped, or when this process dies.
+/// Released when dropped, or when this process dies. The file says who holds it, or the last of several; nobody who has gone.
 #[derive(Debug)]
 pub struct Held {
-    _file: File,
+    file: File,
+    said: String,
+}
+
+impl Held {
+    fn by_this_process(mut file: File) -> Self {
+        let said = Holder::this_process().0;
+        // Only a courtesy to those who wait: a failure to say who we are stops nobody.
+        let _ = file.set_len(0).and_then(|()| file.write_all(said.as_bytes()));
+        Self { file, said }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut text = vec![0; self.said.len()];
+        let read = self.file.read_exact_at(&mut text, 0);
+        if read.is_ok() && text == self.said.as_bytes() {
+            let _ = self.file.set_len(0);
+        }
+    }
 }
 
 impl Holder {
@@ -70,7 +90,7 @@ pub fn lock(path: &Path, mode: Mode, patience: Patience) -> Result<Held> {
     let start = Instant::now();
     let mut due_at = Duration::from_secs(1);
     loop {
-        let mut file = open(path)?;
+        let file = open(path)?;
         let taken = match mode {
             Mode::Shared => file.try_lock_shared(),
             Mode::Exclusive => file.try_lock(),
@@ -78,11 +98,7 @@ pub fn lock(path: &Path, mode: Mode, patience: Patience) -> Result<Held> {
         match taken {
             // No working locks here (some network file systems): duplicate work, equal bytes.
             Ok(()) | Err(TryLockError::Error(_)) if is_still(path, &file) => {
-                if mode == Mode::Exclusive {
-                    // Only a courtesy to those who wait: a failure to say who we are stops nobody.
-                    let _ = file.set_len(0).and_then(|()| file.write_all(Holder::this_process().0.as_bytes()));
-                }
-                return Ok(Held { _file: file });
+                return Ok(Held::by_this_process(file));
             }
             Ok(()) | Err(TryLockError::Error(_)) => continue,
             Err(TryLockError::WouldBlock) => {}
@@ -106,7 +122,19 @@ pub fn lock(path: &Path, mode: Mode, patience: Patience) -> Result<Held> {
 /// The lock if nobody holds it.
 pub fn try_lock(path: &Path) -> Option<Held> {
     let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
-    (file.try_lock().is_ok() && is_still(path, &file)).then_some(Held { _file: file })
+    (file.try_lock().is_ok() && is_still(path, &file)).then(|| Held::by_this_process(file))
+}
+
+/// Whether somebody holds the lock on `path`; `None` where locks tell nothing.
+pub fn is_held(path: &Path) -> Option<bool> {
+    let open = || OpenOptions::new().read(true).write(true).open(path).ok();
+    let (first, second) = (open()?, open()?);
+    match first.try_lock() {
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
+        // Granted to both: then it would be granted to anybody.
+        Ok(()) => matches!(second.try_lock(), Err(TryLockError::WouldBlock)).then_some(false),
+    }
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -148,7 +176,9 @@ mod tests {
         assert_eq!(error.code(), Code::LockTimeout);
         assert!(heard.starts_with(&format!("process {} (`", std::process::id())), "{heard}");
         assert!(try_lock(&path).is_none());
+        assert_eq!(is_held(&path), Some(true));
         drop(held);
+        assert_eq!(Holder::of(&path).to_string(), "another process", "nobody who has gone is named");
         // A child that another test is just forking may hold the file for a moment, until it execs.
         let mut patient = |_: Option<&Holder>, _| Ok(());
         lock(&path, Mode::Exclusive, Patience { limit: Duration::from_secs(10), tick: &mut patient }).unwrap();
@@ -160,12 +190,12 @@ mod tests {
         let folder = files::temporary_folder(&std::env::temp_dir(), "lock").unwrap();
         let path = folder.join("lock");
         let mut tick = |_: Option<&Holder>, _| Ok(());
-        let _first = lock(&path, Mode::Exclusive, Patience { limit: Duration::ZERO, tick: &mut tick }).unwrap();
+        let first = lock(&path, Mode::Exclusive, Patience { limit: Duration::ZERO, tick: &mut tick }).unwrap();
         fs::remove_file(&path).unwrap();
         // Another file of the same name: free.
         let second = lock(&path, Mode::Exclusive, Patience { limit: Duration::ZERO, tick: &mut tick }).unwrap();
-        assert!(is_still(&path, &second._file));
-        assert!(!is_still(&path, &_first._file));
+        assert!(is_still(&path, &second.file));
+        assert!(!is_still(&path, &first.file));
         files::remove(&folder).unwrap();
     }
 }

@@ -125,6 +125,16 @@ impl Store {
         Ok(inside)
     }
 
+    /// Every output of every result.
+    pub fn outputs(&self) -> Vec<Output> {
+        let entries = files::list(&self.root.join("entries"));
+        let entry = |path: &PathBuf| {
+            let key = path.file_name()?.to_str()?.parse().ok()?;
+            read_entry(path, &key).ok().flatten()
+        };
+        entries.iter().filter_map(entry).flat_map(|entry| entry.outputs).collect()
+    }
+
     /// Every folder in which something half-written may lie.
     pub(super) fn folders_of_temporaries(&self) -> Vec<PathBuf> {
         let objects = fs::read_dir(self.root.join("objects")).into_iter().flatten().flatten();

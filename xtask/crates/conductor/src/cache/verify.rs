@@ -38,7 +38,7 @@ pub struct Damage {
 pub fn verify(cache: &CacheFolder, store: &Store, repair: bool, tick: &mut dyn FnMut(u64)) -> Result<Verified> {
     let mut look = Look { store, repair, tick, it: Verified::default() };
     let sound = look.named_contents(&store.root.join("objects"))?;
-    look.entries(&sound)?;
+    look.entries(sound)?;
     let downloads = cache.downloads();
     let altered = look.named_contents(&downloads.join("sha256"))?;
     if repair {
@@ -87,7 +87,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    fn entries(&mut self, objects: &BTreeMap<PathBuf, bool>) -> Result<()> {
+    fn entries(&mut self, mut objects: BTreeMap<PathBuf, bool>) -> Result<()> {
         for path in files::list(&self.store.root.join("entries")) {
             if files::is_temporary(&path) {
                 continue;
@@ -106,7 +106,7 @@ impl Look<'_> {
             };
             self.it.results += 1;
             let broken = match entry.layout {
-                Layout::Objects => self.objects_of(&entry, objects),
+                Layout::Objects => self.objects_of(&entry, &mut objects)?,
                 Layout::Tree => self.tree_of(&entry)?,
             };
             if self.repair && !broken.is_empty() {
@@ -116,7 +116,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    fn objects_of(&mut self, entry: &Entry, objects: &BTreeMap<PathBuf, bool>) -> Vec<PathBuf> {
+    fn objects_of(&mut self, entry: &Entry, objects: &mut BTreeMap<PathBuf, bool>) -> Result<Vec<PathBuf>> {
         let mut broken = Vec::new();
         for output in &entry.outputs {
             let path = self.store.file_of(entry, output);
@@ -127,15 +127,18 @@ impl Look<'_> {
                     let known = self.it.damages.iter_mut().find(|damage| damage.path == path && damage.step.is_none());
                     known.into_iter().for_each(|damage| damage.step = Some(entry.step.clone()));
                 }
-                None => self.it.damages.push(Damage {
-                    path: path.clone(),
-                    problem: "is gone".into(),
-                    step: Some(entry.step.clone()),
-                }),
+                // Gone, or published since the objects were listed.
+                None => {
+                    let problem = self.problem(&path, &output.digest, None)?;
+                    objects.insert(path.clone(), problem.is_none());
+                    let Some(problem) = problem else { continue };
+                    let step = Some(entry.step.clone());
+                    self.it.damages.push(Damage { path: path.clone(), problem, step });
+                }
             }
             broken.push(path);
         }
-        broken
+        Ok(broken)
     }
 
     fn tree_of(&mut self, entry: &Entry) -> Result<Vec<PathBuf>> {

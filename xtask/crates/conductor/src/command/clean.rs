@@ -1,12 +1,11 @@
 //! `clean [--all]`: removes what this tool made, nothing else.
 //!
-//! What lies in `dist/` and `models/` goes only if its bytes are those that a step put there; what somebody else put there, or
-//! changed, stays and is named. `target/xtask/` is ours whole. With `--all` this tool's own build folder and the caches of this user go
-//! too. Whoever is building meanwhile is waited for.
+//! What lies in `dist/` and `models/` goes only if a step put it at that very place with these very bytes; what somebody else put
+//! there, changed or copied stays and is named, and no symbolic link is followed. `target/xtask/` is ours whole. With `--all` this tool's
+//! own build folder and the caches of this user go too, if they carry our tag. Whoever is building meanwhile is waited for.
 
 use super::{cache, print};
 use crate::cache::gate::{Closed, Gate};
-use crate::cache::gc::Survey;
 use crate::cache::lock::Patience;
 use crate::cache::store::{Store, TAG};
 use crate::digest::Digest;
@@ -40,7 +39,8 @@ pub fn clean(settings: &Settings, project: &Project, sink: &Sink, all: bool) -> 
         false => Ok(None),
     };
     let checkout = close(&Gate::of(&workspace.build()), workspace.build(), &workspace.root)?;
-    let cache = if all { close(&store.gate, settings.cache.store(), &settings.cache.0)? } else { None };
+    let all_of_cache = all && is_tagged(settings);
+    let cache = if all_of_cache { close(&store.gate, settings.cache.store(), &settings.cache.0)? } else { None };
     let Cleaning { ours, foreign } = plan(settings, project, &store, all);
     let mut gone = Vec::new();
     for path in ours {
@@ -50,7 +50,8 @@ pub fn clean(settings: &Settings, project: &Project, sink: &Sink, all: bool) -> 
         gone.push((path, size_bytes));
     }
     [checkout, cache].into_iter().flatten().try_for_each(Closed::dismantle)?;
-    let folders = project.output_folders(workspace).into_iter().chain([settings.cache.0.clone(), workspace.target()]);
+    let whole = [all_of_cache.then(|| settings.cache.0.clone()), all.then(|| workspace.target())];
+    let folders = project.output_folders(workspace).into_iter().chain(whole.into_iter().flatten());
     folders.inspect(|folder| files::sweep(folder)).try_for_each(|folder| files::remove_if_empty(&folder))?;
     tell(settings, gone, &foreign)
 }
@@ -62,34 +63,40 @@ fn plan(settings: &Settings, project: &Project, store: &Store, all: bool) -> Cle
         let cache = &settings.cache;
         ours.push(settings.workspace.tool());
         ours.extend(launcher(settings));
-        ours.extend(but_for_gate(&cache.store(), &[]));
-        ours.push(cache.downloads());
-        ours.extend(cache.other_buckets());
-        ours.extend(files::read_text(&cache.tag()).is_ok_and(|text| text == TAG).then(|| cache.tag()));
+        if is_tagged(settings) {
+            ours.extend(but_for_gate(&cache.store(), &[]));
+            ours.push(cache.downloads());
+            ours.extend(cache.other_buckets());
+            ours.push(cache.tag());
+        }
         ours.retain(|path| path.exists());
     }
     Cleaning { ours, foreign }
 }
 
 fn outputs(settings: &Settings, project: &Project, store: &Store) -> Cleaning {
+    let workspace = &settings.workspace;
     let mut placed: BTreeMap<PathBuf, BTreeSet<Digest>> = BTreeMap::new();
-    for record in files::list(&settings.workspace.placed_records()) {
+    for record in files::list(&workspace.placed_records()) {
         let text = files::read_text(&record).unwrap_or_default();
         let record: BTreeMap<PathBuf, Digest> = serde_json::from_str(&text).unwrap_or_default();
         for (path, digest) in record {
             placed.entry(path).or_default().insert(digest);
         }
     }
-    // Where the records are gone, with target/, the store and the pins still know our results.
-    let mut known: BTreeSet<Digest> = Survey::of(&settings.cache, store).objects().collect();
-    known.extend(project.pins.model.values().flat_map(|model| model.file.iter().map(|file| file.sha256)));
+    // Where the records are gone, with target/, the store still knows what is called so in dist/.
+    for output in store.outputs() {
+        for folder in [workspace.dist_lib(), workspace.dist_bin()] {
+            placed.entry(folder.join(&output.path)).or_default().insert(output.digest);
+        }
+    }
     let (mut ours, mut foreign) = (Vec::new(), Vec::new());
-    for folder in project.output_folders(&settings.workspace) {
+    let is_linked = |folder: &Path| folder.ancestors().take_while(|it| *it != workspace.root).any(|it| it.is_symlink());
+    for folder in project.output_folders(workspace).into_iter().filter(|folder| !is_linked(folder)) {
         for path in files::list(&folder).into_iter().filter(|path| !path.is_dir() || path.is_symlink()) {
             let digest = (!path.is_symlink()).then(|| Digest::of_file(&path).ok()).flatten().map(|(digest, _)| digest);
-            let is_ours = digest.is_some_and(|digest| {
-                known.contains(&digest) || placed.get(&path).is_some_and(|digests| digests.contains(&digest))
-            });
+            let is_ours =
+                digest.is_some_and(|digest| placed.get(&path).is_some_and(|digests| digests.contains(&digest)));
             match is_ours {
                 true => ours.push(path),
                 false if files::is_temporary(&path) => {}
@@ -98,6 +105,11 @@ fn outputs(settings: &Settings, project: &Project, store: &Store) -> Cleaning {
         }
     }
     Cleaning { ours, foreign }
+}
+
+/// Whether the cache's folder says that it is ours: a variable may name any folder.
+fn is_tagged(settings: &Settings) -> bool {
+    files::read_text(&settings.cache.tag()).is_ok_and(|text| text == TAG)
 }
 
 /// All of a folder but these and the gate, which is closed as long as somebody cleans.
@@ -130,7 +142,7 @@ fn close_when_unused(settings: &Settings, sink: &Sink, gate: &Gate, what: &Path)
         if waited >= settings.lock_timeout {
             let message = format!("process {process} still uses {name} after {} s", waited.as_secs());
             return Err(Error::new(Code::LockTimeout, message)
-                .hint("wait for that process, or end it; XTASK_LOCK_TIMEOUT sets the limit in seconds"));
+                .hint(format!("wait for that process, or end it; if there is none, remove {}", user.file.display())));
         }
         if waited >= due_at {
             due_at *= 3;

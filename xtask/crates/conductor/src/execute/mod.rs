@@ -426,23 +426,23 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// Puts every output where it belongs, unless it is there already. What is about to be put there is noted first, for `clean`.
+    /// Puts every output where it belongs, unless it is there already. What is about to be put there is noted first, for `clean`; what
+    /// somebody else put there is not ours.
     fn put_in_place(&self, step: &Step, entry: &Entry) -> Result<()> {
-        if let plan::Place::Folder(_) = &step.place {
-            let placed: BTreeMap<PathBuf, Digest> =
-                entry.outputs.iter().filter_map(|output| Some((step.place.of(output)?, output.digest))).collect();
-            let bytes =
-                serde_json::to_vec(&placed).map_err(|error| Error::bug("cannot serialise outputs").because(error))?;
-            files::write(&self.settings.workspace.placed(&step.id), &bytes)?;
+        let outputs = entry.outputs.iter().filter_map(|output| Some((step.place.of(output)?, output)));
+        let missing: Vec<(PathBuf, &Output)> =
+            outputs.filter(|(path, output)| !self.is_in_place(path, output)).collect();
+        if missing.is_empty() {
+            return Ok(());
         }
-        for output in &entry.outputs {
-            if let Some(path) = step.place.of(output)
-                && !self.is_in_place(&path, output)
-            {
-                self.store.restore(entry, output, &path)?;
-            }
-        }
-        Ok(())
+        let record = self.settings.workspace.placed(&step.id);
+        let known = files::read_if_present(&record)?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let mut placed: BTreeMap<PathBuf, Digest> = known.unwrap_or_default();
+        placed.extend(missing.iter().map(|(path, output)| (path.clone(), output.digest)));
+        let bytes =
+            serde_json::to_vec(&placed).map_err(|error| Error::bug("cannot serialise outputs").because(error))?;
+        files::write(&record, &bytes)?;
+        missing.into_iter().try_for_each(|(path, output)| self.store.restore(entry, output, &path))
     }
 
     /// Notes what the result that is in place was made of: its key, so that nothing is written twice, and its inputs, for reasons.

@@ -13,6 +13,12 @@ impl Environment {
         Self(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
     }
 
+    /// A variable of ours whose value is not Unicode: it would be passed over in silence.
+    pub fn unreadable(&self) -> Option<&str> {
+        let ours = self.0.iter().filter(|(name, _)| name.starts_with(concat!("XTASK", "_")));
+        ours.filter(|(_, value)| value.to_str().is_none()).map(|(name, _)| name.as_str()).next()
+    }
+
     /// A value that is set, Unicode and not empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.to_str().filter(|value| !value.is_empty())

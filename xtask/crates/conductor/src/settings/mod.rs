@@ -165,6 +165,10 @@ impl Settings {
         declaration: &Declaration,
         stderr_is_terminal: bool,
     ) -> Result<Self> {
+        if let Some(name) = environment.unreadable() {
+            return Err(Error::new(Code::WrongValue, format!("{name} holds bytes that are no text"))
+                .hint(format!("unset {name}, or give it a value in UTF-8")));
+        }
         let mirror = first(
             [
                 (args.mirror.clone(), Origin::Flag),
