@@ -243,6 +243,23 @@ pub fn walk_with_hidden(folder: &Path) -> Result<Vec<PathBuf>> {
     walk_all(folder, &|_| false)
 }
 
+/// Everything below `folder` that is no folder itself, links not followed, as sorted relative paths.
+pub fn everything_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut open = vec![PathBuf::new()];
+    while let Some(relative) = open.pop() {
+        let path = folder.join(&relative);
+        for entry in fs::read_dir(&path).map_err(|error| Error::disk("list", &path, error))? {
+            let entry = entry.map_err(|error| Error::disk("list", &path, error))?;
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let list = if is_folder { &mut open } else { &mut found };
+            list.push(relative.join(entry.file_name()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 fn walk_all(folder: &Path, skip: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut open = vec![PathBuf::new()];

@@ -27,7 +27,7 @@ use crate::files::{self, Draft};
 use crate::interrupt;
 use crate::workspace::CacheFolder;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -193,10 +193,21 @@ impl Store {
                 broken.push(file);
             }
         }
+        if entry.layout == Layout::Tree {
+            broken.extend(self.strangers(&entry));
+        }
         if let Some(beside) = beside.filter(|_| remember) {
             beside.save();
         }
         Ok(if broken.is_empty() { Lookup::Hit(entry) } else { Lookup::Broken(broken) })
+    }
+
+    /// What lies in a tree and is no part of the result: who uses the tree would use it too.
+    pub(super) fn strangers(&self, entry: &Entry) -> Vec<PathBuf> {
+        let tree = self.tree(&entry.key);
+        let named: BTreeSet<&Path> = entry.outputs.iter().map(|output| Path::new(&output.path)).collect();
+        let found = files::everything_in(&tree).unwrap_or_default();
+        found.iter().filter(|path| !named.contains(path.as_path())).map(|path| tree.join(path)).collect()
     }
 
     /// Waits until this process may make `key`.
@@ -454,6 +465,39 @@ mod tests {
             assert_eq!(it.lookup(), Lookup::Absent, "{name}");
             assert_eq!(it.publish(), entry, "{name}");
             assert_eq!(it.lookup(), Lookup::Hit(entry), "{name}");
+        }
+    }
+
+    /// A tree is used as it lies there: what is in it beside the result would be used too.
+    #[test]
+    fn a_stranger_in_a_tree_is_never_part_of_a_hit() {
+        let it = Fixture::new();
+        let publish = || {
+            let lock = it.store.lock(&it.key, patience!()).unwrap();
+            let folder = it.store.new_tree(&lock).unwrap();
+            fs::create_dir(folder.join("lib")).unwrap();
+            fs::write(folder.join("lib/module.py"), "1").unwrap();
+            let path = "lib/module.py".to_owned();
+            let outputs = vec![Output { path, digest: Digest::of(b"1"), size_bytes: 1, executable: false }];
+            it.store.publish_tree(&lock, "wheel-set:x", BTreeMap::new(), &folder, outputs).unwrap()
+        };
+        let strangers: [fn(&Path); 4] = [
+            |lib| fs::write(lib.join("stranger.py"), "2").unwrap(),
+            |lib| std::os::unix::fs::symlink("nowhere", lib.join("dangling")).unwrap(),
+            |lib| std::os::unix::fs::symlink("/", lib.join("linked")).unwrap(),
+            |lib| {
+                let elsewhere = lib.with_file_name("elsewhere");
+                fs::rename(lib, &elsewhere).unwrap();
+                std::os::unix::fs::symlink("elsewhere", lib).unwrap();
+            },
+        ];
+        for stranger in strangers {
+            publish();
+            assert!(matches!(it.lookup(), Lookup::Hit(_)));
+            stranger(&it.store.tree(&it.key).join("lib"));
+            let Lookup::Broken(broken) = it.lookup() else { panic!("{:?}", it.lookup()) };
+            it.store.set_aside(&it.key, &broken).unwrap();
+            assert_eq!(it.lookup(), Lookup::Absent);
         }
     }
 

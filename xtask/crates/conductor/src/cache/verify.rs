@@ -11,7 +11,7 @@ use crate::files;
 use crate::interrupt;
 use crate::workspace::CacheFolder;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,11 @@ pub struct Damage {
 pub fn verify(cache: &CacheFolder, store: &Store, repair: bool, tick: &mut dyn FnMut(u64)) -> Result<Verified> {
     let mut look = Look { store, repair, tick, it: Verified::default() };
     let sound = look.named_contents(&store.root.join("objects"))?;
-    look.entries(sound)?;
+    look.entries(&sound)?;
+    // Those that a result names went with it.
+    for (path, _) in sound.iter().filter(|(path, sound)| repair && !**sound && path.symlink_metadata().is_ok()) {
+        store.quarantine(path)?;
+    }
     let downloads = cache.downloads();
     let altered = look.named_contents(&downloads.join("sha256"))?;
     if repair {
@@ -87,7 +91,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    fn entries(&mut self, mut objects: BTreeMap<PathBuf, bool>) -> Result<()> {
+    fn entries(&mut self, objects: &BTreeMap<PathBuf, bool>) -> Result<()> {
         for path in files::list(&self.store.root.join("entries")) {
             if files::is_temporary(&path) {
                 continue;
@@ -106,7 +110,7 @@ impl Look<'_> {
             };
             self.it.results += 1;
             let broken = match entry.layout {
-                Layout::Objects => self.objects_of(&entry, &mut objects)?,
+                Layout::Objects => self.objects_of(&entry, objects)?,
                 Layout::Tree => self.tree_of(&entry)?,
             };
             if self.repair && !broken.is_empty() {
@@ -116,7 +120,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    fn objects_of(&mut self, entry: &Entry, objects: &mut BTreeMap<PathBuf, bool>) -> Result<Vec<PathBuf>> {
+    fn objects_of(&mut self, entry: &Entry, objects: &BTreeMap<PathBuf, bool>) -> Result<Vec<PathBuf>> {
         let mut broken = Vec::new();
         for output in &entry.outputs {
             let path = self.store.file_of(entry, output);
@@ -129,9 +133,7 @@ impl Look<'_> {
                 }
                 // Gone, or published since the objects were listed.
                 None => {
-                    let problem = self.problem(&path, &output.digest, None)?;
-                    objects.insert(path.clone(), problem.is_none());
-                    let Some(problem) = problem else { continue };
+                    let Some(problem) = self.problem(&path, &output.digest, None)? else { continue };
                     let step = Some(entry.step.clone());
                     self.it.damages.push(Damage { path: path.clone(), problem, step });
                 }
@@ -143,7 +145,6 @@ impl Look<'_> {
 
     fn tree_of(&mut self, entry: &Entry) -> Result<Vec<PathBuf>> {
         let tree = self.store.tree(&entry.key);
-        let named: BTreeSet<&str> = entry.outputs.iter().map(|output| output.path.as_str()).collect();
         let mut broken = Vec::new();
         let mut damage = |it: &mut Verified, path: PathBuf, problem: String| {
             it.damages.push(Damage { path: path.clone(), problem, step: Some(entry.step.clone()) });
@@ -155,10 +156,8 @@ impl Look<'_> {
                 damage(&mut self.it, path, problem);
             }
         }
-        for extra in files::walk_with_hidden(&tree).unwrap_or_default() {
-            if !extra.to_str().is_some_and(|path| named.contains(path)) {
-                damage(&mut self.it, tree.join(extra), "is not part of the result".to_owned());
-            }
+        for stranger in self.store.strangers(entry) {
+            damage(&mut self.it, stranger, "is not part of the result".to_owned());
         }
         // A tree is used as it lies there: one wrong file and all of it goes.
         Ok(if broken.is_empty() { broken } else { vec![tree] })

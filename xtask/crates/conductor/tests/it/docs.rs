@@ -87,6 +87,9 @@ fn every_command_in_the_documents_is_one() {
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("run --once examples/chat.json", ".ci/run", "cargo xtask run --once examples/chat.json"),
     ("test", ".ci/run", "cargo xtask test --require all"),
+    ("test rust go", ".ci/run", "cargo xtask test --require all"),
+    ("lint", ".ci/run", "cargo xtask lint --require all"),
+    ("clean", "tests/faults/test_kill.py", "\"clean\""),
     ("build --offline", "tests/test_build.py", "\"--offline\", wrapper=unplugged()"),
     ("mirror use cn", "xtask/crates/conductor/tests/it/cli.rs", "mirror use"),
 ];
@@ -96,6 +99,8 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
 fn understood(arguments: &[&str]) -> Output {
     let free = matches!(arguments, ["plan" | "why" | "schema" | "help" | "explain" | "completions", ..])
         || matches!(arguments, ["mirror", "list" | "show" | "env", ..])
+        // In a cache of its own.
+        || matches!(arguments, ["cache", ..])
         || arguments.contains(&"--dry-run");
     if free {
         return conductor(arguments);
@@ -118,6 +123,7 @@ fn a_command_in_a_block_that_nobody_executes_has_a_reason() {
     const REASONS: &[(&str, &str)] = &[
         ("sudo apt-get install -y git gcc libc6-dev python3 rustup", "needs root"),
         ("rustup default stable", "changes the reader's toolchain"),
+        ("cargo xtask test faults", "a part of what `.ci/run` runs, with how to run it otherwise below"),
         ("cargo xtask run", "never ends by itself; tests/test_stack.py starts and ends it"),
         ("curl -s http://127.0.0.1:8801/", "needs the stack of the line above; tests/test_stack.py sends it"),
     ];
