@@ -91,6 +91,10 @@ impl Gate {
         for path in fs::read_dir(self.register()).into_iter().flatten().flatten().map(|entry| entry.path()) {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let Ok(owner) = name.parse::<Owner>() else { continue };
+            // A pipe would be waited for.
+            if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+                continue;
+            }
             let lives = match owner.life() {
                 Life::Alive => owner != *Owner::this_process(),
                 Life::Dead => false,

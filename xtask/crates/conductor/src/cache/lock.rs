@@ -140,11 +140,13 @@ pub fn is_held(path: &Path) -> Option<bool> {
 fn open(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut tries = 100;
     loop {
         match options.open(path) {
             Ok(file) => return Ok(file),
             // Its folder is not there yet, or was just removed by `clean`.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && tries > 0 => {
+                tries -= 1;
                 files::create_folder(path.parent().unwrap_or(Path::new(".")))?;
             }
             Err(error) => return Err(Error::disk("open the lock", path, error)),

@@ -43,16 +43,24 @@ pub fn clean(settings: &Settings, project: &Project, sink: &Sink, all: bool) -> 
     let cache = if all_of_cache { close(&store.gate, settings.cache.store(), &settings.cache.0)? } else { None };
     let Cleaning { ours, foreign } = plan(settings, project, &store, all);
     let mut gone = Vec::new();
-    for path in ours {
+    let mut remove = |path: &Path| {
         interrupt::check()?;
-        let size_bytes = files::size_of(&path);
-        files::remove(&path)?;
-        gone.push((path, size_bytes));
-    }
+        let size_bytes = files::size_of(path);
+        files::remove(path)?;
+        gone.push((path.to_owned(), size_bytes));
+        Ok(())
+    };
+    // The tag says that the rest may go: it goes last, so that a run that was killed can be repeated.
+    let tag = settings.cache.tag();
+    ours.iter().filter(|path| **path != tag).try_for_each(|path| remove(path))?;
     [checkout, cache].into_iter().flatten().try_for_each(Closed::dismantle)?;
-    let whole = [all_of_cache.then(|| settings.cache.0.clone()), all.then(|| workspace.target())];
-    let folders = project.output_folders(workspace).into_iter().chain(whole.into_iter().flatten());
+    let folders = project.output_folders(workspace).into_iter().chain(all.then(|| workspace.target()));
     folders.inspect(|folder| files::sweep(folder)).try_for_each(|folder| files::remove_if_empty(&folder))?;
+    ours.iter().filter(|path| **path == tag).try_for_each(|path| remove(path))?;
+    if all {
+        files::sweep(&settings.cache.0);
+        files::remove_if_empty(&settings.cache.0)?;
+    }
     tell(settings, gone, &foreign)
 }
 
