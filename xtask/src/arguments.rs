@@ -36,10 +36,7 @@ impl Request {
                 None => (argument, None),
             };
             let mut value = || {
-                attached
-                    .clone()
-                    .or_else(|| rest.next()?.to_str().map(str::to_owned))
-                    .filter(|value| !value.is_empty())
+                attached.clone().or_else(|| rest.next()?.to_str().map(str::to_owned)).filter(|value| !value.is_empty())
             };
             match flag {
                 "--" => break,
