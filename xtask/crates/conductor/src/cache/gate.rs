@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! <folder>/gate            locked by whoever lets nobody in or out for a moment: `cache gc`, `clean`
-//! <folder>/users/<owner>   a living process inside; each line is something that it uses
+//! <folder>/users/<owner>   a living process inside: first line, who it is; each other one, something that it uses
 //! ```
 //! Entering, and naming one more thing, wait for an open gate. A user's life is told from its [`Owner`]; one that cannot be asked, in
 //! another container or of an earlier boot, is told from the lock that it holds on its own file. Where file locks do nothing the gate
 //! always stands open, yet what is in use is still named, and a user elsewhere is believed for a day.
 
-use super::lock::{self, Held, Mode, Patience};
+use super::lock::{self, Held, Holder, Mode, Patience};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::owner::{Life, Owner};
@@ -44,6 +44,7 @@ pub struct Closed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     pub owner: Owner,
+    pub holder: Holder,
     /// What it named.
     pub uses: BTreeSet<String>,
     /// Where it says so.
@@ -69,7 +70,7 @@ impl Gate {
         let name = format!("{}-{}", Owner::this_process(), COUNT.fetch_add(1, Ordering::Relaxed));
         let file = self.register().join(name);
         files::create_folder(&self.register())?;
-        files::append(&file, "")?;
+        files::append(&file, &format!("{}\n", Holder::this_process().written()))?;
         let lives = File::open(&file).map_err(|error| Error::disk("open", &file, error))?;
         // Refused only where locks do nothing.
         let _ = lives.try_lock();
@@ -103,8 +104,10 @@ impl Gate {
                 }
             };
             if lives {
-                let uses = fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
-                users.push(User { owner, uses, file: path });
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                let (holder, uses) = text.split_once('\n').unwrap_or_default();
+                let uses = uses.lines().map(str::to_owned).collect();
+                users.push(User { owner, holder: Holder::said(holder), uses, file: path });
             } else if owner != *Owner::this_process() {
                 let _ = files::remove(&path);
             }
@@ -146,7 +149,7 @@ mod tests {
     fn who_is_inside_is_known_until_it_leaves_or_dies() {
         let folder = files::temporary_folder(&std::env::temp_dir(), "gate").unwrap();
         let gate = Gate::of(&folder.join("deep"));
-        let mut tick = |_: Option<&lock::Holder>, _| Ok(());
+        let mut tick = |_: Option<&Holder>, _| Ok(());
         let inside = gate.enter(Patience { limit: Duration::from_secs(10), tick: &mut tick }).unwrap();
         inside.uses(["a".into(), "b".into()], Patience { limit: Duration::from_secs(10), tick: &mut tick }).unwrap();
         assert_eq!(gate.others(), [], "this process is no other");
@@ -172,7 +175,7 @@ mod tests {
 
         // Nobody enters through a closed gate; once it is gone a new one stands open.
         let closed = gate.close(Patience { limit: Duration::from_secs(10), tick: &mut tick }).unwrap();
-        let mut give_up = |_: Option<&lock::Holder>, _| Err(Error::new(Code::LockTimeout, "closed"));
+        let mut give_up = |_: Option<&Holder>, _| Err(Error::new(Code::LockTimeout, "closed"));
         assert!(gate.enter(Patience { limit: Duration::from_secs(10), tick: &mut give_up }).is_err());
         closed.dismantle().unwrap();
         assert!(!folder.join("deep").exists());

@@ -58,13 +58,22 @@ impl Drop for Held {
 }
 
 impl Holder {
-    fn this_process() -> Self {
+    /// As it was written down.
+    pub fn said(text: &str) -> Self {
+        Self(text.trim().to_owned())
+    }
+
+    pub fn written(&self) -> &str {
+        &self.0
+    }
+
+    pub fn this_process() -> Self {
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
         Self(format!("{} {} {command}", std::process::id(), now_seconds()))
     }
 
     fn of(path: &Path) -> Self {
-        Self(fs::read_to_string(path).unwrap_or_default().trim().to_owned())
+        Self::said(&fs::read_to_string(path).unwrap_or_default())
     }
 }
 

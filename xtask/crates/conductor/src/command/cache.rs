@@ -48,7 +48,7 @@ fn stats(settings: &Settings, store: &Store) -> Result<()> {
         limits.age_days
     ));
     for user in &users {
-        text.push_str(&format!("{:>12}  process {} uses {} results\n", "", user.owner.process, user.uses.len()));
+        text.push_str(&format!("{:>12}  in use: {}\n", "", user.holder));
     }
     let kinds: Vec<_> = totals
         .iter()

@@ -146,15 +146,15 @@ fn close_when_unused(settings: &Settings, sink: &Sink, gate: &Gate, what: &Path)
         let closed = gate.close(Patience { limit: settings.lock_timeout, tick: &mut wait })?;
         let Some(user) = gate.others().into_iter().next() else { return Ok(closed) };
         drop(closed);
-        let (waited, process) = (start.elapsed(), user.owner.process);
+        let waited = start.elapsed();
         if waited >= settings.lock_timeout {
-            let message = format!("process {process} still uses {name} after {} s", waited.as_secs());
+            let message = format!("waited {} s, and {name} is still used by {}", waited.as_secs(), user.holder);
             return Err(Error::new(Code::LockTimeout, message)
                 .hint(format!("wait for that process, or end it; if there is none, remove {}", user.file.display())));
         }
         if waited >= due_at {
             due_at *= 3;
-            let holder = format!("process {process}");
+            let holder = user.holder.to_string();
             sink.send(Event::Waiting { id: name.clone(), holder, seconds: waited.as_secs() });
         }
         interrupt::check()?;

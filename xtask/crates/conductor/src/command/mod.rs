@@ -23,12 +23,13 @@ use crate::interrupt;
 use crate::mirror::Ecosystem;
 use crate::plan::{Plan, Step, Work};
 use crate::project::{Local, ModelSource, Project};
-use crate::report::{self, Event, Reporter, Sink, Status};
+use crate::report::{self, Event, Finding, Reporter, Severity, Sink, Status};
 use crate::settings::env::{self, Environment};
 use crate::settings::{self, Format, Settings};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
 use std::io::Write as _;
+use std::path::Path;
 
 /// Runs a command to its end, everything told.
 pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
@@ -47,6 +48,15 @@ pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
         Ok(started) => started,
         Err(error) => return finish(Err(error)),
     };
+    for (name, meant) in settings::variables::misspelt(&settings.environment) {
+        reporter.sink().send(Event::Finding(Finding {
+            code: "variable.unknown".to_owned(),
+            severity: Severity::Warning,
+            subject: name.to_owned(),
+            message: "no variable of this tool is called so, and nothing reads it".to_owned(),
+            fix: Some(format!("did you mean {meant}?")),
+        }));
+    }
     let result = crash::caught(|| dispatch(&cli.command, &settings, &project, reporter.sink()))
         .and_then(|()| crash::check())
         // A failure after Ctrl-C is a consequence of it: the children share the terminal.
@@ -78,18 +88,24 @@ fn print(settings: &Settings, event: &str, value: &impl Serialize, text: &str) -
 }
 
 fn print_as(format: Format, event: &str, value: &impl Serialize, text: &str) -> Result<()> {
-    match format {
-        // A reader that went away (`| head`) is not our failure.
-        Format::Human => drop(writeln!(std::io::stdout(), "{}", text.trim_end())),
+    let line = match format {
+        Format::Human => text.trim_end().to_owned(),
         Format::Json => {
             let mut value =
                 serde_json::to_value(value).map_err(|error| Error::bug("cannot serialise").because(error))?;
             value["schema"] = 1.into();
             value["event"] = event.into();
-            drop(writeln!(std::io::stdout(), "{value}"));
+            value.to_string()
         }
+    };
+    let mut stdout = std::io::stdout();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        // A reader that went away (`| head`) is not our failure.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::disk("write", Path::new("standard output"), error))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn prepare(cli: &Cli, stderr_is_terminal: bool) -> Result<(Settings, Project)> {

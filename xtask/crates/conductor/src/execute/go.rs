@@ -144,6 +144,8 @@ impl Workshop<'_> {
         ] {
             environment.insert(name.to_owned(), value.into());
         }
+        // The compiler that the key names: Go by itself would take another, as it was configured when it was built.
+        environment.entry("CC".to_owned()).or_insert_with(|| "cc".into());
         self.outside.go().apply(&mut environment);
         // Tools that a build or a test starts find the same Go first.
         let go = self.go_program(facts)?;

@@ -10,7 +10,7 @@ use super::profile::Ecosystem;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
@@ -276,6 +276,8 @@ fn replaced_source(machine: &Machine) -> Option<Result<Known, String>> {
 /// Lets cargo look for a crate with an empty CARGO_HOME, through a proxy that refuses: it names its host in `CONNECT`.
 fn ask_cargo(machine: &Machine) -> io::Result<Option<String>> {
     let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // Where even loopback is down nobody ever connects, not even to end the wait.
+    proxy.set_nonblocking(true)?;
     let address = proxy.local_addr()?;
     let mut environment = machine.environment_without(&["NO_PROXY", "no_proxy", "CARGO_NET_OFFLINE"]);
     for (name, value) in [
@@ -294,9 +296,6 @@ fn ask_cargo(machine: &Machine) -> io::Result<Option<String>> {
     });
     let run = (machine.run)(&[cargo, "search", "--registry", "crates-io", "--limit", "1", "x"], &environment);
     done.store(true, Ordering::SeqCst);
-    // Wakes the listener, which is waiting for a connection.
-    let _ =
-        TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())), Duration::from_secs(1));
     let host = listening.join().ok().flatten();
     run.map(|_| host)
 }
@@ -304,12 +303,15 @@ fn ask_cargo(machine: &Machine) -> io::Result<Option<String>> {
 /// Answers every connection with 403 until `done`; the host of the first `CONNECT`.
 fn refuse(proxy: &TcpListener, done: &AtomicBool) -> Option<String> {
     let mut host = None;
-    for stream in proxy.incoming().map_while(Result::ok) {
-        if done.load(Ordering::SeqCst) {
-            break;
+    while !done.load(Ordering::SeqCst) {
+        match proxy.accept() {
+            Ok((stream, _)) => {
+                let wanted = stream.set_nonblocking(false).and_then(|()| refuse_one(stream)).ok().flatten();
+                host = host.or(wanted);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(5)),
+            Err(_) => break,
         }
-        let wanted = refuse_one(stream).ok().flatten();
-        host = host.or(wanted);
     }
     host
 }

@@ -76,6 +76,18 @@ pub const OLD: &[(&str, Fate)] = &[
     ("TAG", Gone("nothing read it before either")),
 ];
 
+/// A variable that looks like one of ours and is none, with the one that may be meant.
+pub fn misspelt(environment: &Environment) -> Vec<(&str, &'static str)> {
+    let ours = environment.0.keys().filter(|name| name.starts_with(concat!("XTASK", "_")));
+    let nearest = |name: &str| {
+        let others = OURS.iter().filter(|it| strsim::damerau_levenshtein(it.name, name) <= 2);
+        others.min_by_key(|it| strsim::damerau_levenshtein(it.name, name)).map(|it| it.name)
+    };
+    ours.filter(|name| OURS.iter().all(|it| it.name != name.as_str()))
+        .filter_map(|name| Some((name.as_str(), nearest(name)?)))
+        .collect()
+}
+
 /// Refuses what `command` would once have obeyed, by name.
 pub fn refuse_old(command: &str, environment: &Environment) -> Result<()> {
     for (names, fate) in OLD {
@@ -149,6 +161,13 @@ mod tests {
             }
         }
         assert!(refused > 3, "nothing is refused");
+    }
+
+    #[test]
+    fn a_misspelt_variable_of_ours_is_told_with_the_one_that_is_meant() {
+        let set = ["XTASK_MIROR", "XTASK_MIRROR", "XTASK_MODELS", "MIRROR"];
+        let environment = Environment(set.map(|name| (name.to_owned(), "cn".into())).into());
+        assert_eq!(misspelt(&environment), [("XTASK_MIROR", env::MIRROR)]);
     }
 
     #[test]
