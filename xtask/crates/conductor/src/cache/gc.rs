@@ -438,7 +438,8 @@ fn last_uses(uses: &[(u64, Key)], now: u64) -> BTreeMap<Key, (usize, Duration)> 
 
 /// `seconds key` a line; a torn line is one use less.
 fn uses(path: &Path) -> Vec<(u64, Key)> {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let bytes = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     let use_of = |line: &str| {
         let (time, key) = line.split_once(' ')?;
         Some((time.parse().ok()?, key.parse().ok()?))

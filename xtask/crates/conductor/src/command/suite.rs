@@ -85,7 +85,13 @@ pub(super) fn run(
         wants.go |= suite.commands.iter().any(|it| matches!(it.tool, SuiteTool::Go | SuiteTool::Gofmt));
     }
     if settings.dry_run {
-        return super::show_plan(&workshop, &wants, false);
+        super::show_plan(&workshop, &wants, false)?;
+        for (name, command) in named.iter().flat_map(|name| declared[*name].commands.iter().map(move |it| (name, it))) {
+            let tool = command.tool.shown();
+            let words = shown(&command.arguments, None, &command.directory);
+            sink.note(format!("{:>12} {name}: {tool} {words}", "would run"));
+        }
+        return Ok(());
     }
     for command in named.iter().flat_map(|name| &declared[*name].commands).filter(|it| it.tool == SuiteTool::Cargo) {
         pin_crates(&workshop, &settings.workspace.root.join(&command.directory))?;
@@ -141,6 +147,17 @@ fn pin_crates(workshop: &Workshop, folder: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A command's words as one would type them in its folder, its files only counted.
+fn shown(words: &[String], files: Option<usize>, directory: &str) -> String {
+    let words = words.iter().map(|word| match (word.as_str(), files) {
+        ("{files}", Some(count)) => format!("({count} files)"),
+        ("{files}", None) => "(its files)".to_owned(),
+        _ => process::quoted(word.as_ref()),
+    });
+    let place = if directory.is_empty() { "." } else { directory };
+    format!("{} (in {place})", words.collect::<Vec<_>>().join(" "))
 }
 
 struct Runner<'a> {
@@ -214,6 +231,7 @@ impl Runner<'_> {
                 return Ok(Some(why));
             }
         }
+        let count = files.as_ref().map(Vec::len);
         if let Some(files) = files {
             let words = std::mem::take(&mut invocation.arguments).into_iter();
             invocation.arguments =
@@ -221,8 +239,8 @@ impl Runner<'_> {
         }
         let log = workshop.log(&id);
         // Where the program is, and all of its files, is for the log.
-        let what = Invocation { arguments: command.arguments.iter().map(Into::into).collect(), ..invocation.clone() }
-            .command_line();
+        let program = invocation.program.file_name().unwrap_or_default().to_string_lossy();
+        let what = format!("{program} {}", shown(&command.arguments, count, &command.directory));
         let event = Event::Testing { kind: self.kind, suite: name.to_owned(), command: what.clone() };
         workshop.sink.send(event);
         let finished = process::run(&invocation, SUITE, &log, |_: Stream, text| {
@@ -264,7 +282,8 @@ impl Runner<'_> {
                 && (files.endings.iter().any(|ending| path.ends_with(ending.as_str()))
                     || interpreter(&file).is_some_and(|it| files.interpreters.contains(&it)))
         };
-        Ok(paths.into_iter().filter(wanted).map(Into::into).collect())
+        // A name must not be taken for a flag: some of those rewrite files.
+        Ok(paths.into_iter().filter(wanted).map(|path| format!("./{path}").into()).collect())
     }
 
     fn invocation(&self, id: &str, suite: &Suite, command: &SuiteCommand, require: &[String]) -> Result<Invocation> {

@@ -301,6 +301,20 @@ pub enum SuiteTool {
     Pins,
 }
 
+impl SuiteTool {
+    /// Its name, for people.
+    pub fn shown(&self) -> &str {
+        match self {
+            Self::Cargo => "cargo",
+            Self::Go => "go",
+            Self::Gofmt => "gofmt",
+            Self::Python { .. } => "python3",
+            Self::Wheel { path, .. } => path.rsplit('/').next().unwrap_or(path),
+            Self::Pins => "a look at xtask.lock",
+        }
+    }
+}
+
 /// The declaration with its pins.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Project {

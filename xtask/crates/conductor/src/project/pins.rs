@@ -1,7 +1,7 @@
 //! `xtask.lock`: the hash of everything that is fetched, and no host. Written by `cargo xtask lock update` only.
 
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Code, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -69,7 +69,20 @@ pub const VERSION: u32 = 1;
 
 impl Pins {
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
-        crate::document::parse(path, text)
+        let source = crate::document::Source::new(path, text.as_bytes());
+        let pins: Self = source.parse()?;
+        let stays = |path: &str| {
+            let mut parts = Path::new(path).components().peekable();
+            parts.peek().is_some() && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
+        };
+        for (name, model) in &pins.model {
+            let files = model.file.iter().map(|file| file.path.as_str());
+            if let Some(outside) = files.chain([name.as_str()]).find(|path| !stays(path)) {
+                let message = format!("`{outside}` is no path inside models/");
+                return Err(source.error(Code::WrongValue, &["model", name, "file"], &message));
+            }
+        }
+        Ok(pins)
     }
 
     /// The file's text: one line a pin, sorted, so that a change reads well in a diff.
@@ -124,6 +137,16 @@ fn wheel(pin: &WheelPin) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pinned_file_stays_inside_models() {
+        let digest = Digest::of(b"x");
+        for path in ["../x", "/x", "a/../../x", ""] {
+            let text = format!("[[model.m.file]]\npath = \"{path}\"\nsha256 = \"{digest}\"\nsize-bytes = 1\n");
+            let error = Pins::parse(Path::new("xtask.lock"), &text).unwrap_err();
+            assert_eq!(error.code(), Code::WrongValue, "{path}");
+        }
+    }
 
     #[test]
     fn what_is_written_reads_back_equal() {
