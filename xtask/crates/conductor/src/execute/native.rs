@@ -3,7 +3,7 @@
 use super::{Made, Workshop};
 use crate::cache::lock::{self, Mode, Patience};
 use crate::cache::store::{Lock, Product};
-use crate::error::{Code, Error, Result};
+use crate::error::{self, Code, Error, Result};
 use crate::facts::{Facts, Library, Rust, Wants, label};
 use crate::files;
 use crate::plan::Step;
@@ -14,6 +14,7 @@ use crate::toolchain::cargo::{self, Told};
 use crate::toolchain::elf;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -85,9 +86,37 @@ impl Workshop<'_> {
         if fetched.status.success() {
             return Ok(fetched.cpu_seconds);
         }
+        let why =
+            why_no_crates(&fetched.tail, |name| library.checksums.keys().any(|id| id.split(' ').next() == Some(name)));
         let Err(error) = fetched.into_result("cargo fetch") else { return Err(Error::bug("a failed fetch succeeded")) };
         // The gateway knows better than cargo why: artefact, mirror, expected and got.
-        Err(self.outside.refused().unwrap_or_else(|| self.outside.unreachable(error)))
+        if let Some(refused) = self.outside.refused() {
+            return Err(refused);
+        }
+        let folder = library.folder.display();
+        Err(match why {
+            NoCrates::Network => self.outside.unreachable(error),
+            NoCrates::StaleLock => {
+                let message = format!("{folder}/Cargo.lock does not fit the Cargo.toml beside it any more");
+                Error::new(Code::BadPackage, message).because(error).hint(format!(
+                    "run `cargo update --workspace` in {folder}, read the change of Cargo.lock and commit it"
+                ))
+            }
+            NoCrates::Package => {
+                let message = format!("cargo cannot use the package in {folder}");
+                let excerpt = error.excerpt_text().unwrap_or_default().to_owned();
+                let it = Error::new(Code::BadPackage, message).because(error).excerpt(excerpt);
+                it.hint(format!("correct what cargo names; `cargo fetch` in {folder} says whether it is"))
+            }
+            NoCrates::OtherBytes => {
+                let excerpt = error.excerpt_text().unwrap_or_default().to_owned();
+                let message = format!("a crate is not the one that {folder}/Cargo.lock pins");
+                let it = Error::new(Code::OtherBytes, message).because(error).excerpt(excerpt);
+                it.hint("it is used by nobody; take another source with --mirror NAME")
+            }
+            NoCrates::Disk(cause) => Error::disk("fetch crates into", &rust.cargo_home, cause),
+            NoCrates::Unknown => error,
+        })
     }
 
     /// Cargo on the package of a library for its tests: same folder and flags as the library's own build, so that the
@@ -195,6 +224,68 @@ impl Workshop<'_> {
     }
 }
 
+/// Why `cargo fetch --locked` failed.
+#[derive(Debug)]
+enum NoCrates {
+    Network,
+    /// Cargo.toml was edited, Cargo.lock was not.
+    StaleLock,
+    /// A manifest, lock file or configuration that cargo does not accept.
+    Package,
+    OtherBytes,
+    Disk(io::Error),
+    Unknown,
+}
+
+/// Reads that out of what cargo said, which has one exit code for all of it. `locks`: whether Cargo.lock holds a package of that name,
+/// so that it once was in an index.
+fn why_no_crates(said: &[String], locks: impl Fn(&str) -> bool) -> NoCrates {
+    // Warnings stand before the error and may speak of anything.
+    let start = said.iter().position(|line| line.starts_with("error: ")).unwrap_or(said.len());
+    let said = said[start..].join("\n");
+    let says = |words: &[&str]| words.iter().any(|&words| said.contains(words));
+    let cause = said.split("(os error ").skip(1).filter_map(|rest| rest.split_once(')')?.0.parse().ok());
+    let disk = cause.map(io::Error::from_raw_os_error).find(|cause| error::disk_code(cause.kind()) != Code::Disk);
+    let absent = said.split_once("no matching package named `").and_then(|(_, rest)| Some(rest.split_once('`')?.0));
+    if let Some(cause) = disk {
+        NoCrates::Disk(cause)
+    } else if says(&["because --locked was passed"]) {
+        NoCrates::StaleLock
+    } else if says(&["failed to verify the checksum of", "changed between lock files"]) {
+        NoCrates::OtherBytes
+    } else if says(&["you're using offline mode", "(locked to ", "in the offline mode"]) || absent.is_some_and(locks) {
+        // An index that lacks what was once locked lags behind, or is not asked.
+        NoCrates::Network
+    } else if says(&[
+        "no matching package",
+        "failed to select a version for",
+        "failed to load manifest",
+        "failed to parse manifest",
+        "failed to parse lock file",
+        "could not parse TOML",
+        "believes it's in a workspace",
+        "failed to read `",
+        "Cargo.toml:",
+    ]) {
+        NoCrates::Package
+    } else if says(&[
+        "failed to download",
+        "download of ",
+        "failed to query replaced source",
+        "failed to get successful HTTP response",
+        "failed to clone into",
+        "failed to fetch into",
+        "unable to update http",
+        "unable to get packages from source",
+        "failed to get `",
+        "network",
+    ]) {
+        NoCrates::Network
+    } else {
+        NoCrates::Unknown
+    }
+}
+
 fn step_wants(step: &Step, library: &Library) -> Wants {
     let profile = match &step.inputs {
         Some(crate::cache::key::Inputs::NativeLibrary(inputs)) => inputs.profile.clone(),
@@ -231,5 +322,103 @@ impl Workshop<'_> {
             compile.push_str(&format!(" --features {}", library.cargo_features.join(",")));
         }
         vec!["cargo fetch --locked".to_owned(), compile]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_s_words_tell_what_a_failed_fetch_is() {
+        // As cargo says them, shortened to the lines that tell. Cargo.lock holds `ryu`.
+        for (said, expected) in [
+            (
+                "    Updating crates.io index\nerror: cannot update the lock file /p/Cargo.lock because --locked was passed to prevent this",
+                "StaleLock",
+            ),
+            (
+                "warning: patch `ryu v1.0.0 (/p/r)` was not used in the crate graph\nerror: cannot update the lock file /p/Cargo.lock because --locked was passed to prevent this",
+                "StaleLock",
+            ),
+            (
+                "error: failed to load manifest for dependency `d`\nCaused by:\n  failed to read `/p/nodir/Cargo.toml`\nCaused by:\n  No such file or directory (os error 2)",
+                "Package",
+            ),
+            ("error: unclosed inline table, expected `}`\n  --> Cargo.toml:9:10", "Package"),
+            (
+                "error: failed to select a version for the requirement `ryu = \"^99999\"`\ncandidate versions found which didn't match: 1.0.23",
+                "Package",
+            ),
+            (
+                "error: failed to select a version for `ryu`.\n    ... required by package `hello v1.0.0 (/p)`",
+                "Package",
+            ),
+            ("error: no matching package named `mistyped` found\nlocation searched: crates.io index", "Package"),
+            (
+                "error: failed to parse lock file at: /p/Cargo.lock\nCaused by:\n  TOML parse error at line 6, column 8",
+                "Package",
+            ),
+            (
+                "error: failed to parse manifest at `/p/Cargo.toml`\nCaused by:\n  registry index was not found in any configuration: `nope`",
+                "Package",
+            ),
+            ("error: current package believes it's in a workspace when it's not:", "Package"),
+            (
+                "error: could not load Cargo configuration\nCaused by:\n  could not parse TOML configuration in `/p/.cargo/config.toml`",
+                "Package",
+            ),
+            (
+                "error: no matching package named `ryu` found\nlocation searched: `m` index (which is replacing registry `crates-io`)",
+                "Network",
+            ),
+            (
+                "error: no matching package named `mistyped` found\nAs a reminder, you're using offline mode (--offline) which can",
+                "Network",
+            ),
+            (
+                "error: failed to select a version for the requirement `ryu = \"^1\"` (locked to 1.0.23)\ncandidate versions found which didn't match: 1.0.1",
+                "Network",
+            ),
+            (
+                "error: failed to get `ryu` as a dependency of package `hello v1.0.0 (/p)`\nCaused by:\n  download of config.json failed\nCaused by:\n  [7] Could not connect to server",
+                "Network",
+            ),
+            (
+                "error: failed to get `ryu` as a dependency of package `hello v1.0.0 (/p)`\nCaused by:\n  failed to query replaced source registry `crates-io`\nCaused by:\n  config.json not found in registry",
+                "Network",
+            ),
+            (
+                "error: failed to download from `http://h/ryu/1.0.23/download`\nCaused by:\n  failed to get successful HTTP response from `http://h/`, got 404",
+                "Network",
+            ),
+            (
+                "error: failed to get `g` as a dependency of package `hello v1.0.0 (/p)`\nCaused by:\n  failed to load source for dependency `g`\nCaused by:\n  failed to clone into: /c/git/db/x",
+                "Network",
+            ),
+            (
+                "error: failed to download replaced source registry `crates-io`\nCaused by:\n  failed to verify the checksum of `ryu v1.0.23`",
+                "OtherBytes",
+            ),
+            ("error: checksum for `ryu v1.0.23` changed between lock files", "OtherBytes"),
+            ("  Downloaded ryu v1.0.23\nerror: No space left on device (os error 28)", "StorageFull"),
+            (
+                "error: failed to download `ryu v1.0.23`\nCaused by:\n  failed to create directory `/c/registry/src`\nCaused by:\n  Read-only file system (os error 30)",
+                "ReadOnlyFilesystem",
+            ),
+            (
+                "warning: failed to write cache, error: No space left on device (os error 28)\nerror: cannot update the lock file /p/Cargo.lock because --locked was passed to prevent this",
+                "StaleLock",
+            ),
+            ("error: toolchain '1.33.0-x86_64-unknown-linux-gnu' is not installed", "Unknown"),
+        ] {
+            let lines: Vec<String> = said.lines().map(str::to_owned).collect();
+            let why = why_no_crates(&lines, |name| name == "ryu");
+            let found = match &why {
+                NoCrates::Disk(cause) => format!("{:?}", cause.kind()),
+                other => format!("{other:?}"),
+            };
+            assert_eq!(found, expected, "{said}");
+        }
     }
 }

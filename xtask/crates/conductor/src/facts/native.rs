@@ -19,6 +19,7 @@ impl Probe<'_> {
         let declared = declared.ok_or_else(|| Error::bug(format!("no library {name}")))?;
         let root = &self.settings.workspace.root;
         let folder = root.join(&declared.path);
+        self.must_hold(&folder, "Cargo.toml", ["native-library", name, "path"])?;
         let manifest = self.manifest(&folder.join("Cargo.toml"), rust)?;
         let library = manifest.library.clone().ok_or_else(|| {
             let message = format!("native-library.{name}: {} has no C library", declared.path);
@@ -150,7 +151,16 @@ impl Probe<'_> {
             environment: self.settings.environment.only(env::PASSED),
         };
         let depends_on = format!("{} {inherited} {:?}", Digest::of(&text), Stat::of(&rust.cargo));
-        let metadata = self.stats.answer(&invocation.command_line(), &depends_on, || process::ask(&invocation))?;
+        let metadata = self.stats.answer(&invocation.command_line(), &depends_on, || {
+            process::ask(&invocation).map_err(|silent| match process::capture(&invocation) {
+                Ok(said) if said.status.code() == Some(101) => {
+                    Error::new(Code::BadPackage, format!("cargo cannot use {}", path.display()))
+                        .excerpt(String::from_utf8_lossy(&said.stderr))
+                        .hint("correct it where cargo points")
+                }
+                _ => silent,
+            })
+        })?;
         Manifest::of_metadata(&metadata, path)
     }
 

@@ -3,6 +3,7 @@
 use super::{Binary, Compiler, Go, Python, Rust};
 use crate::cache::stat::{Snapshot, Stat, StatIndex, input_error};
 use crate::digest::Digest;
+use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
 use crate::process::{self, Invocation};
 use crate::project::Project;
@@ -212,10 +213,32 @@ impl<'a> Probe<'a> {
         Ok(python)
     }
 
+    /// The folder that is written at `place` of xtask.toml must be there, with `file` in it unless that is empty.
+    pub(super) fn must_hold(&self, folder: &Path, file: &str, place: [&str; 3]) -> Result<()> {
+        let (code, missing) = if !folder.is_dir() {
+            (Code::Undeclared, format!("folder {}", folder.display()))
+        } else if !file.is_empty() && !folder.join(file).is_file() {
+            (Code::BadPackage, format!("{file} in {}", folder.display()))
+        } else {
+            return Ok(());
+        };
+        let error = self.project.source.error(code, &place, &format!("{}: there is no {missing}", place.join(".")));
+        let beside = folder.parent().and_then(|parent| std::fs::read_dir(parent).ok()).into_iter().flatten().flatten();
+        let folders = beside.filter(|entry| entry.path() != folder && entry.path().join(file).exists());
+        let names: Vec<String> = folders
+            .filter(|entry| entry.path().is_dir())
+            .map(|it| it.file_name().to_string_lossy().into_owned())
+            .collect();
+        let wrong = folder.file_name().unwrap_or_default().to_string_lossy();
+        Err(did_you_mean(error, &wrong, names.iter().map(String::as_str)))
+    }
+
     pub fn binary(&self, name: &str) -> Result<Binary> {
         let declared =
             self.project.declaration.go_binary.get(name).ok_or_else(|| Error::bug(format!("no binary {name}")))?;
         let folder = self.settings.workspace.root.join(&declared.module);
+        self.must_hold(&folder, "go.mod", ["go-binary", name, "module"])?;
+        self.must_hold(&folder.join(&declared.main), "", ["go-binary", name, "main"])?;
         let closure = go::closure(&folder, &declared.main, &|path| self.digest(path))
             .map_err(|error| error.context(format!("cannot tell what go-binary.{name} is made of")))?;
         closure.folders.iter().for_each(|folder| self.note(folder));

