@@ -186,7 +186,9 @@ Correct the entry in `xtask.toml` that the message names.
 ";
     BadPackage = 312, "a package is not what xtask.toml says it is", "
 A native library must be a Cargo package with a `cdylib` and a `Cargo.lock` of its own, a Go binary a main package in a Go
-module, and everything that enters it must lie inside the repository.
+module, and everything that enters it must lie inside the repository. `Cargo.lock`, or `go.mod` and `go.sum`, must fit what is
+built: after an edit of `Cargo.toml`, `cargo update --workspace` in its folder brings them together, after a new import in Go
+`go mod tidy`.
 
     [lib]
     crate-type = [\"cdylib\"]

@@ -15,6 +15,8 @@ use toml::de::{DeTable, DeValue};
 pub struct Source {
     path: PathBuf,
     text: String,
+    /// Offset of the first byte that is no UTF-8.
+    broken: Option<usize>,
 }
 
 /// Parses `text` of `path` into `T`, whose structs all say `deny_unknown_fields`.
@@ -24,10 +26,15 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
 
 impl Source {
     pub fn new(path: &Path, bytes: &[u8]) -> Self {
-        Self { path: path.to_owned(), text: String::from_utf8_lossy(bytes).into_owned() }
+        let broken = std::str::from_utf8(bytes).err().map(|error| error.valid_up_to());
+        Self { path: path.to_owned(), text: String::from_utf8_lossy(bytes).into_owned(), broken }
     }
 
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
+        if let Some(offset) = self.broken {
+            let error = self.show(Code::Syntax, Some(offset..offset + 1), "this is not UTF-8");
+            return Err(error.hint("save the file as UTF-8"));
+        }
         toml::from_str(&self.text).map_err(|error| {
             let message = error.message();
             let code = match DeTable::parse(&self.text) {
@@ -36,8 +43,8 @@ impl Source {
                 Ok(_) => Code::WrongValue,
             };
             let it = self.show(code, error.span(), &first_line(message));
-            match suggestion(message) {
-                Some(near) => it.hint(format!("did you mean `{near}`?")),
+            match suggestion(message).map(|near| format!("did you mean `{near}`?")).or_else(|| remedy(message)) {
+                Some(hint) => it.hint(hint),
                 None => it,
             }
         })
@@ -114,6 +121,43 @@ fn suggestion(message: &str) -> Option<String> {
     nearest(wrong, quoted).map(str::to_owned)
 }
 
+/// What to write instead, in TOML's words where serde's and the parser's are Rust's.
+fn remedy(message: &str) -> Option<String> {
+    let line = message.lines().next()?;
+    if let Some(field) = line.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        return Some(match field {
+            "project" => "add two lines: [project], and below it name = \"…\"".to_owned(),
+            _ => format!("add `{field} = …` to this table"),
+        });
+    }
+    let wanted = line.rsplit_once(", expected ").map(|(_, wanted)| wanted);
+    let hint = match (line, wanted) {
+        ("duplicate key", _) => "keep one of the two",
+        (_, Some("u16")) => "write a port: a whole number, 1 to 65535, without quotes",
+        (_, Some("u32" | "u64" | "usize")) => "write a whole number, without quotes",
+        (_, Some("a string")) => "write a text, in quotes: \"…\"",
+        (_, Some("a sequence")) => "write a list: [\"…\"]",
+        (_, Some("a boolean")) => "write true or false, without quotes",
+        (_, Some("a map")) => "write a table: { key = … }, or a [header] with keys below it",
+        (_, Some(wanted)) if wanted.starts_with("struct ") => {
+            "write a table: { key = … }, or a [header] with keys below it"
+        }
+        // What the parser takes a bare word for.
+        (line, _)
+            if ["boolean", "string", "float", "integer"]
+                .iter()
+                .any(|it| line.starts_with(&format!("invalid {it}, "))) =>
+        {
+            "a text needs quotes: \"…\""
+        }
+        (line, _) if line.starts_with("string values must be quoted") => "a text needs quotes: \"…\"",
+        (line, _) if line.starts_with("invalid basic string") => "close the text with a quote",
+        (line, _) if line.starts_with("key with no value") => "write `key = value`",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
 /// The error with the nearest valid spelling as its hint, where there is one.
 pub fn did_you_mean<'a>(error: Error, wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Error {
     match nearest(wrong, candidates) {
@@ -168,52 +212,92 @@ mod tests {
             "path = 3\n",
             parsed,
             expect_test::expect![[r#"
-            error[XT0304]: invalid type: integer `3`, expected a string
-             --> xtask.toml:1:8
-              |
-            1 | path = 3
-              |        ^"#]],
+                error[XT0304]: invalid type: integer `3`, expected a string
+                 --> xtask.toml:1:8
+                  |
+                1 | path = 3
+                  |        ^
+                hint: write a text, in quotes: "…""#]],
         );
         check(
             "path = \"x\"\n",
             parsed,
             expect_test::expect![[r#"
-            error[XT0304]: missing field `features`
-             --> xtask.toml:1:1
-              |
-            1 | path = "x"
-              | ^"#]],
+                error[XT0304]: missing field `features`
+                 --> xtask.toml:1:1
+                  |
+                1 | path = "x"
+                  | ^
+                hint: add `features = …` to this table"#]],
         );
         check(
             "path = \"x\nfeatures = []\n",
             parsed,
             expect_test::expect![[r#"
-            error[XT0302]: invalid basic string, expected `"`
-             --> xtask.toml:1:10
-              |
-            1 | path = "x
-              |          ^"#]],
+                error[XT0302]: invalid basic string, expected `"`
+                 --> xtask.toml:1:10
+                  |
+                1 | path = "x
+                  |          ^
+                hint: close the text with a quote"#]],
         );
         check(
             "features = []\npath = \"x\"\npath = \"y\"\n",
             parsed,
             expect_test::expect![[r#"
-            error[XT0302]: duplicate key
-             --> xtask.toml:3:1
-              |
-            3 | path = "y"
-              | ^^^^"#]],
+                error[XT0302]: duplicate key
+                 --> xtask.toml:3:1
+                  |
+                3 | path = "y"
+                  | ^^^^
+                hint: keep one of the two"#]],
         );
         check(
             "features = \"https://me:secret@host/\"\n",
             parsed,
             expect_test::expect![[r#"
-            error[XT0304]: invalid type: string "https://*********@host/", expected a sequence
-             --> xtask.toml:1:12
-              |
-            1 | features = "https://*********@host/"
-              |            ^^^^^^^^^^^^^^^^^^^^^^^^^"#]],
+                error[XT0304]: invalid type: string "https://*********@host/", expected a sequence
+                 --> xtask.toml:1:12
+                  |
+                1 | features = "https://*********@host/"
+                  |            ^^^^^^^^^^^^^^^^^^^^^^^^^
+                hint: write a list: ["…"]"#]],
         );
+    }
+
+    #[test]
+    fn each_usual_mistake_is_answered_with_what_to_write() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only parsed")]
+        struct All {
+            text: Option<String>,
+            list: Option<Vec<String>>,
+            flag: Option<bool>,
+            port: Option<u16>,
+            days: Option<u64>,
+            table: Option<Example>,
+        }
+        for (text, hint) in [
+            ("text = 3", "write a text, in quotes: \"…\""),
+            ("text = fixture", "a text needs quotes: \"…\""),
+            ("text = x.y", "a text needs quotes: \"…\""),
+            ("text = 'a'\ntext = 'b'", "keep one of the two"),
+            ("text = \"a", "close the text with a quote"),
+            ("garbage", "write `key = value`"),
+            ("list = 'a'", "write a list: [\"…\"]"),
+            ("flag = 'yes'", "write true or false, without quotes"),
+            ("port = 'eight'", "write a port: a whole number, 1 to 65535, without quotes"),
+            ("port = 99999", "write a port: a whole number, 1 to 65535, without quotes"),
+            ("days = -1", "write a whole number, without quotes"),
+            ("table = 1", "write a table: { key = … }, or a [header] with keys below it"),
+            ("table = {}", "add `features = …` to this table"),
+        ] {
+            let error = parse::<All>(Path::new("x.toml"), text).unwrap_err();
+            assert_eq!(error.hints(), [hint], "{}", error.render());
+        }
+        let error = Source::new(Path::new("x.toml"), b"text = 'a'\nlist = ['\xff']").parse::<All>().unwrap_err();
+        assert_eq!((error.code(), error.subject()), (Code::Syntax, Some("x.toml:2:10")), "{}", error.render());
     }
 
     #[test]

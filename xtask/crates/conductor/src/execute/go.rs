@@ -176,6 +176,7 @@ impl Workshop<'_> {
         })?;
         let mut cpu_seconds = download.cpu_seconds;
         if !download.status.success() {
+            let download = refused_by_go("go mod download", download, &binary.folder)?;
             return Err(self.download_failed(&id, download, go(words(&["mod", "download", "-json"])))?);
         }
         // Everything that does not depend on the library is compiled now; the link finds it in Go's cache.
@@ -311,7 +312,7 @@ impl Workshop<'_> {
         let invocation = Invocation { program, arguments, directory: binary.folder.clone(), environment };
         let finished = self.child(&step.id, &invocation, Deadline::BUILD, |_, _| None)?;
         let cpu_seconds = finished.cpu_seconds;
-        finished.into_result("go build")?;
+        refused_by_go("go build", finished, &binary.folder)?.into_result("go build")?;
         // First: what came meanwhile is no undeclared input.
         let wants = Wants { binaries: [name.to_owned()].into(), ..Wants::default() };
         self.still_the_same(step, facts, &wants)?;
@@ -376,6 +377,37 @@ impl Workshop<'_> {
     }
 }
 
+/// # Errors: the module's own fault, with what corrects it; every other end is given back.
+fn refused_by_go(what: &str, finished: Finished, folder: &Path) -> Result<Finished> {
+    let hint = finished.tail.iter().find_map(|line| way_out(line)).filter(|_| !finished.status.success());
+    let Some(hint) = hint else { return Ok(finished) };
+    let Err(error) = finished.into_result(what) else { return Err(Error::bug("a failed command succeeded")) };
+    let excerpt = error.excerpt_text().unwrap_or_default().to_owned();
+    let message = format!("Go cannot use go.mod and go.sum in {} as they are", folder.display());
+    Err(Error::new(Code::BadPackage, message)
+        .because(error)
+        .excerpt(excerpt)
+        .hint(format!("in {}: {hint}", folder.display())))
+}
+
+/// What to do about a line of Go's that says that go.mod or go.sum is at fault.
+fn way_out(line: &str) -> Option<&'static str> {
+    let tidy = "run `go mod tidy`, read the change of go.mod and go.sum and commit it";
+    [
+        ("missing go.sum entry", tidy),
+        ("import lookup disabled by -mod=readonly", tidy),
+        ("updates to go.mod needed", tidy),
+        ("malformed go.sum", "take the committed go.sum back with Git, or run `go mod tidy`"),
+        ("errors parsing go.mod", "correct go.mod where Go points"),
+        (
+            "go.mod requires go >=",
+            "lower the `go` line of go.mod, or raise `minimum` and `version` under [toolchain.go]",
+        ),
+    ]
+    .into_iter()
+    .find_map(|(words, hint)| line.contains(words).then_some(hint))
+}
+
 /// The declared flags, and a run path that follows the binary wherever `dist/` is moved.
 fn ldflags(declared: &GoBinary) -> String {
     let run_path = if declared.links.is_empty() { "" } else { " -r $ORIGIN/../lib" };
@@ -391,5 +423,37 @@ impl Workshop<'_> {
     pub fn binary_commands(&self, name: &str) -> Vec<String> {
         let Some(declared) = self.project.declaration.go_binary.get(name) else { return Vec::new() };
         vec![format!("go build -trimpath -buildvcs=false -ldflags '{}' {}", ldflags(declared), declared.main)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_go_says_of_a_module_is_told_from_what_it_says_of_the_network() {
+        // As go 1.26 says them.
+        for (said, expected) in [
+            (
+                "app/main.go:9:2: missing go.sum entry for module providing package a.example/x (imported by b); to add:",
+                "tidy",
+            ),
+            (
+                "z.go:2:8: cannot find module providing package a.example/x: import lookup disabled by -mod=readonly",
+                "tidy",
+            ),
+            ("go: updates to go.mod needed; to update it:", "tidy"),
+            ("go: errors parsing go.mod:", "where Go points"),
+            ("go: go.mod requires go >= 1.99 (running go 1.26.8; GOTOOLCHAIN=local)", "[toolchain.go]"),
+            (
+                "go: a.example/x@v1.0.0: Get \"http://127.0.0.1:9/x\": dial tcp 127.0.0.1:9: connect: connection refused",
+                "",
+            ),
+            ("go: a.example/x@v1.0.0: checksum mismatch", ""),
+            ("./main.go:3:1: syntax error: non-declaration statement outside function body", ""),
+        ] {
+            let hint = way_out(said).unwrap_or_default();
+            assert!(hint.contains(expected) && hint.is_empty() == expected.is_empty(), "{said}: {hint}");
+        }
     }
 }

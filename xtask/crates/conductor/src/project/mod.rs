@@ -347,10 +347,19 @@ impl Project {
         })?;
         let source = Source::new(&path, &bytes);
         let declaration: Declaration = source.parse()?;
-        let pins = match files::read_if_present(&workspace.pins())? {
-            Some(bytes) => pins::Pins::parse(&workspace.pins(), &String::from_utf8_lossy(&bytes))?,
-            None => pins::Pins::default(),
-        };
+        let pins = files::read_if_present(&workspace.pins()).and_then(|bytes| match bytes {
+            Some(bytes) => Source::new(&workspace.pins(), &bytes).parse(),
+            None => Ok(pins::Pins::default()),
+        });
+        // Nobody writes it by hand, so what is wrong in it is no typing mistake.
+        let pins = pins.map_err(|error| {
+            let name = workspace.pins();
+            let hint = format!(
+                "take the committed {0} back with Git; or remove it, and `cargo xtask lock update` writes it anew",
+                name.display()
+            );
+            error.hint(hint)
+        })?;
         let project = Self { declaration, pins, source };
         project.check()?;
         Ok(project)

@@ -188,6 +188,7 @@ fn a_bad_declaration_is_answered_with_file_line_key_and_suggestion() {
               |
             6 | header = 3
               |          ^
+            hint: write a text, in quotes: "…"
             exit 3
         "#]],
     );

@@ -162,6 +162,21 @@ fn a_folder_that_is_not_there_is_shown_in_its_line_with_the_one_beside_it() {
     assert!(ended.stderr.contains("hint: write `./app/reader`"), "{}", ended.stderr);
 }
 
+#[test]
+fn a_file_that_cannot_be_read_is_answered_with_what_to_write() {
+    let ended = check("XT0304", &with(&[("xtask.toml", "")]), "plan", &[]);
+    assert!(ended.stderr.contains("\nhint: add two lines: [project], "), "{}", ended.stderr);
+    let lock = "`cargo xtask lock update` writes it anew";
+    let ended = check("XT0302", &with(&[("xtask.lock", "garbage")]), "plan", &[]);
+    assert!(ended.stderr.contains(lock), "{}", ended.stderr);
+    let ended = check("XT0604", &with(&[("xtask.lock/x", "")]), "plan", &[]);
+    assert!(ended.stderr.contains(lock), "{}", ended.stderr);
+    let project = Project::new();
+    fs::write(project.folder.0.join("xtask.toml"), b"project.name = 'caf\xe9'").unwrap();
+    let ended = check("XT0302", &project, "plan", &[]);
+    assert!(ended.stderr.contains("this is not UTF-8") && ended.stderr.contains("xtask.toml:1:20"), "{}", ended.stderr);
+}
+
 /// A package whose dependency is in a registry at a port that nobody listens on.
 fn unreachable() -> Project {
     let registry = "sparse+http://127.0.0.1:9/";
