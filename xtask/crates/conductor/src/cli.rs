@@ -2,7 +2,7 @@
 
 use crate::cache::gc::Size;
 use crate::error::{Code, Error, Result};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
@@ -339,6 +339,13 @@ pub fn told(error: clap::Error) -> Result<()> {
     let mut paragraphs = text.trim_end().split("\n\n").map(|paragraph| paragraph.trim_matches('\n'));
     let message = paragraphs.next().unwrap_or_default();
     let mut it = Error::new(Code::CommandLine, message.strip_prefix("error: ").unwrap_or(message));
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        Some(ContextValue::Strings(all)) => all.first().map(String::as_str),
+        _ => None,
+    };
+    let command = context(ContextKind::InvalidSubcommand).zip(context(ContextKind::SuggestedSubcommand));
+    let far_fetched = command.is_some_and(|(typed, near)| !is_slip(typed, near));
     let mut help = "cargo xtask --help".to_owned();
     let mut hints = Vec::new();
     for paragraph in paragraphs {
@@ -350,8 +357,12 @@ pub fn told(error: clap::Error) -> Result<()> {
         } else {
             let tips = paragraph.lines().filter_map(|line| line.trim_start().strip_prefix("tip: "));
             // No name of ours begins with a dash.
-            hints.extend(tips.filter(|tip| !tip.starts_with("to pass '")).map(str::to_owned));
+            hints.extend(tips.filter(|tip| !tip.starts_with("to pass '") && !far_fetched).map(str::to_owned));
         }
+    }
+    let unknown = context(ContextKind::InvalidArg).unwrap_or_default();
+    if unknown.ends_with(".json") && help.starts_with("cargo xtask run ") {
+        hints.push(format!("did you mean `--once {unknown}`?"));
     }
     if message.contains("'--release'") {
         hints.push("release is what is built where nothing else is said; --profile NAME chooses another".to_owned());
@@ -362,6 +373,11 @@ pub fn told(error: clap::Error) -> Result<()> {
     Err(hints.into_iter().fold(it, Error::hint))
 }
 
+/// A third of the letters may be wrong; with more, another word was meant.
+fn is_slip(typed: &str, near: &str) -> bool {
+    strsim::damerau_levenshtein(typed, near) * 3 <= typed.len().max(near.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,6 +386,22 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_word_gets_the_word_that_was_meant_and_no_far_fetched_one() {
+        for (line, hint) in [
+            ("xtask buidl", "a similar subcommand exists: 'build'"),
+            ("xtask tset", "a similar subcommand exists: 'test'"),
+            ("xtask docker", "`cargo xtask --help` shows what can be said"),
+            ("xtask init", "`cargo xtask --help` shows what can be said"),
+            ("xtask install", "`cargo xtask --help` shows what can be said"),
+            ("xtask run examples/chat.json", "did you mean `--once examples/chat.json`?"),
+            ("xtask plan --featurs cpu", "a similar argument exists: '--features'"),
+        ] {
+            let error = told(Cli::try_parse_from(line.split(' ')).unwrap_err()).unwrap_err();
+            assert_eq!(error.hints(), [hint], "{}", error.render());
+        }
     }
 
     #[test]

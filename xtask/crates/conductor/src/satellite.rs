@@ -263,6 +263,7 @@ pub fn explain(failure: &Failure) -> Error {
         FailureKind::Integrity => error.hint(
             "the bytes are not the pinned ones and were thrown away; take that mirror out of the list, or use another with --mirror",
         ),
+        FailureKind::Configuration => error.hint("list one under [mirror.NAME.ECOSYSTEM] in xtask.local.toml"),
         FailureKind::Disk if code == Code::DiskFull => {
             error.hint("free some space there; what was received so far is kept and continued by the next run")
         }

@@ -75,7 +75,7 @@ pub async fn ask_each<T>(
     mut attempt: impl AsyncFnMut(&Upstream) -> Result<T, Error>,
 ) -> Result<T, Failure> {
     if upstreams.is_empty() {
-        let message = "no upstream is configured for it; name one in a mirror profile".to_owned();
+        let message = "there is no upstream that may be asked for it".to_owned();
         return Err(Failure {
             kind: FailureKind::Configuration,
             subject: subject.to_owned(),

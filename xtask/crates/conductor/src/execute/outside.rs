@@ -50,14 +50,7 @@ impl<'a> Outside<'a> {
                 return Err(error.hint(format!("choose one with --mirror NAME ({known})")));
             }
             MirrorChoice::Off => None,
-            MirrorChoice::Named(name) => {
-                let source = match settings.mirror.origin {
-                    Origin::LocalFile => Some(&settings.local.source),
-                    Origin::Declaration => Some(&project.source),
-                    _ => None,
-                };
-                Some(resolve(&profiles, name, egress, source)?)
-            }
+            MirrorChoice::Named(name) => Some(resolve(&profiles, name, egress, chosen_in(settings, project))?),
         };
         Ok(Self {
             environment: settings
@@ -438,6 +431,15 @@ pub fn profiles(settings: &Settings, project: &Project) -> Result<Profiles> {
     Profiles::new(layers).map_err(|error| Error::bug("the built-in profiles").because(error))
 }
 
+/// The file whose `mirror.use` names the profile in force.
+pub fn chosen_in<'p>(settings: &'p Settings, project: &'p Project) -> Option<&'p Source> {
+    match settings.mirror.origin {
+        Origin::LocalFile => Some(&settings.local.source),
+        Origin::Declaration => Some(&project.source),
+        _ => None,
+    }
+}
+
 /// `source`: the file whose `mirror.use` named it.
 pub fn resolve(profiles: &Profiles, name: &str, egress: Option<Egress>, source: Option<&Source>) -> Result<Profile> {
     profiles.resolve(name, egress).map_err(|unknown| {
@@ -460,6 +462,33 @@ mod tests {
     use super::*;
     use crate::project::{Declaration, Local};
     use crate::workspace::Workspace;
+
+    #[test]
+    fn what_offline_forbids_is_not_blamed_on_a_profile() {
+        let declaration: Declaration = toml::from_str("project = { name = 'x' }").unwrap();
+        let project = Project { declaration, pins: Default::default(), source: Default::default() };
+        let failure = protocol::Failure {
+            kind: protocol::FailureKind::Configuration,
+            subject: "wheel six".into(),
+            message: "there is no upstream that may be asked for it".into(),
+            attempts: Vec::new(),
+        };
+        let told = |offline: bool| {
+            let args = crate::cli::Global { offline, ..Default::default() };
+            let environment = env::Environment([("HOME".to_owned(), "/home/me".into())].into());
+            let (workspace, declared) = (Workspace { root: "/repo".into() }, &project.declaration);
+            let settings = Settings::resolve(&args, workspace, environment, Local::default(), declared, false).unwrap();
+            let outside = Outside::new(&settings, &project, Sink::nowhere(), "log".into()).unwrap();
+            outside.with_ways(satellite::explain(&failure)).render()
+        };
+        expect_test::expect![[r#"
+            error[XT0402]: what is needed is not here, and --offline forbids fetching it
+              caused by: wheel six: there is no upstream that may be asked for it
+            hint: run once without --offline"#]]
+        .assert_eq(&told(true));
+        let online = told(false);
+        assert!(online.contains("hint: list one under [mirror.") && online.contains("--mirror NAME"), "{online}");
+    }
 
     #[test]
     fn the_gateway_gets_plain_urls_in_the_order_of_the_profile() {

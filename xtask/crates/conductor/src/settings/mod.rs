@@ -5,6 +5,7 @@ pub mod variables;
 
 use crate::cache::gc::Limits;
 use crate::cli;
+use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
 use crate::mirror::Egress;
 use crate::project::{Declaration, Local};
@@ -106,6 +107,8 @@ fn first<T>(candidates: impl IntoIterator<Item = (Option<T>, Origin)>, built_in:
 struct Words<'a, T> {
     parse: &'a dyn Fn(&str) -> Option<T>,
     valid: &'a str,
+    /// The words themselves, where they are few.
+    known: &'a [&'a str],
 }
 
 /// Where settings may be said, beside a flag.
@@ -133,11 +136,12 @@ impl Said<'_> {
             return Ok(Some(Sourced { value, origin }));
         }
         let message = |name: &str| format!("{name} is `{text}`; it must be {}", words.valid);
-        Err(match origin {
+        let error = match origin {
             Origin::Flag => Error::new(Code::UnknownChoice, message(&format!("--{key}"))),
             Origin::Variable(name) => Error::new(Code::BadVariable, message(name)),
             _ => self.local.source.error(Code::WrongValue, &[key], &message(key)),
-        })
+        };
+        Err(did_you_mean(error, text, words.known.iter().copied()))
     }
 
     /// A setting that is one of a few words.
@@ -149,9 +153,9 @@ impl Said<'_> {
         file: Option<&String>,
         words: &[(&str, T)],
     ) -> Result<Option<Sourced<T>>> {
-        let list = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let parse = |text: &str| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        let words = Words { parse: &parse, valid: &format!("one of: {list}") };
+        let words = Words { parse: &parse, valid: &format!("one of: {}", known.join(", ")), known: &known };
         self.setting(key, flag.map(String::as_str), variable, file.map(String::as_str), &words)
     }
 }
@@ -210,12 +214,16 @@ impl Settings {
         let auto = stderr_is_terminal && !dumb && environment.get(env::NO_COLOR).is_none();
         let words = [("auto", auto), ("always", true), ("never", false)];
         let color = said.choice("color", args.color.as_ref(), env::COLOR, local.color.as_ref(), &words)?;
-        let seconds = Words { parse: &|text| text.parse().ok(), valid: "a number of seconds" };
+        let seconds = Words { parse: &|text| text.parse().ok(), valid: "a number of seconds", known: &[] };
         let lock_timeout = said.setting("lock-timeout", None, env::LOCK_TIMEOUT, None, &seconds)?;
-        let sizes = Words { parse: &|text| text.parse().ok(), valid: "a number with B, KB, MB, GB, KiB, MiB or GiB" };
+        let sizes = Words {
+            parse: &|text| text.parse().ok(),
+            valid: "a number with B, KB, MB, GB, KiB, MiB or GiB",
+            known: &[],
+        };
         let file = local.cache_max_size.as_deref();
         let max_size = said.setting("cache-max-size", None, env::CACHE_MAX_SIZE, file, &sizes)?;
-        let days = Words { parse: &|text| text.parse().ok(), valid: "a number of days" };
+        let days = Words { parse: &|text| text.parse().ok(), valid: "a number of days", known: &[] };
         let max_age = said.setting("cache-max-age-days", None, env::CACHE_MAX_AGE_DAYS, None, &days)?;
         let limits = Limits::default();
         let cache_limits = Limits {

@@ -78,6 +78,10 @@ fn a_command_line_that_cannot_be_used_ends_with_2() {
     check("XT0202", &project, "test --dry-run --require pyton", &[]);
     check("XT0203", &project, "plan --color sometimes", &[]);
     check("XT0203", &project, "plan --egress everywhere", &[]);
+    for (line, near) in [("--egress direkt", "direct"), ("--progress plan", "plain"), ("--color allways", "always")] {
+        let ended = check("XT0203", &project, &format!("plan {line}"), &[]);
+        assert!(ended.stderr.contains(&format!("\nhint: did you mean `{near}`?")), "{}", ended.stderr);
+    }
     check("XT0204", &with(&[("xtask.toml", STACK)]), "run --once no-such.json", &[]);
 }
 
@@ -100,8 +104,10 @@ fn a_file_or_variable_that_cannot_be_used_ends_with_3() {
     check("XT0308", &project, "mirror show no-such-profile", &[]);
     check("XT0308", &project, "build --dry-run --egress mirrors-only", &[]);
     let chosen = with(&[("xtask.local.toml", "# mine\nmirror.use = \"cm\"\n")]);
-    let ended = check("XT0308", &chosen, "plan", &[]);
-    assert!(ended.stderr.contains("\n2 | mirror.use = \"cm\"\n  |              ^^^^\n"), "{}", ended.stderr);
+    for line in ["plan", "mirror list"] {
+        let ended = check("XT0308", &chosen, line, &[]);
+        assert!(ended.stderr.contains("\n2 | mirror.use = \"cm\"\n  |              ^^^^\n"), "{}", ended.stderr);
+    }
     check("XT0309", &project, "plan", &[("HOME", "")]);
     check("XT0310", &declared(STACK), "run --dry-run", &[]);
     check("XT0311", &demo("model.m.sources = [{ directory = \"no\" }]"), "lock update m", &[]);
