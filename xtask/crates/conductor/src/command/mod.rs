@@ -330,6 +330,9 @@ fn wanted(settings: &Settings, project: &Project, targets: &cli::Targets) -> Res
             let known = all.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             let error =
                 Error::new(Code::UnknownName, format!("there is no target `{name}`; xtask.toml declares {known}"));
+            if name.contains('=') {
+                return Err(error.hint(format!("a variable goes before the command: {name} cargo xtask build")));
+            }
             if name == "all" {
                 return Err(error.hint("all are built where none is named"));
             }

@@ -141,7 +141,11 @@ impl Said<'_> {
             Origin::Variable(name) => Error::new(Code::BadVariable, message(name)),
             _ => self.local.source.error(Code::WrongValue, &[key], &message(key)),
         };
-        Err(did_you_mean(error, text, words.known.iter().copied()))
+        let error = did_you_mean(error, text, words.known.iter().copied());
+        Err(match origin {
+            Origin::Variable(name) if error.hints().is_empty() => error.hint(format!("unset {name}, or correct it")),
+            _ => error,
+        })
     }
 
     /// A setting that is one of a few words.
@@ -276,7 +280,9 @@ pub fn find_workspace(repo: Option<&Path>, environment: &Environment, current: &
     if let Some(repo) = repo {
         let root = current.join(repo);
         let root = root.canonicalize().map_err(|error| {
-            Error::new(Code::NoProject, format!("--repo {}: there is no such folder", repo.display())).because(error)
+            Error::new(Code::NoProject, format!("--repo {}: there is no such folder", repo.display()))
+                .because(error)
+                .hint("name a checkout that has an xtask.toml")
         })?;
         return Ok(Workspace { root });
     }

@@ -82,6 +82,8 @@ fn a_command_line_that_cannot_be_used_ends_with_2() {
         let ended = check("XT0203", &project, &format!("plan {line}"), &[]);
         assert!(ended.stderr.contains(&format!("\nhint: did you mean `{near}`?")), "{}", ended.stderr);
     }
+    let ended = check("XT0202", &project, "build TAG=1", &[]);
+    assert!(ended.stderr.contains("\nhint: a variable goes before the command: TAG=1 cargo"), "{}", ended.stderr);
     check("XT0204", &with(&[("xtask.toml", STACK)]), "run --once no-such.json", &[]);
 }
 
@@ -91,7 +93,8 @@ fn a_file_or_variable_that_cannot_be_used_ends_with_3() {
     let declared = |text: &str| with(&[("xtask.toml", text)]);
     let demo = |more: &str| declared(&format!("project.name = \"demo\"\n{more}"));
     let project = Project::new();
-    check("XT0301", &project, "plan --repo no-such-folder", &[]);
+    let ended = check("XT0301", &project, "plan --repo no-such-folder", &[]);
+    assert!(ended.stderr.contains("\nhint: name a checkout"), "{}", ended.stderr);
     check("XT0302", &declared("[project"), "plan", &[]);
     check("XT0303", &demo("projekt = 1"), "plan", &[]);
     check("XT0304", &declared("project = 1"), "plan", &[]);
@@ -100,7 +103,8 @@ fn a_file_or_variable_that_cannot_be_used_ends_with_3() {
     check("XT0305", &with(&[("xtask.local.toml", "ports.envoy.http = 1")]), "plan", &[]);
     check("XT0306", &demo("wheel-set.'a b' = {}"), "plan", &[]);
     check("XT0307", &project, "plan", &[("XTASK_OFFLINE", "perhaps")]);
-    check("XT0307", &project, "plan", &[("XTASK_LOCK_TIMEOUT", "long")]);
+    let ended = check("XT0307", &project, "plan", &[("XTASK_LOCK_TIMEOUT", "long")]);
+    assert!(ended.stderr.contains("\nhint: unset XTASK_LOCK_TIMEOUT"), "{}", ended.stderr);
     check("XT0308", &project, "mirror show no-such-profile", &[]);
     check("XT0308", &project, "build --dry-run --egress mirrors-only", &[]);
     let chosen = with(&[("xtask.local.toml", "# mine\nmirror.use = \"cm\"\n")]);
