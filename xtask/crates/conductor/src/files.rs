@@ -293,6 +293,21 @@ fn walk_all(folder: &Path, skip: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>>
     Ok(found)
 }
 
+/// Takes `..` out of a path by its text: `a/b/../c` → `a/c`.
+pub fn normalize(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                out.pop();
+            }
+            std::path::Component::CurDir => {}
+            other => out.push(other),
+        }
+    }
+    out
+}
+
 /// Reads `path` in pieces, without holding it in memory.
 pub fn read_pieces(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
     let mut file = File::open(path)?;

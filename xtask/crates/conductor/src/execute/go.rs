@@ -14,6 +14,7 @@ use crate::report::{Done, Event};
 use crate::settings::env;
 use crate::toolchain::go;
 use protocol::{Artifact, Unpack};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -129,7 +130,7 @@ impl Workshop<'_> {
 
     /// Environment of every `go` that we start. GOENV is off: what the user wrote there about fetching is passed by name, and
     /// nothing in it may change what is built without being in the key.
-    pub fn go_environment(&self, facts: &Facts) -> Result<std::collections::BTreeMap<String, OsString>> {
+    pub fn go_environment(&self, facts: &Facts) -> Result<BTreeMap<String, OsString>> {
         let mut environment = self.settings.environment.only(env::PASSED);
         environment.extend(self.settings.environment.only(env::GO_KEYED));
         environment.extend(self.settings.environment.only(env::GO_FETCH));
@@ -164,7 +165,8 @@ impl Workshop<'_> {
         let (binary, declared) = self.binary(name, facts)?;
         let id = format!("go-modules:{name}");
         let program = self.go_program(facts)?;
-        let environment = self.go_environment(facts)?;
+        let mut environment = self.go_environment(facts)?;
+        name_headers(&mut environment, binary);
         let go = |arguments: Vec<OsString>| Invocation {
             program: program.clone(),
             arguments,
@@ -293,11 +295,7 @@ impl Workshop<'_> {
     ) -> Result<Made> {
         let mut environment = self.go_environment(facts)?;
         environment.extend(self.settings.environment.only(&declared.environment));
-        // Go's cache does not see headers outside a package's folder; a macro that nobody reads makes it look.
-        if let Some(headers) = &binary.headers {
-            let flags = environment.get("CGO_CFLAGS").and_then(|flags| flags.to_str()).unwrap_or("-g -O2");
-            environment.insert("CGO_CFLAGS".to_owned(), format!("{flags} -DXTASK_HEADERS_{}", headers.short()).into());
-        }
+        name_headers(&mut environment, binary);
         // The modules are here; a build that still wants the network has an input that nobody downloaded.
         environment.insert("GOPROXY".to_owned(), "off".into());
         environment.insert("LIBRARY_PATH".to_owned(), self.link_folder(&step.linked)?.into());
@@ -408,6 +406,14 @@ fn way_out(line: &str) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(words, hint)| line.contains(words).then_some(hint))
+}
+
+/// Go's cache does not see C files outside a package's folder; a macro that nobody reads makes it look.
+fn name_headers(environment: &mut BTreeMap<String, OsString>, binary: &Binary) {
+    if let Some(headers) = &binary.headers {
+        let flags = environment.get("CGO_CFLAGS").and_then(|flags| flags.to_str()).unwrap_or("-g -O2");
+        environment.insert("CGO_CFLAGS".to_owned(), format!("{flags} -DXTASK_HEADERS_{}", headers.short()).into());
+    }
 }
 
 /// The declared flags, and a run path that follows the binary wherever `dist/` is moved.

@@ -123,7 +123,7 @@ pub struct Library {
 pub struct Binary {
     pub folder: PathBuf,
     pub sources: BTreeMap<String, Digest>,
-    /// Digest of the C headers that cgo may include from outside a package's folder, where a package asks for that.
+    /// Digest of the C files and archives that cgo may read from outside a package's folder, where a package imports "C".
     pub headers: Option<Digest>,
     /// Declared variables that name a file → its digest.
     pub environment_files: BTreeMap<String, Digest>,

@@ -241,8 +241,9 @@ impl Sources<'_> {
 /// An input's name in a key: relative to the package, or `//` and relative to the repository. Never an absolute path: two checkouts of
 /// one commit share their results.
 pub fn label(root: &Path, package: &Path, path: &Path) -> String {
+    let path = files::normalize(path);
     match path.strip_prefix(package) {
         Ok(inside) => inside.display().to_string(),
-        Err(_) => format!("//{}", path.strip_prefix(root).unwrap_or(path).display()),
+        Err(_) => format!("//{}", path.strip_prefix(root).unwrap_or(&path).display()),
     }
 }

@@ -60,7 +60,8 @@ pub fn pinned_hash<'a>(sums: &'a str, path: &str, version: &str) -> Option<&'a s
 /// What of a module decides a program: `label/path` → digest.
 pub struct Closure {
     pub sources: BTreeMap<String, Digest>,
-    /// Digest of all C headers of the modules, where a package asks for some outside its folder (`#cgo CFLAGS: -I…`).
+    /// Digest of the C files that cgo may read and that Go's own cache does not look at: all of [`C_FILES`] in the modules that are
+    /// no sources of a package.
     pub headers: Option<Digest>,
     /// The folders that were listed: a file that comes and goes leaves its mark there.
     pub folders: BTreeSet<PathBuf>,
@@ -71,7 +72,12 @@ const SOURCES: &[&str] = &[
     "go", "c", "cc", "cpp", "cxx", "m", "h", "hh", "hpp", "hxx", "f", "F", "for", "f90", "s", "S", "sx", "swig",
     "swigcxx", "syso",
 ];
-const HEADERS: &[&str] = &["h", "hh", "hpp", "hxx", "inc"];
+/// What a C compiler or a linker reads where a package imports "C", from wherever `#include` and `#cgo` reach.
+const C_FILES: &[&str] = &[
+    "h", "hh", "hpp", "hxx", "inc", "inl", "def", "tcc", "c", "cc", "cpp", "cxx", "s", "S", "m", "a", "o", "so", "syso",
+];
+/// Installed software: what is there counts as the C library does, by the compiler's version.
+const SYSTEM: &[&str] = &["/usr", "/opt", "/lib", "/lib64"];
 
 /// Follows imports from the main package through the module and its local replacements, without Go and without the
 /// modules that must be downloaded. Files are taken whatever their build constraints say: a few too many inputs are harmless,
@@ -87,7 +93,8 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
     modules.push(root);
     let mut closure = Closure { sources: BTreeMap::new(), headers: None, folders: BTreeSet::new() };
     let mut seen = BTreeSet::new();
-    let mut includes = false;
+    let mut asked = Vec::new();
+    let mut imports_c = false;
     let take = |sources: &mut BTreeMap<String, Digest>, module: &Module, file: &Path| -> Result<()> {
         let relative = file.strip_prefix(&module.folder).unwrap_or(file);
         sources.insert(format!("{}/{}", module.path, relative.display()), digest(file)?);
@@ -119,10 +126,12 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
                 continue;
             }
             let text = files::read_text(&file)?;
-            includes |= text
-                .lines()
-                .any(|line| line.trim_start_matches(['/', ' ', '*']).starts_with("#cgo ") && line.contains("-I"));
-            for import in imports(&text) {
+            let header = Header::of(&text);
+            if header.imports.iter().any(|import| import == "C") {
+                imports_c = true;
+                asked.extend(header.asked(&folder).into_iter().map(|path| (file.clone(), path)));
+            }
+            for import in &header.imports {
                 let owner = modules.iter().find(|module| {
                     import.strip_prefix(&module.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
                 });
@@ -131,7 +140,7 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
                 }
             }
             for pattern in embeds(&text) {
-                for path in embedded(&folder, pattern)? {
+                for path in embedded(&folder, &pattern)? {
                     closure.folders.extend(path.parent().map(Path::to_owned));
                     take(&mut closure.sources, module, &path)?;
                 }
@@ -147,19 +156,29 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
             }
         }
     }
-    if includes {
-        let mut headers = BTreeMap::new();
+    if imports_c {
+        let mut files = BTreeMap::new();
         for module in &used {
             // Cargo's folder holds generated headers by the hundred, none of which is the module's.
-            for file in files::walk(&module.folder, &|path| path.ends_with("target"))? {
-                if file.extension().is_some_and(|it| HEADERS.iter().any(|header| it == *header)) {
-                    take(&mut headers, module, &module.folder.join(file))?;
+            for file in files::walk(&module.folder, &is_target)? {
+                if is_c_file(&file) {
+                    let file = module.folder.join(file);
+                    closure.folders.extend(file.parent().map(Path::to_owned));
+                    take(&mut files, module, &file)?;
                 }
             }
         }
-        let text: String = headers.iter().map(|(path, digest)| format!("{path} {digest}\n")).collect();
-        closure.headers = Some(Digest::of(text.as_bytes()));
-        closure.sources.append(&mut headers);
+        for (asking, path) in asked {
+            match used.iter().find(|module| module.holds(&path)) {
+                Some(module) if path.is_file() => take(&mut files, module, &path)?,
+                Some(_) => {}
+                None => return Err(out_of_reach(&asking, &path)),
+            }
+        }
+        files.retain(|name, _| !closure.sources.contains_key(name));
+        let text: String = files.iter().map(|(path, digest)| format!("{path} {digest}\n")).collect();
+        closure.headers = (!files.is_empty()).then(|| Digest::of(text.as_bytes()));
+        closure.sources.append(&mut files);
     }
     Ok(closure)
 }
@@ -187,28 +206,39 @@ impl Module {
                 let name = left.trim().trim_start_matches("replace").split_whitespace().next().unwrap_or("");
                 let target = right.split_whitespace().next().unwrap_or("");
                 if target.starts_with("./") || target.starts_with("../") {
-                    replacements.insert(name.to_owned(), normalize(&folder.join(target)));
+                    replacements.insert(name.to_owned(), files::normalize(&folder.join(target)));
                 }
             }
         }
         let path = path.ok_or_else(|| Error::new(Code::BadPackage, format!("{} names no module", file.display())))?;
-        Ok(Self { path, folder: normalize(folder), replacements })
+        Ok(Self { path, folder: files::normalize(folder), replacements })
     }
 }
 
-/// Takes `..` out of a path by its text: `a/b/../c` → `a/c`.
-fn normalize(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            std::path::Component::ParentDir => {
-                out.pop();
-            }
-            std::path::Component::CurDir => {}
-            other => out.push(other),
-        }
+impl Module {
+    /// Whether a walk of the module comes by this path: it is inside, links followed, and nothing on the way is hidden or cargo's.
+    fn holds(&self, path: &Path) -> bool {
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| files::normalize(path));
+        let hidden = |part: &std::ffi::OsStr| part == "target" || part.as_encoded_bytes().starts_with(b".");
+        real(path).strip_prefix(real(&self.folder)).is_ok_and(|inside| !inside.iter().any(hidden))
     }
-    out
+}
+
+fn is_target(path: &Path) -> bool {
+    path.ends_with("target")
+}
+
+fn is_c_file(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    // A shared library's version may stand behind: `libx.so.1`.
+    extension.is_some_and(|extension| C_FILES.contains(&extension)) || name.contains(".so.")
+}
+
+fn out_of_reach(asking: &Path, path: &Path) -> Error {
+    let message = format!("{} makes cgo read {}, which is no input", asking.display(), path.display());
+    Error::new(Code::UndeclaredInput, message)
+        .hint("move it into the Go module (not below a hidden folder or `target`), or install it below /usr or /opt")
 }
 
 fn names(folder: &Path) -> Result<Vec<String>> {
@@ -224,42 +254,107 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The import paths of a Go file. Reads only as far as imports can stand; a stray match in a comment adds an input at worst.
-fn imports(text: &str) -> Vec<&str> {
-    let mut found = Vec::new();
-    let mut in_block = false;
-    for line in text.lines() {
-        let line = line.trim();
-        if in_block {
-            if line.starts_with(')') {
-                in_block = false;
-            } else {
-                found.extend(quoted(line));
+/// What stands before the first declaration of a Go file.
+#[derive(Debug, Default)]
+struct Header<'a> {
+    imports: Vec<String>,
+    /// Texts of the comments: cgo reads those before `import "C"`.
+    comments: Vec<&'a str>,
+}
+
+impl<'a> Header<'a> {
+    fn of(text: &'a str) -> Self {
+        let mut header = Self::default();
+        let mut rest = text;
+        while let Some(first) = rest.chars().next() {
+            let is_word = |c: char| c.is_alphanumeric() || c == '_';
+            let (token, after) = match first {
+                '/' if rest.starts_with("//") => rest.split_at(rest.find('\n').unwrap_or(rest.len())),
+                '/' if rest.starts_with("/*") => rest.split_at(rest[2..].find("*/").map_or(rest.len(), |at| at + 4)),
+                '"' | '`' => rest.split_at(literal(rest)),
+                c if is_word(c) => rest.split_at(rest.find(|c| !is_word(c)).unwrap_or(rest.len())),
+                c => rest.split_at(c.len_utf8()),
+            };
+            match first {
+                // Only import paths are strings up to here.
+                '"' | '`' => header.imports.push(unquoted(token)),
+                '/' if token.len() > 1 => header.comments.push(token[2..].trim_end_matches("*/")),
+                _ if ["const", "func", "type", "var"].contains(&token) => break,
+                _ => {}
             }
-        } else if line.starts_with("import (") {
-            in_block = true;
-        } else if let Some(rest) = line.strip_prefix("import ") {
-            found.extend(quoted(rest));
-        } else if line.starts_with("func ") || line.starts_with("type ") {
-            break;
+            rest = after;
+        }
+        header
+    }
+
+    /// Paths that are there and that the preamble of a package in `folder` names: included files, and files and folders of `#cgo`.
+    /// Without what the system has installed.
+    fn asked(&self, folder: &Path) -> Vec<PathBuf> {
+        let lines = self.comments.iter().flat_map(|comment| comment.lines()).map(str::trim);
+        let named = lines.filter_map(|line| line.strip_prefix('#')).flat_map(|line| {
+            if let Some(rest) = line.trim_start().strip_prefix("include") {
+                let rest = rest.trim_start();
+                let name = rest.strip_prefix('"').and_then(|rest| rest.split('"').next());
+                let absolute = rest.strip_prefix("</").and_then(|_| rest[1..].split('>').next());
+                return name.or(absolute).into_iter().collect();
+            }
+            let flags = line.strip_prefix("cgo ").and_then(|line| line.split_once(':')).map_or("", |(_, flags)| flags);
+            let flags = flags.split_whitespace().map(|flag| flag.trim_matches(['"', '\'']));
+            flags.filter_map(path_of_flag).collect::<Vec<_>>()
+        });
+        named
+            .filter(|name| !SYSTEM.iter().any(|system| Path::new(name).starts_with(system)))
+            .map(|name| folder.join(name.trim_start_matches("${SRCDIR}/").replace("${SRCDIR}", ".")))
+            .filter(|path| path.exists())
+            .collect()
+    }
+}
+
+/// The path in a flag for compiler or linker, if it is one.
+fn path_of_flag(flag: &str) -> Option<&str> {
+    let with = ["-I", "-L", "-isystem", "-iquote", "-idirafter"];
+    let path = with.iter().find_map(|with| flag.strip_prefix(with)).unwrap_or(flag);
+    (!path.is_empty() && !path.starts_with('-')).then_some(path)
+}
+
+/// Length of the string literal that `text` begins with.
+fn literal(text: &str) -> usize {
+    let quote = text.as_bytes().first();
+    let mut escaped = false;
+    for (at, byte) in text.bytes().enumerate().skip(1) {
+        if !escaped && Some(&byte) == quote {
+            return at + 1;
+        }
+        escaped = byte == b'\\' && !escaped && quote == Some(&b'"');
+    }
+    text.len()
+}
+
+/// What a string literal of Go says. JSON's escapes are those that a path can need.
+fn unquoted(literal: &str) -> String {
+    let plain = || literal.trim_matches(['"', '`']).to_owned();
+    if literal.starts_with('"') { serde_json::from_str(literal).unwrap_or_else(|_| plain()) } else { plain() }
+}
+
+/// The patterns of all `//go:embed` lines. A stray match in a comment adds an input at worst.
+fn embeds(text: &str) -> Vec<String> {
+    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("//go:embed"));
+    let mut found = Vec::new();
+    for mut rest in lines.filter(|rest| rest.starts_with([' ', '\t'])).map(str::trim) {
+        while !rest.is_empty() {
+            let is_quoted = rest.starts_with(['"', '`']);
+            let length = if is_quoted { literal(rest) } else { rest.find(char::is_whitespace).unwrap_or(rest.len()) };
+            let (pattern, after) = rest.split_at(length);
+            found.push(if is_quoted { unquoted(pattern) } else { pattern.to_owned() });
+            rest = after.trim_start();
         }
     }
     found
 }
 
-fn quoted(line: &str) -> Option<&str> {
-    let mut parts = line.split('"');
-    parts.next()?;
-    parts.next()
-}
-
-fn embeds(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter_map(|line| line.trim().strip_prefix("//go:embed ")).flat_map(str::split_whitespace)
-}
-
 /// Files that a `//go:embed` pattern may name: a file, or everything below the folders before its first wildcard.
 fn embedded(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
-    let pattern = pattern.trim_matches(['"', '`']).trim_start_matches("all:");
+    let pattern = pattern.trim_start_matches("all:");
     let path = folder.join(pattern);
     if path.is_file() {
         return Ok(vec![path]);
@@ -302,24 +397,97 @@ mod tests {
     }
 
     #[test]
-    fn headers_outside_a_package_count_where_cgo_asks_for_them_and_wildcards_reach_every_file() {
-        let root = files::temporary_folder(&std::env::temp_dir(), "headers").unwrap();
-        let put = |path: &str, text: &str| files::write(&root.join(path), text.as_bytes()).unwrap();
-        put("go.mod", "module example.com/m\n");
-        put(
-            "cmd/main.go",
-            "package main\n// #cgo CFLAGS: -I${SRCDIR}/../inc\n// #include \"x.h\"\nimport \"C\"\n//go:embed d/*/f.txt\nvar s string\n",
-        );
-        put("cmd/d/one/f.txt", "1");
-        put("inc/x.h", "#define X 1\n");
-        put("target/generated.h", "");
-        let digest = |path: &Path| Ok(Digest::of(&std::fs::read(path).unwrap()));
+    fn imports_and_patterns_are_read_as_go_reads_them() {
+        let imports: &[(&str, &[&str])] = &[
+            ("package a; import \"x\"; import b \"y\"\n", &["x", "y"]),
+            ("package a\nimport (\"x\"; . \"y\"; _ `z`)\n", &["x", "y", "z"]),
+            ("/*\nprints the\ntype of value\nfunc \"no\"\n*/\npackage a\nimport `x`\n", &["x"]),
+            ("package a\n// import \"no\"\nimport /* \"no\" */ \"x\" // \"no\"\n", &["x"]),
+            ("package a\nimport (\n\t\"x\"\n\t/* ) */\n\t\"y\"\n)\ntype T string\nvar v = \"no\"\n", &["x", "y"]),
+            ("\u{feff}package typed\r\nimport\r\n\t\"x\"\r\nimport()\nconst c = `no`\n", &["x"]),
+            ("package a\nimport \"unfinished", &["unfinished"]),
+            ("/* unfinished", &[]),
+        ];
+        for (text, expected) in imports {
+            assert_eq!(Header::of(text).imports, *expected, "{text}");
+        }
+        let text =
+            "//go:embed \"a b.txt\" `c d` all:e  f*.txt\n\t//go:embed\tg \"h\\\"i\"\n//go:embedded no\nvar s string\n";
+        assert_eq!(embeds(text), ["a b.txt", "c d", "all:e", "f*.txt", "g", "h\"i"]);
+    }
+
+    /// A module with one cgo package in `cmd`, whose preamble is given.
+    fn cgo_module(preamble: &str, files: &[&str]) -> PathBuf {
+        let root = files::temporary_folder(&std::env::temp_dir(), "cgo").unwrap().join("module");
+        let main = format!("package main\n/*\n{preamble}\n*/\nimport \"C\"\n//go:embed d/*/f.txt\nvar s string\n");
+        files::write(&root.join("go.mod"), b"module example.com/m\n").unwrap();
+        files::write(&root.join("cmd/main.go"), main.as_bytes()).unwrap();
+        files.iter().for_each(|file| files::write(&root.join(file), b"1").unwrap());
+        root
+    }
+
+    fn digest(path: &Path) -> Result<Digest> {
+        Ok(Digest::of(&std::fs::read(path).unwrap()))
+    }
+
+    #[test]
+    fn whatever_a_c_compiler_may_read_in_the_module_counts_where_a_package_imports_c_and_wildcards_reach_every_file() {
+        let elsewhere = ["cmd/inc/x.h", "csrc/x.c", "csrc/x.inl", "cmd/libx.a", "lib/libx.so.1", "cmd/table.txt"];
+        let others = ["cmd/d/one/f.txt", "cmd/beside.h", "target/generated.h", ".git/x.h", "README.md"];
+        let preamble = "#include \"inc/x.h\"\n#include \"table.txt\"";
+        let root = cgo_module(preamble, &[&elsewhere[..], &others].concat());
         let before = closure(&root, "./cmd", &digest).unwrap();
-        let names: Vec<_> = before.sources.keys().map(|name| name.trim_start_matches("example.com/m/")).collect();
-        assert_eq!(names, ["cmd/d/one/f.txt", "cmd/main.go", "go.mod", "inc/x.h"]);
-        put("inc/x.h", "#define X 2\n");
-        assert_ne!(closure(&root, "./cmd", &digest).unwrap().headers, before.headers);
-        files::remove(&root).unwrap();
+        let names: BTreeSet<_> = before.sources.keys().map(|it| it.trim_start_matches("example.com/m/")).collect();
+        let more = ["cmd/d/one/f.txt", "cmd/beside.h", "cmd/main.go", "go.mod"];
+        assert_eq!(names, elsewhere.into_iter().chain(more).collect());
+        for file in elsewhere {
+            assert!(before.folders.contains(root.join(file).parent().unwrap()), "{file}");
+            files::write(&root.join(file), b"2").unwrap();
+            assert_ne!(closure(&root, "./cmd", &digest).unwrap().headers, before.headers, "{file}");
+            files::write(&root.join(file), b"1").unwrap();
+        }
+        // Go itself looks at it.
+        files::write(&root.join("cmd/beside.h"), b"2").unwrap();
+        assert_eq!(closure(&root, "./cmd", &digest).unwrap().headers, before.headers);
+        // Without cgo, none of this is read.
+        files::write(&root.join("cmd/main.go"), b"package main\n").unwrap();
+        assert_eq!(closure(&root, "./cmd", &digest).unwrap().sources.len(), 3);
+        files::remove(root.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn cgo_may_read_the_module_and_the_system_and_nothing_else() {
+        let files = ["../outside/x.h", "../outside/libx.a", "inc/x.h", "target/release/libx.a", ".hidden/x.h"];
+        let rows = [
+            (
+                "#include \"../inc/x.h\"\n#cgo CFLAGS: -I${SRCDIR}/../inc -I. -DX=\"/no\" -O2\n#cgo LDFLAGS: -L${SRCDIR} -lm",
+                true,
+            ),
+            ("#include </usr/include/stdio.h>\n#cgo linux LDFLAGS: -L/usr/lib -Wl,-rpath,/nowhere -L/nowhere", true),
+            ("#cgo noescape f", true),
+            ("#include \"../../outside/x.h\"", false),
+            ("# include <{outside}/x.h>", false),
+            ("#cgo CFLAGS: -I${SRCDIR}/../../outside", false),
+            ("#cgo amd64 CFLAGS: -I {outside}", false),
+            ("#cgo LDFLAGS: \"${SRCDIR}/../../outside/libx.a\"", false),
+            ("#cgo LDFLAGS: -L${SRCDIR}/../target/release -lx", false),
+            ("#include \"../.hidden/x.h\"", false),
+        ];
+        for (preamble, accepted) in rows {
+            let root = cgo_module("", &files);
+            let outside = root.with_file_name("outside").display().to_string();
+            let preamble = preamble.replace("{outside}", &outside);
+            let comment = preamble.lines().map(|line| format!("// {line}\n")).collect::<String>();
+            files::write(&root.join("cmd/main.go"), format!("package main\n{comment}import \"C\"\n").as_bytes())
+                .unwrap();
+            let refused = closure(&root, "./cmd", &digest).err();
+            assert_eq!(
+                refused.as_ref().map(|error| error.code()),
+                (!accepted).then_some(Code::UndeclaredInput),
+                "{preamble}"
+            );
+            files::remove(root.parent().unwrap()).unwrap();
+        }
     }
 
     #[test]
