@@ -10,7 +10,7 @@ use crate::plan::Step;
 use crate::process::{Deadline, Invocation, Stream};
 use crate::report::Done;
 use crate::settings::env;
-use crate::toolchain::cargo::{self, Told};
+use crate::toolchain::cargo::{self, Reruns, Script, Told};
 use crate::toolchain::elf;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -36,7 +36,7 @@ impl Workshop<'_> {
         let _building = lock::lock(&folder.join("xtask.lock"), Mode::Exclusive, patience)?;
 
         cpu_seconds += self.fetch_crates(&step.id, library, rust)?;
-        let remaps = self.cross_check(&step.id, library, rust)?;
+        let (remaps, packages) = self.cross_check(&step.id, library, rust)?;
         let features = library.cargo_features.join(",");
         let profile = wants.profile.as_str();
         let mut arguments =
@@ -46,7 +46,8 @@ impl Workshop<'_> {
         }
         arguments.push("--message-format=json-render-diagnostics");
         let compile = self.cargo(rust, library, arguments, &remaps)?;
-        let (total, mut count, mut files) = (library.locked.len(), 0_usize, Vec::new());
+        let (total, mut count) = (library.locked.len(), 0_usize);
+        let (mut files, mut scripts) = (Vec::new(), Vec::new());
         let finished = self.child(&step.id, &compile, Deadline::BUILD, |stream, text| match stream {
             Stream::Out => match cargo::told(text, &library.target) {
                 Told::Compiled(crate_name) => {
@@ -55,6 +56,10 @@ impl Workshop<'_> {
                 }
                 Told::Library(found) => {
                     files = found;
+                    None
+                }
+                Told::Script(script) => {
+                    scripts.push(script);
                     None
                 }
                 Told::Nothing => None,
@@ -70,7 +75,14 @@ impl Workshop<'_> {
         })?;
         // First: what came meanwhile is no undeclared input.
         self.still_the_same(step, facts, &wants)?;
-        self.check_dep_info(library, rust, &file)?;
+        // Of others, the lock file pins every file.
+        let scripts: Vec<_> =
+            scripts.iter().filter_map(|script| Some((script, packages.get(&script.package)?))).collect();
+        for (script, package) in &scripts {
+            self.check_script(library, rust, script, package)?;
+        }
+        let set = scripts.iter().flat_map(|(script, _)| &script.variables).collect();
+        self.check_dep_info(library, rust, &file, &set)?;
 
         let interfaces = [(name.to_owned(), elf::interface(&file, &library.header)?)].into();
         let products = [Product { path: library.file.clone(), file, executable: false, expected: None }];
@@ -123,7 +135,7 @@ impl Workshop<'_> {
     /// dependencies are compiled once.
     pub fn test_of_library(&self, id: &str, library: &Library, rust: &Rust, words: &[String]) -> Result<Invocation> {
         self.fetch_crates(id, library, rust)?;
-        let remaps = self.cross_check(id, library, rust)?;
+        let (remaps, _) = self.cross_check(id, library, rust)?;
         self.cargo(rust, library, words.iter().map(String::as_str), &remaps)
     }
 
@@ -165,30 +177,87 @@ impl Workshop<'_> {
     }
 
     /// Asks cargo, now that everything is at hand, which packages really enter; one that the key did not know is a defect. Gives
-    /// the flags that keep the folders of those packages out of the bytes.
-    fn cross_check(&self, id: &str, library: &Library, rust: &Rust) -> Result<Vec<String>> {
+    /// the flags that keep the folders of those packages out of the bytes, and id → folder of those that are reached by path.
+    fn cross_check(
+        &self,
+        id: &str,
+        library: &Library,
+        rust: &Rust,
+    ) -> Result<(Vec<String>, BTreeMap<String, PathBuf>)> {
         let words = ["metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform", &rust.host];
         let answer = crate::process::ask(&self.cargo(rust, library, words, &[])?)?;
         let resolved = cargo::resolved(&answer)?;
         let undeclared: Vec<_> = resolved.iter().filter(|id| !library.locked.contains_key(*id)).cloned().collect();
         if undeclared.is_empty() {
-            return Ok(remaps(&cargo::registry_folders(&answer)?, &library.folder));
+            let remaps = remaps(&cargo::registry_folders(&answer)?, &library.folder);
+            return Ok((remaps, cargo::local_packages(&answer)?));
         }
         Err(Error::bug(format!("{id} is built with packages that its key does not know: {}", undeclared.join(", "))))
     }
 
-    /// Compares the files and the variables that rustc read with those in the key.
-    fn check_dep_info(&self, library: &Library, rust: &Rust, file: &Path) -> Result<()> {
+    /// The first file of what `path` names for whose content the key does not answer: it neither knows it, nor what it was made or
+    /// fetched from.
+    fn undeclared(&self, library: &Library, rust: &Rust, path: &Path) -> Result<Option<PathBuf>> {
+        let is_input = |file: &PathBuf| {
+            let generated = file.starts_with(self.settings.workspace.build());
+            let fetched = file.starts_with(&rust.cargo_home);
+            let label = label(&self.settings.workspace.root, &library.folder, file);
+            generated || fetched || library.sources.contains_key(&label)
+        };
+        Ok(files_of(path)?.into_iter().find(|file| !is_input(file)))
+    }
+
+    /// Compares what a build script of `package` says to depend on with the key.
+    fn check_script(&self, library: &Library, rust: &Rust, script: &Script, package: &Path) -> Result<()> {
+        let output = String::from_utf8_lossy(&files::read(&script.output)?).into_owned();
+        let reruns = Reruns::of_output(&output);
+        let build_script = format!("the build script in {}", package.display());
+        let refuse = |what: String, hint: &str| {
+            Err(Error::new(Code::UndeclaredInput, format!("{build_script} {what}")).hint(hint))
+        };
+        for file in &reruns.files {
+            let path = package.join(file);
+            if !path.exists() {
+                return refuse(
+                    format!("depends on {}, which is not there", path.display()),
+                    "no key can name it: create it, or let the script print only what it reads",
+                );
+            }
+            if let Some(file) = self.undeclared(library, rust, &path)? {
+                return refuse(
+                    format!("depends on {}, which is not declared as an input", file.display()),
+                    "add it to `sources` of this native-library in xtask.toml",
+                );
+            }
+        }
+        let is_keyed = |name: &str| library.environment.iter().any(|declared| declared == name);
+        if let Some(name) = reruns.variables.iter().find(|it| env::PASSED.contains(&it.as_str()) && !is_keyed(it)) {
+            return refuse(
+                format!("depends on the variable {name}, which is not declared"),
+                "add it to `environment` of this native-library in xtask.toml",
+            );
+        }
+        // Cargo's rule where a script says nothing: each file of its package is an input.
+        if reruns == Reruns::default()
+            && let Some(file) = self.undeclared(library, rust, package)?
+        {
+            return refuse(
+                format!("does not say what it reads, so that {} counts, which is not declared", file.display()),
+                "print cargo:rerun-if-changed=… for each file that it reads (build.rs, if there is none), or declare `sources`",
+            );
+        }
+        Ok(())
+    }
+
+    /// Compares the files and the variables that rustc read with those in the key; build scripts set the variables in `set`.
+    fn check_dep_info(&self, library: &Library, rust: &Rust, file: &Path, set: &BTreeSet<&String>) -> Result<()> {
         let read = |path: &Path| {
             files::read_if_present(path).map(|bytes| String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
         };
         // Cargo's own file names the sources of the package and of those that it reaches by path.
-        let root = &self.settings.workspace.root;
         for source in cargo::dep_info(&read(&file.with_extension("d"))?) {
-            let source = library.folder.join(source);
-            let generated = source.starts_with(self.settings.workspace.build());
-            let fetched = source.starts_with(&rust.cargo_home);
-            if !generated && !fetched && !library.sources.contains_key(&label(root, &library.folder, &source)) {
+            // A folder is one that a build script asks to be run again for.
+            if let Some(source) = self.undeclared(library, rust, &library.folder.join(source))? {
                 return Err(Error::new(
                     Code::UndeclaredInput,
                     format!("{} is compiled in but not declared as an input", source.display()),
@@ -207,8 +276,9 @@ impl Workshop<'_> {
                 continue;
             }
             for variable in cargo::compile_time_variables(&read(&path)?) {
-                let declared =
-                    env::NATIVE_KEYED.contains(&variable.as_str()) || library.environment.contains(&variable);
+                let declared = env::NATIVE_KEYED.contains(&variable.as_str())
+                    || library.environment.contains(&variable)
+                    || set.contains(&variable);
                 // Cargo sets the others of its name from the manifest, which is an input.
                 let from_manifest = variable.starts_with("CARGO_") && !env::PASSED.contains(&variable.as_str());
                 if !declared && !from_manifest && variable != "OUT_DIR" {
@@ -284,6 +354,15 @@ fn why_no_crates(said: &[String], locks: impl Fn(&str) -> bool) -> NoCrates {
     } else {
         NoCrates::Unknown
     }
+}
+
+/// A file, or the files below a folder as cargo lists those of a package: without what is built, and without packages inside.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let skip = |inside: &Path| inside.ends_with("target") || path.join(inside).join("Cargo.toml").is_file();
+    Ok(files::walk(path, &skip)?.into_iter().map(|inside| path.join(inside)).collect())
 }
 
 fn step_wants(step: &Step, library: &Library) -> Wants {

@@ -149,7 +149,20 @@ pub enum Told {
     Compiled(String),
     /// Files of the C library of `library`.
     Library(Vec<PathBuf>),
+    /// A build script ran, now or when its last result was made.
+    Script(Script),
     Nothing,
+}
+
+/// A build script's run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Script {
+    /// The package's id, as cargo's metadata has it.
+    pub package: String,
+    /// What it printed, as cargo keeps it.
+    pub output: PathBuf,
+    /// Variables that it sets for the compiler.
+    pub variables: BTreeSet<String>,
 }
 
 pub fn told(line: &str, library: &str) -> Told {
@@ -163,8 +176,45 @@ pub fn told(line: &str, library: &str) -> Told {
                 Told::Compiled(artifact.target.name)
             }
         }
+        Ok(Message::BuildScriptExecuted(script)) => Told::Script(Script {
+            package: script.package_id.repr,
+            output: script.out_dir.with_file_name("output").into(),
+            variables: script.env.into_iter().map(|(name, _)| name).collect(),
+        }),
         _ => Told::Nothing,
     }
+}
+
+/// What a build script asks to be run again for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reruns {
+    /// As written: relative to the package.
+    pub files: BTreeSet<PathBuf>,
+    pub variables: BTreeSet<String>,
+}
+
+impl Reruns {
+    /// Reads what the script printed. Source: "Build Scripts" of the Cargo book; `cargo:` is the older form of `cargo::`.
+    pub fn of_output(output: &str) -> Self {
+        let mut reruns = Self::default();
+        for line in output.lines() {
+            let instruction = line.strip_prefix("cargo::").or_else(|| line.strip_prefix("cargo:"));
+            match instruction.and_then(|instruction| instruction.split_once('=')) {
+                Some(("rerun-if-changed", path)) => reruns.files.insert(path.trim_end().into()),
+                Some(("rerun-if-env-changed", name)) => reruns.variables.insert(name.trim_end().to_owned()),
+                _ => false,
+            };
+        }
+        reruns
+    }
+}
+
+/// Package id → folder of the packages that are reached by path, from a full `cargo metadata`.
+pub fn local_packages(metadata: &str) -> Result<BTreeMap<String, PathBuf>> {
+    let metadata: Metadata = cargo_metadata::MetadataCommand::parse(metadata)
+        .map_err(|error| Error::bug("cargo metadata cannot be read").because(error))?;
+    let local = metadata.packages.into_iter().filter(|package| package.source.is_none());
+    Ok(local.filter_map(|it| Some((it.id.repr, it.manifest_path.parent()?.as_std_path().to_owned()))).collect())
 }
 
 /// The source files in a dep-info (`.d`) file, whose first rule is `output: file file …` with blanks escaped.
@@ -308,6 +358,23 @@ mod tests {
         assert_eq!((build.target_rustflags, build.profiles), (false, vec!["fast".to_owned()]));
         assert!(parse("[target.'cfg(unix)']\nrustflags = ['-g']").target_rustflags);
         assert_eq!(parse("include = ['a.toml', { path = 'b.toml', optional = true }]").includes, ["a.toml", "b.toml"]);
+    }
+
+    #[test]
+    fn a_build_scripts_output_says_what_it_depends_on() {
+        let output = "cargo:rerun-if-changed=a b.txt\ncargo::rerun-if-changed=/x/y\r\ncargo:rerun-if-env-changed=LANG\n\
+            cargo:rustc-env=N=1\n cargo:rerun-if-changed=no\nrerun-if-changed=no\ncargo:rerun-if-changed\n";
+        let expected =
+            Reruns { files: ["a b.txt", "/x/y"].map(PathBuf::from).into(), variables: ["LANG".to_owned()].into() };
+        assert_eq!(Reruns::of_output(output), expected);
+        let line = r#"{"reason": "build-script-executed", "package_id": "path+file:///e#0.1.0", "linked_libs": [],
+            "linked_paths": [], "cfgs": [], "env": [["N", "1"]], "out_dir": "/t/release/build/e-1/out"}"#;
+        let script = Script {
+            package: "path+file:///e#0.1.0".to_owned(),
+            output: "/t/release/build/e-1/output".into(),
+            variables: ["N".to_owned()].into(),
+        };
+        assert_eq!(told(line, "e"), Told::Script(script));
     }
 
     #[test]
