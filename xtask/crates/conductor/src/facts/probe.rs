@@ -13,6 +13,7 @@ use crate::toolchain::go;
 use crate::wheel::Interpreter;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 pub struct Probe<'a> {
@@ -71,6 +72,18 @@ impl<'a> Probe<'a> {
         self.stats.answer(&invocation.command_line(), &depends_on, || process::ask(&invocation))
     }
 
+    /// The first line of what a compiler or linker says of itself; of a script, which may pass the question on and flags besides, the
+    /// digest too.
+    fn identity(&self, program: &Path) -> Result<String> {
+        let mut identity = self.ask(program, &["--version"], "")?.lines().next().unwrap_or("").to_owned();
+        let mut start = [0; 2];
+        let is_script = std::fs::File::open(program).and_then(|mut file| file.read_exact(&mut start)).is_ok();
+        if is_script && start == *b"#!" {
+            identity.push_str(&format!(" by script {}", self.digest(program)?.short()));
+        }
+        Ok(identity)
+    }
+
     pub fn rust(&self) -> Result<Rust> {
         let environment = &self.settings.environment;
         // `cargo run` says which cargo it is: the real one, past any rustup proxy, with rustc beside it.
@@ -98,8 +111,10 @@ impl<'a> Probe<'a> {
 
     pub fn compiler(&self) -> Result<Compiler> {
         let environment = &self.settings.environment;
-        let name = environment.get("CC").and_then(|cc| cc.split_whitespace().next()).unwrap_or("cc");
-        let path = environment.find(name).ok_or_else(|| {
+        // `ccache gcc -m32` is two programs, of which the last compiles.
+        let mut words = environment.get("CC").unwrap_or("cc").split_whitespace();
+        let name = words.next().unwrap_or("cc");
+        let wrapper = environment.find(name).ok_or_else(|| {
             Error::new(Code::NoCompiler, format!("there is no C compiler: `{name}` is not on PATH")).hint(install(
                 self.settings,
                 &[
@@ -111,14 +126,18 @@ impl<'a> Probe<'a> {
                 ],
             ))
         })?;
-        let first = |text: String| text.lines().next().unwrap_or("").to_owned();
-        let mut version = first(self.ask(&path, &["--version"], "")?);
+        let mut version = self.identity(&wrapper)?;
+        let mut path = wrapper;
+        for program in words.take_while(|word| !word.starts_with('-')).filter_map(|word| environment.find(word)) {
+            version.push_str(&format!("; {}", self.identity(&program)?));
+            path = program;
+        }
         // The compiler names the linker that it calls, by a path or as a word for PATH.
         let linker = self.ask(&path, &["-print-prog-name=ld"], "")?;
         let linker =
             environment.find(linker.trim()).or_else(|| Some(PathBuf::from(linker.trim())).filter(|it| it.is_file()));
         if let Some(linker) = linker {
-            version.push_str(&format!("; {}", first(self.ask(&linker, &["--version"], "")?)));
+            version.push_str(&format!("; {}", self.identity(&linker)?));
         }
         // The file that the linker would take; its stat stands for the installed C library.
         let libc = self.ask(&path, &["-print-file-name=libc.so.6"], "")?;
