@@ -106,7 +106,7 @@ class Change:
     def linker(self) -> None:
         tools = Tools()
         ld = tools.answering("ld-of-another-age", shutil.which("ld"), "[0-9.]*$", "9.99")
-        tools.fake("cc", f"case $1 in -print-prog-name=ld) echo {ld} ;; *) exec {shutil.which('cc')} \"$@\" ;; esac")
+        tools.fake("cc", f'case $1 in -print-prog-name=ld) echo {ld} ;; *) exec {shutil.which("cc")} "$@" ;; esac')
         self.environment |= tools.environment
 
     def rust(self, rustc: str, cargo: str = 'exec "$real" "$@"') -> None:
@@ -190,6 +190,9 @@ INPUTS = {
         ("a source", edit("service/gauge/gauge.go", "in decimal", "as decimal"), "sources: example.invalid/service/gauge/gauge.go"),
         ("a source more", put("service/gauge/more.go", "package gauge\n"), "sources: example.invalid/service/gauge/more.go"),
         ("a source less", put("service/app/reader/banner.go", None), "sources: example.invalid/service/app/reader/banner.go"),
+        ("a header in a subfolder", put("service/gauge/inc/extra.h", ""), "sources: example.invalid/service/gauge/inc/extra.h"),
+        ("a C source of no package", put("service/csrc/more.c", ""), "sources: example.invalid/service/csrc/more.c"),
+        ("an archive", put("service/csrc/libmore.a", ""), "sources: example.invalid/service/csrc/libmore.a"),
         ("an embedded file", put("service/app/reader/words.txt", "other\n"), "sources: example.invalid/service/app/reader/words.txt"),
         ("go.mod", edit("service/go.mod", "go 1.21", "go 1.22"), "sources: example.invalid/service/go.mod"),
         ("go.sum", edit("service/go.sum", SUM, "0" + SUM[1:]), "sources: example.invalid/service/go.sum"),
@@ -368,7 +371,9 @@ class Matrix(unittest.TestCase):
         one = self.plans(change, [LIBRARY])[LIBRARY]
         file.write_text("two")
         two = self.plans(change, [LIBRARY])[LIBRARY]
-        self.assertEqual({it["input"] for it in one["changed"]}, {"declared_environment: GAUGE_LABEL", "declared_files: GAUGE_LABEL"})
+        self.assertEqual(
+            {it["input"] for it in one["changed"]}, {"declared_environment: GAUGE_LABEL", "declared_files: GAUGE_LABEL"}
+        )
         self.assertNotEqual(one["key"], two["key"])
 
     def test_what_cannot_be_meant_is_answered_with_the_nearest(self):
@@ -403,7 +408,9 @@ class Matrix(unittest.TestCase):
             "GOPROXY": f"https://me:{secret}@go.example.invalid",
             "HTTPS_PROXY": f"http://me:{secret}@127.0.0.1:9",
         }
-        runs = [build(*words, **environment) for words in (["plan"], ["why", "reader"], ["build"], ["build", "--dry-run"])]
+        runs = [
+            build(*words, **environment) for words in (["plan"], ["why", "reader"], ["build"], ["build", "--dry-run"])
+        ]
         environment["RUSTFLAGS"] += " --cfg x"
         said = self.words("why", "reader", environment=sandbox.environment() | environment, repo=repo)
         self.assertIn("environment: RUSTFLAGS: hidden", said)
@@ -432,6 +439,126 @@ class Matrix(unittest.TestCase):
         self.assertEqual(run.done[BINARY]["reason"]["input"], "interfaces: engine", run)
         self.assertIn(BINARY, run.ran)
         self.assertEqual(tool("build", repo=self.repo, sandbox=self.sandbox).ran, [])
+
+
+class Reach(unittest.TestCase):
+    """What a compiler or a build script reads that no source shows: in the key and compiled anew, or refused."""
+
+    def setUp(self):
+        self.repo, self.sandbox = fixture("reach"), beside(fixture_built(), "reach")
+        self.change = Change(self.repo, None)
+
+    def build(self, what, code=0, **environment):
+        run = tool("build", what, repo=self.repo, sandbox=self.sandbox, environment=environment)
+        self.assertEqual(run.exit_code, code, run)
+        return run
+
+    def refused(self, what, *said, **environment):
+        run = self.build(what, CONFIGURATION, **environment)
+        for words in ("XT0313", *said):
+            self.assertIn(words, run.stderr)
+
+    def test_whatever_cgo_reads_in_the_module_is_compiled_anew(self):
+        archive = self.repo / "service/gauge/libst.a"
+
+        def static(number):
+            source = archive.with_name("st.txt")
+            source.write_text(f"int st(void) {{ return {number}; }}\n")
+            subprocess.run(["cc", "-x", "c", "-c", source, "-o", source.with_suffix(".out")], check=True)
+            archive.unlink(missing_ok=True)
+            subprocess.run(["ar", "rcD", archive, source.with_suffix(".out")], check=True)
+
+        preamble = '#cgo CFLAGS: -I${SRCDIR}/../csrc\n#cgo LDFLAGS: ${SRCDIR}/libst.a\n#include "inc/extra.h"\n#include "part.inl"\nint st(void);\n'
+        self.change.edit("service/gauge/gauge.go", "#include", f"{preamble}#include")
+        self.change.edit(
+            "service/gauge/gauge.go",
+            "return C.GoString(&text[0])",
+            "return C.GoString(&text[0]) + string(rune(C.EXTRA)) + string(rune(C.part())) + string(rune(C.st()))",
+        )
+        extra, part = self.repo / "service/gauge/inc/extra.h", self.repo / "service/csrc/part.inl"
+        write(extra, f"#define EXTRA {ord('a')}\n")
+        write(part, f"static int part(void) {{ return {ord('b')}; }}\n")
+        static(ord("c"))
+
+        def said():
+            run = self.build("reader")
+            environment = os.environ | {"LD_LIBRARY_PATH": str(self.repo / "dist/lib")}
+            answer = subprocess.run(
+                [self.repo / "dist/bin/reader"], env=environment, capture_output=True, text=True, check=True
+            )
+            return run.ran, re.search(r"capacity=\d+(\w*)", answer.stdout)[1]
+
+        self.assertEqual(said()[1], "abc")
+        for act, expected in [
+            (lambda: write(extra, f"#define EXTRA {ord('x')}\n"), "xbc"),
+            (lambda: write(part, f"static int part(void) {{ return {ord('y')}; }}\n"), "xyc"),
+            (lambda: static(ord("z")), "xyz"),
+        ]:
+            act()
+            ran, answer = said()
+            self.assertEqual(answer, expected)
+            self.assertIn(BINARY, ran)
+        self.assertEqual(said(), ([], "xyz"))
+
+    def test_cgo_that_leaves_the_module_is_refused(self):
+        outside = self.sandbox.folder / "outside.h"
+        outside.write_text("")
+        self.change.edit("service/gauge/gauge.go", "#include", f'#include "{outside}"\n#include')
+        self.refused("reader", str(outside), "move it into the Go module")
+
+    def test_go_is_scanned_as_go_reads_it(self):
+        words = '/*\nprints the\ntype of value\n*/\npackage main\n\nimport `example.invalid/service/quoted`; import _ "embed"\n'
+        self.change.put(
+            "service/app/reader/q.go", f'{words}\n//go:embed "a b.txt"\nvar blank string\n\nvar _ = quoted.Number\n'
+        )
+        self.change.put("service/app/reader/a b.txt", "x")
+        self.change.put(
+            "service/quoted/quoted.go",
+            "// Package quoted is imported in backquotes.\npackage quoted\n\n// Number is one.\nconst Number = 1\n",
+        )
+        self.build("reader")
+
+    def script(self, *lines):
+        self.change.put("engine/build.rs", "fn main() {\n" + "".join(f"    {line}\n" for line in lines) + "}\n")
+
+    def test_what_a_build_script_depends_on_is_declared_or_refused(self):
+        limit = 'std::fs::write(std::env::var("OUT_DIR").unwrap() + "/limit.rs", "64").unwrap();'
+        say = lambda *words: [f'println!("cargo:{word}");' for word in words]  # noqa: E731
+        self.change.put("engine/other.txt", "1")
+        self.script(limit)
+        self.refused("engine", "does not say what it reads", "print cargo:rerun-if-changed=")
+        self.script(limit, *say("rerun-if-changed=other.txt"))
+        self.refused("engine", "other.txt, which is not declared", "`sources`")
+        self.script(limit, *say("rerun-if-changed=absent.txt"))
+        self.refused("engine", "absent.txt, which is not there")
+        self.script(limit, *say("rerun-if-env-changed=LANG"))
+        self.refused("engine", "the variable LANG", "`environment`", LANG="C")
+        self.script(limit, *say("rerun-if-changed=limit.txt", "rerun-if-changed=src", "rerun-if-changed=../service/gauge/gauge.h",
+            "rerun-if-env-changed=CC", "rerun-if-env-changed=GAUGE_LABEL", "rustc-env=NN=5"))  # fmt: skip
+        self.change.edit("engine/src/lib.rs", "const LABEL", 'pub const NN: &str = env!("NN");\nconst LABEL')
+        self.build("engine")
+        self.script(limit, *say("rustc-env=NN=5"))
+        self.change.edit("xtask.toml", 'sources = ["limit.txt"]', 'sources = ["."]')
+        self.build("engine")
+
+    def test_a_compiler_behind_a_script_counts_by_its_text_and_behind_another_by_both_answers(self):
+        def key(change):
+            run = tool("why", "reader", repo=self.repo, sandbox=self.sandbox, environment=change.environment)
+            self.assertEqual(run.exit_code, 0, run)
+            return run.plan[LIBRARY]["key"]
+
+        tools = Tools()
+        path = str(tools.fake("wrapper", f'exec {shutil.which("cc")} "$@"'))
+        self.change.environment = {"CC": path}
+        before = key(self.change)
+        tools.fake("wrapper", f'exec {shutil.which("cc")} -O0 "$@"')
+        self.assertNotEqual(key(self.change), before)
+        behind = tools.answering("gcc-of-another-age", shutil.which("cc"), "[0-9][0-9.]*$", "99.9")
+        env = shutil.which("env")
+        self.change.environment = {"CC": f"{env} {behind}"}
+        before = key(self.change)
+        tools.answering("gcc-of-another-age", shutil.which("cc"), "[0-9][0-9.]*$", "88.8")
+        self.assertNotEqual(key(self.change), before)
 
 
 # What happens to a file while it is compiled: (what, commands of a shell in the checkout, what the message names).
@@ -495,7 +622,11 @@ class Meanwhile(unittest.TestCase):
         build = lambda: tool("build", repo=repo, sandbox=sandbox, environment=environment)  # noqa: E731
         entries = lambda: {path.name for path in sandbox.store.glob("entries/*") if step in path.read_text()}  # noqa: E731
         original = source.read_text()
-        for name, text in [("engine/src/spare.rs", ""), ("service/app/reader/spare.go", "package main\n"), ("label.txt", "x\n")]:
+        for name, text in [
+            ("engine/src/spare.rs", ""),
+            ("service/app/reader/spare.go", "package main\n"),
+            ("label.txt", "x\n"),
+        ]:
             (repo / name).write_text(text)
         kept = {path: path.read_bytes() for path in repo.rglob("*") if path.is_file() and ".git" not in path.parts}
         made = {path: path.read_bytes() for path in tools.folder.iterdir()}
@@ -515,7 +646,11 @@ class Meanwhile(unittest.TestCase):
                 for path, content in [*kept.items(), *made.items()]:
                     if path != source and (not path.exists() or path.read_bytes() != content):
                         path.write_bytes(content)
-                for late in (repo / "engine/src/late.rs", repo / "service/app/reader/late.go", repo / ".cargo/config.toml"):
+                for late in (
+                    repo / "engine/src/late.rs",
+                    repo / "service/app/reader/late.go",
+                    repo / ".cargo/config.toml",
+                ):
                     late.unlink(missing_ok=True)
                 if what.startswith(("edited and put back", "replaced")):
                     continue  # The next run is that of a file that was edited.
@@ -556,7 +691,7 @@ class Audit(unittest.TestCase):
         repo, outside = fixture("audit"), Path(tempfile.mkdtemp(dir=FOLDER)) / "outside.h"
         outside.write_text("")
         change = Change(repo, None)
-        change.edit("service/gauge/gauge.go", '#include "gauge.h"', f'#include "gauge.h"\n#include "{outside}"')
+        change.edit("service/gauge/gauge.h", "#include", f'#include "{outside}"\n#include')
         change.edit("engine/build.rs", "fn main() {", f'fn main() {{\n    std::fs::read("{outside}").expect("a file");')
         sandbox, trace, _run = self.traced(repo, "build")
         for step in (LIBRARY, BINARY):

@@ -196,10 +196,11 @@ built: after an edit of `Cargo.toml`, `cargo update --workspace` in its folder b
 The message names the file that is missing or says something else.
 ";
     UndeclaredInput = 313, "a build reads something that is not declared", "
-The compiler read a file or a variable that is not an input of the step, so a change of it would go unnoticed and a stale
-result would be used. Nothing was published.
+A compiler, cgo or a build script reads a file or a variable that is not an input of the step, so a change of it would go
+unnoticed and a stale result would be used. Nothing was published.
 
-Add the file to `sources`, the variable to `environment`, of the table in `xtask.toml` that the message names.
+Add the file to `sources`, the variable to `environment`, of the table in `xtask.toml` that the message names. A build script
+prints `cargo:rerun-if-changed=` for each file that it reads; what cgo reads is in a Go module of the project or installed.
 ";
     ServiceCycle = 314, "services wait for each other", "
 `after` says which services must be ready before one is started. Those in the message form a circle, so none can be first.
