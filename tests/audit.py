@@ -23,7 +23,10 @@ def ask(*words: str, environment=None) -> str:
 
 def allowed(repo: Path, sandbox, program: str) -> list[tuple[str, str]]:
     """(regular expression of a whole path, why it needs not be declared), for the steps made by cargo or by go."""
-    home = {name: re.escape(os.path.realpath(sandbox.environment()[name])) for name in ("CARGO_HOME", "GOMODCACHE", "GOCACHE")}
+    home = {
+        name: re.escape(os.path.realpath(sandbox.environment()[name]))
+        for name in ("CARGO_HOME", "GOMODCACHE", "GOCACHE")
+    }
     build, store = re.escape(f"{repo}/target/xtask"), re.escape(os.path.realpath(sandbox.store))
     common = [
         (r"/(proc|sys|dev)/.*", "the kernel's view of this process and machine"),
@@ -101,6 +104,7 @@ def read_by(trace: str, program: str | None) -> set[str]:
                 roots.add(pid)
         elif it := STARTED.match(line):
             parents[it[2]] = it[1]
+
     def descends(pid):
         while pid is not None:
             if program is None or pid in roots:
@@ -115,7 +119,9 @@ def read_by(trace: str, program: str | None) -> set[str]:
 def undeclared(trace: str, step: str, repo: Path, sandbox) -> tuple[list[str], int]:
     """The files that a step read outside of its inputs and of the allow-list, and how many it read at all."""
     program = "cargo" if step.startswith("native-library") else "go"
-    patterns = [pattern for pattern, _reason in allowed(repo, sandbox, program)] + declared(repo, sandbox, step, program)
+    patterns = [pattern for pattern, _reason in allowed(repo, sandbox, program)] + declared(
+        repo, sandbox, step, program
+    )
     known = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
     files = read_by(trace, program)
     return sorted(path for path in files if not known.fullmatch(path)), len(files)
