@@ -198,7 +198,7 @@ INPUTS = {
         ("go.sum", edit("service/go.sum", SUM, "0" + SUM[1:]), "sources: example.invalid/service/go.sum"),
         ("tags", edit("xtask.toml", 'tags = ["banner"]', "tags = []"), "tags"),
         ("ldflags", edit("xtask.toml", "1.2.3", "1.2.4"), "ldflags"),
-        ("the main package", edit("xtask.toml", "./app/reader", "app/reader"), "main"),
+        ("the main package", edit("xtask.toml", "./app/reader", "./app/reader/"), "main"),
         ("go", lambda it: it.fake("go", "go1[.][0-9.]*", "go1.999.0"), "go"),
         *((name, variable(**{name: value}), f"environment: {name}") for name, value in {
             "CGO_CFLAGS": "-O1", "CGO_CPPFLAGS": "-DX", "CGO_CXXFLAGS": "-O1", "CGO_LDFLAGS": "-s", "GOAMD64": "v2",
