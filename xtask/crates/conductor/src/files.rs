@@ -206,6 +206,12 @@ pub fn unused_name(folder: &Path, path: &Path) -> PathBuf {
     }
 }
 
+/// Whether a relative path stays below the folder that it is put into.
+pub fn stays_below(path: &str) -> bool {
+    let mut parts = Path::new(path).components().peekable();
+    parts.peek().is_some() && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
+}
+
 pub fn is_temporary(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()))
 }

@@ -19,7 +19,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// A time in which nothing at all was used counts no longer than this: a clock that ran wrong for one run must not make everything old.
 const LONGEST_PAUSE_SECONDS: u64 = 30 * DAY_SECONDS;
@@ -192,7 +192,7 @@ impl Survey {
     }
 
     fn results(&mut self, store: &Store) {
-        let order = last_uses(&self.uses, now_seconds());
+        let order = last_uses(&self.uses, lock::now_seconds());
         for path in files::list(&store.root.join("entries")) {
             let key = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Key>().ok());
             let entry = key.and_then(|key| store::read_entry(&path, &key).ok().flatten());
@@ -445,10 +445,6 @@ fn uses(path: &Path) -> Vec<(u64, Key)> {
         Some((time.parse().ok()?, key.parse().ok()?))
     };
     text.lines().filter_map(use_of).collect()
-}
-
-fn now_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Marks the cache for backup tools, and as ours. Source: <https://bford.info/cachedir/>.
 pub const TAG: &str =
@@ -144,7 +144,7 @@ impl Store {
 
     /// Notes that these results were of use just now.
     pub fn used(&self, keys: &[Key]) -> Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        let now = lock::now_seconds();
         let lines: String = keys.iter().map(|key| format!("{now} {key}\n")).collect();
         files::append(&self.root.join("uses"), &lines)
     }
@@ -341,11 +341,7 @@ pub(super) fn read_entry(path: &Path, key: &Key) -> Result<Option<Entry>> {
     let whole = std::str::from_utf8(&bytes).ok().and_then(|text| text.split_once('\n'));
     let body = whole.filter(|(digest, body)| digest.parse() == Ok(Digest::of(body.as_bytes()))).map(|(_, body)| body);
     let entry: Option<Entry> = body.and_then(|body| serde_json::from_str(body).ok());
-    let stays = |output: &Output| {
-        let mut parts = Path::new(&output.path).components().peekable();
-        parts.peek().is_some() && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
-    };
-    Ok(entry.filter(|entry| entry.key == *key && entry.outputs.iter().all(stays)))
+    Ok(entry.filter(|entry| entry.key == *key && entry.outputs.iter().all(|it| files::stays_below(&it.path))))
 }
 
 /// A file itself: no link, no folder, nothing that blocks whoever opens it.

@@ -147,7 +147,8 @@ impl<'a> Workshop<'a> {
                 self.note_uses(&plan);
                 self.stats.save();
                 self.report_artifacts(&plan);
-                if plan.steps.iter().any(|step| done.contains(&step.id) && step.status != Status::Skip) {
+                // A build that does nothing has not entered, and looks after nothing.
+                if self.entered.get().is_some() {
                     self.collect_if_due();
                 }
                 return Ok(Results { plan, facts });
@@ -218,7 +219,7 @@ impl<'a> Workshop<'a> {
         let _ = self.stats.answer("uses noted", &depends_on, || self.store.used(&keys).map(|()| String::new()));
     }
 
-    /// Keeps the cache within its limits: once a day, after something was made.
+    /// Keeps the cache within its limits: once a day, after a run that used the store.
     fn collect_if_due(&self) {
         let stamp = self.settings.cache.last_collection();
         match files::age(&stamp) {

@@ -2,6 +2,7 @@
 
 use crate::digest::Digest;
 use crate::error::{Code, Result};
+use crate::files;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -71,13 +72,9 @@ impl Pins {
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let source = crate::document::Source::new(path, text.as_bytes());
         let pins: Self = source.parse()?;
-        let stays = |path: &str| {
-            let mut parts = Path::new(path).components().peekable();
-            parts.peek().is_some() && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
-        };
         for (name, model) in &pins.model {
             let files = model.file.iter().map(|file| file.path.as_str());
-            if let Some(outside) = files.chain([name.as_str()]).find(|path| !stays(path)) {
+            if let Some(outside) = files.chain([name.as_str()]).find(|path| !files::stays_below(path)) {
                 let message = format!("`{outside}` is no path inside models/");
                 return Err(source.error(Code::WrongValue, &["model", name, "file"], &message));
             }
