@@ -36,7 +36,6 @@ pub struct Gateway {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Door {
     pub address: String,
-    pub user: String,
     pub password: String,
 }
 
@@ -117,7 +116,7 @@ impl Gateway {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel();
         locked(&self.shared.waiting).insert(id, sender);
-        let text = line(&Request { id, job })?;
+        let text = line(&Request { id, step: String::new(), job })?;
         locked(&self.stdin).write_all(text.as_bytes()).map_err(|error| self.shared.gone().because(error))?;
         loop {
             interrupt::check()?;
@@ -157,9 +156,9 @@ fn live(invocation: &Invocation, setup: &str, log: &Path, shared: &Shared, sink:
     let mut stdin = Some(stdin);
     for text in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
         match serde_json::from_str(&text) {
-            Ok(Event::Ready { address, user, password, .. }) => {
+            Ok(Event::Ready { address, password, .. }) => {
                 if let Some(stdin) = stdin.take() {
-                    let _ = started.send(Ok((stdin, Door { address, user, password })));
+                    let _ = started.send(Ok((stdin, Door { address, password })));
                 }
             }
             // It cannot start: its folder, its certificates.
@@ -250,6 +249,7 @@ pub fn explain(failure: &Failure) -> Error {
         FailureKind::Integrity => Code::OtherBytes,
         FailureKind::Disk => os_error(&failure.message).map_or(Code::Disk, |error| disk_code(error.kind())),
         FailureKind::Configuration => Code::NoEndpoint,
+        FailureKind::Egress => Code::Unreachable,
         FailureKind::Bug => Code::Bug,
     };
     let attempts: Vec<String> = failure.attempts.iter().map(|attempt| format!("  - {}", describe(attempt))).collect();

@@ -330,6 +330,30 @@ pub fn base64(bytes: &[u8]) -> String {
     text
 }
 
+/// `None`: it is not base64 with padding.
+pub fn base64_decoded(text: &str) -> Option<Vec<u8>> {
+    let value = |digit: u8| -> Option<u32> {
+        Some(u32::from(match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        }))
+    };
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for chunk in text.as_bytes().chunks(4) {
+        let digits = chunk.iter().position(|digit| *digit == b'=').unwrap_or(chunk.len());
+        let padded = chunk[digits..].iter().all(|digit| *digit == b'=');
+        (chunk.len() == 4 && digits >= 2 && padded).then_some(())?;
+        let group = chunk[..digits].iter().try_fold(0, |group, digit| Some(group << 6 | value(*digit)?))?;
+        let group = group << (6 * (4 - digits));
+        bytes.extend((0..digits - 1).map(|position| (group >> (16 - 8 * position)) as u8));
+    }
+    Some(bytes)
+}
+
 fn percent_decode(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -361,6 +385,14 @@ mod tests {
             ("foobar", "Zm9vYmFy"),
         ] {
             assert_eq!(base64(plain.as_bytes()), encoded);
+            assert_eq!(base64_decoded(encoded).as_deref(), Some(plain.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_base64_is_refused() {
+        for wrong in ["Zg", "Z===", "====", "Zm9v!m8=", "Zg==Zg=", "Zm=v"] {
+            assert_eq!(base64_decoded(wrong), None, "{wrong}");
         }
     }
 

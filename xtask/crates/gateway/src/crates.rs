@@ -5,46 +5,32 @@
 //! Rules: the Cargo book, "Registry Index".
 
 use crate::Gateway;
+use crate::documents::{Kept, Sought, seek};
 use crate::downloads::Pin;
 use crate::error::{Error, Kind};
-use crate::fetch::{Fetched, Wanted, fetch};
+use crate::fetch::{Wanted, fetch};
+use crate::reply::{Reply, absent, delivered, text, typed, whole};
 use crate::request::{Ask, looks_like_a_web_page, web_page};
-use crate::upstream::ask_each;
+use crate::server::Asked;
+use crate::upstream::NOBODY_HAS_IT;
 use crate::url::Url;
 use bytes::Bytes;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Response, StatusCode};
 use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use serde::Deserialize;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
-/// What children are told to use. The name never changes, so cargo's source folder keeps its name from run to run.
-pub const HOST: &str = "xtask-gateway.invalid";
 /// The index entry of the largest crates is a few megabytes.
 const MAX_ENTRY_BYTES: usize = 64 << 20;
-/// Entries kept for the second cargo of a run.
-const MAX_CACHED_BYTES: usize = 64 << 20;
 
 pub struct Crates {
     /// Lower-case name → version → sha256.
     pins: HashMap<String, BTreeMap<String, String>>,
     /// Index URL → its `dl`.
     downloads: RefCell<HashMap<String, String>>,
-    entries: RefCell<HashMap<String, Entry>>,
-    cached_bytes: Cell<usize>,
-}
-
-#[derive(Clone)]
-pub struct Entry {
-    pub etag: Option<HeaderValue>,
-    pub bytes: Bytes,
-}
-
-pub enum Index {
-    Entry(Entry),
-    NotModified,
-    /// No upstream knows it and no lock file names it: cargo asks for spellings that may not exist.
-    Absent,
 }
 
 impl Crates {
@@ -59,54 +45,84 @@ impl Crates {
                     .insert(version.to_owned(), sha256.to_ascii_lowercase());
             }
         }
-        Self { pins: by_name, downloads: RefCell::default(), entries: RefCell::default(), cached_bytes: Cell::new(0) }
+        Self { pins: by_name, downloads: RefCell::default() }
     }
 }
 
-/// The `config.json` that makes children download through us.
-pub fn config_json() -> Bytes {
-    Bytes::from(format!(r#"{{"dl":"http://{HOST}/crates/dl/{{crate}}/{{version}}/{{sha256-checksum}}"}}"#))
-}
-
-/// The index entry at `path` (`se/rd/serde`), from the first upstream whose entry agrees with the lock files.
-pub async fn index(gateway: &Gateway, path: &str, if_none_match: Option<&HeaderValue>) -> Result<Index, Failure> {
-    let cached = gateway.crates.entries.borrow().get(path).cloned();
-    if let Some(entry) = cached {
-        let current = if_none_match.is_some() && entry.etag.as_ref() == if_none_match;
-        return Ok(if current { Index::NotModified } else { Index::Entry(entry) });
-    }
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let pinned = gateway.crates.pins.get(name);
-    let subject = format!("index entry of crate {name}");
-    let answer =
-        ask_each(&subject, gateway.upstreams(Ecosystem::Crates), &gateway.limits, async |upstream: &Upstream| {
-            let url = Url::parse(&upstream.url)?.below(path)?;
-            let headers = if_none_match.map(|etag| (header::IF_NONE_MATCH, etag.clone())).into_iter().collect();
-            let ask = Ask { ecosystem: Ecosystem::Crates, artifact: &subject, upstream, url: &url, headers };
-            let document = gateway.client.document(ask, MAX_ENTRY_BYTES).await?;
-            if document.status == 304 {
-                return Ok(Index::NotModified);
-            }
-            check_entry(&document.bytes, pinned)?;
-            Ok(Index::Entry(Entry { etag: document.headers.get(header::ETAG).cloned(), bytes: document.bytes }))
-        })
-        .await;
-    match answer {
-        Ok(Index::Entry(entry)) => {
-            let total = gateway.crates.cached_bytes.get() + entry.bytes.len();
-            if total <= MAX_CACHED_BYTES {
-                gateway.crates.cached_bytes.set(total);
-                gateway.crates.entries.borrow_mut().insert(path.to_owned(), entry.clone());
-            }
-            Ok(Index::Entry(entry))
+/// `config.json`, `dl/NAME/VERSION/CHECKSUM`, or an index entry such as `se/rd/serde`.
+pub async fn serve(gateway: &Rc<Gateway>, asked: &Asked) -> Result<Response<Reply>, Failure> {
+    let segments: Vec<&str> = asked.path.split('/').collect();
+    // A crate may be called `dl…`; its index entry has three parts (`dl/op/dlopen`), a download four.
+    match segments.as_slice() {
+        ["config.json"] => {
+            let dl = format!(r#"{{"dl":"{}dl/{{crate}}/{{version}}/{{sha256-checksum}}"}}"#, asked.folder);
+            Ok(typed(StatusCode::OK, "application/json", dl.into()))
         }
-        Err(failure) if pinned.is_none() && failure.message == crate::upstream::NOBODY_HAS_IT => Ok(Index::Absent),
-        other => other,
+        ["dl", name, version, checksum] if is_word(name) && is_word(version) && is_word(checksum) => {
+            download(gateway, asked, name, version, checksum).await
+        }
+        path if matches!(path.len(), 2 | 3) && path.iter().all(|part| is_word(part)) => index(gateway, asked).await,
+        _ => Ok(absent(&format!("{} is nothing that a sparse index has", asked.path))),
     }
+}
+
+/// Letters, digits and `-_.+`: all of a crate's name, a version, a checksum. Never `..` or anything percent-encoded.
+fn is_word(part: &str) -> bool {
+    !part.is_empty()
+        && !part.starts_with('.')
+        && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte))
+}
+
+/// The index entry, from the first upstream whose entry agrees with the lock files.
+async fn index(gateway: &Gateway, asked: &Asked) -> Result<Response<Reply>, Failure> {
+    let name = asked.path.rsplit('/').next().unwrap_or_default();
+    let pinned = gateway.crates.pins.get(name);
+    let sought = Sought {
+        step: &asked.step,
+        ecosystem: Ecosystem::Crates,
+        name,
+        subject: format!("index entry of crate {name}"),
+        key: asked.path.clone(),
+        headers: asked.forwarded(&[]),
+        max_bytes: MAX_ENTRY_BYTES,
+    };
+    let found = seek(
+        gateway,
+        &sought,
+        async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&asked.path),
+        |document| check_entry(&document.bytes, pinned).map(|()| Kept::of(document)),
+        |kept| pinned.is_some() && check_entry(&kept.bytes, pinned).is_ok(),
+    )
+    .await?;
+    match found {
+        Some(entry) => Ok(conditional(&asked.headers, &entry)),
+        // cargo asks for spellings that may not exist.
+        None if pinned.is_none() => Ok(text(StatusCode::NOT_FOUND, "no registry index of this profile has it")),
+        None => Err(Error::new(Kind::Absent, NOBODY_HAS_IT).failure(&sought.subject, Vec::new())),
+    }
+}
+
+/// 304 for a child that holds this very entry.
+fn conditional(request: &HeaderMap, entry: &Kept) -> Response<Reply> {
+    let etag = entry.note.etag.as_deref().and_then(|etag| HeaderValue::from_str(etag).ok());
+    let current = etag.is_some() && request.get(header::IF_NONE_MATCH) == etag.as_ref();
+    let (status, body) =
+        if current { (StatusCode::NOT_MODIFIED, Bytes::new()) } else { (StatusCode::OK, entry.bytes.clone()) };
+    let mut reply = whole(status, body);
+    if let Some(etag) = etag {
+        reply.headers_mut().insert(header::ETAG, etag);
+    }
+    reply
 }
 
 /// One crate file, verified against the index's checksum, which stands in the URL, and against the lock file's.
-pub async fn download(gateway: &Gateway, name: &str, version: &str, checksum: &str) -> Result<Fetched, Failure> {
+async fn download(
+    gateway: &Rc<Gateway>,
+    asked: &Asked,
+    name: &str,
+    version: &str,
+    checksum: &str,
+) -> Result<Response<Reply>, Failure> {
     let subject = format!("crate {name} {version}");
     let refuse = |kind, message: String| Failure { kind, subject: subject.clone(), message, attempts: Vec::new() };
     let Some(pinned) = gateway.crates.pins.get(&name.to_ascii_lowercase()).and_then(|versions| versions.get(version))
@@ -124,11 +140,24 @@ pub async fn download(gateway: &Gateway, name: &str, version: &str, checksum: &s
         ));
     }
     let pin = Pin::sha256(pinned).map_err(|error| error.failure(&subject, Vec::new()))?;
-    let wanted = Wanted { ecosystem: Ecosystem::Crates, subject: subject.clone(), pin, size_bytes: None, job: None };
-    fetch(gateway, &wanted, gateway.upstreams(Ecosystem::Crates), async |upstream: &Upstream| {
-        Url::parse(&fill(&download_template(gateway, upstream).await?, name, version, checksum))
-    })
-    .await
+    let wanted = Wanted {
+        step: asked.step.clone(),
+        ecosystem: Ecosystem::Crates,
+        subject,
+        pin: pin.clone(),
+        size_bytes: None,
+        job: None,
+    };
+    let (own, name, version) = (gateway.clone(), name.to_owned(), version.to_owned());
+    let fetching = async move {
+        let upstreams = own.upstreams(Ecosystem::Crates, &name).await;
+        fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| {
+            let template = download_template(&own, &wanted.step, upstream).await?;
+            Url::parse(&fill(&template, &name, &version, wanted.pin.text()))
+        })
+        .await
+    };
+    delivered(gateway, &asked.headers, Vec::new(), &pin, None, fetching).await
 }
 
 #[derive(Deserialize)]
@@ -137,12 +166,13 @@ struct Config {
 }
 
 /// Where an upstream's index says that crates are; asked once a run.
-async fn download_template(gateway: &Gateway, upstream: &Upstream) -> Result<String, Error> {
+async fn download_template(gateway: &Gateway, step: &str, upstream: &Upstream) -> Result<String, Error> {
     if let Some(known) = gateway.crates.downloads.borrow().get(&upstream.url) {
         return Ok(known.clone());
     }
     let url = Url::parse(&upstream.url)?.below("config.json")?;
     let ask = Ask {
+        step,
         ecosystem: Ecosystem::Crates,
         artifact: "config.json of the index",
         upstream,

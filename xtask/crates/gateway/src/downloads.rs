@@ -4,6 +4,7 @@
 //! downloads/
 //!   sha256/<2>/<64 hex>      complete, verified, 0444; the name is the hash of the bytes
 //!   h1/<64 hex>              the sha256 of the module zip that has this Go directory hash
+//!   pins/<64 hex>            the sha256 of the file that another kind of pin means
 //!   partial/<pin>            bytes of a download under way, locked by the process that writes them
 //!   partial/<pin>.source     which URL and validator they came from
 //!   quarantine/<64 hex>.<n>  what was found under a name that it does not deserve
@@ -12,7 +13,9 @@
 //! opened, or put anything under a final name that is not complete, verified and on the disk.
 //! All calls block; callers are on blocking threads.
 
+use crate::connect::{base64, base64_decoded};
 use crate::error::{Error, Kind};
+use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -27,6 +30,9 @@ pub enum Pin {
     Sha256(String),
     /// Go's directory hash, `h1:` and base64 of 32 bytes: the same for every zip with the same contents.
     H1(String),
+    /// A hash of the bytes that is no sha256: `sha512-` and base64 (npm's `integrity`), `sha1-` and hex (npm's old
+    /// `shasum`), `gitblob-` and hex (a hub's small files).
+    Other(String),
 }
 
 impl Pin {
@@ -55,17 +61,68 @@ impl Pin {
         }
     }
 
+    /// The strongest hash of a Subresource Integrity list (`sha512-…`), as npm writes it.
+    pub fn integrity(text: &str) -> Result<Self, Error> {
+        let strongest = text.split_whitespace().map(|it| it.split('?').next().unwrap_or(it)).max_by_key(|it| {
+            ["sha1-", "sha256-", "sha384-", "sha512-"].iter().position(|algorithm| it.starts_with(algorithm))
+        });
+        let digest = strongest.and_then(|it| {
+            let (algorithm, coded) = it.split_once('-')?;
+            let bytes = base64_decoded(coded)?;
+            match (algorithm, bytes.len()) {
+                ("sha512", 64) => Some(Self::Other(it.to_owned())),
+                ("sha256", 32) => Some(Self::Sha256(hex(&bytes))),
+                ("sha1", 20) => Some(Self::Other(format!("sha1-{}", hex(&bytes)))),
+                _ => None,
+            }
+        });
+        digest
+            .ok_or_else(|| Error::new(Kind::Configuration, format!("`{text}` is not an integrity: sha512-… is wanted")))
+    }
+
+    /// `name`: `sha1` or `gitblob`.
+    pub fn sha1(name: &str, digits: &str) -> Result<Self, Error> {
+        let digits = digits.to_ascii_lowercase();
+        if digits.len() == 40 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            Ok(Self::Other(format!("{name}-{digits}")))
+        } else {
+            Err(Error::new(Kind::Configuration, format!("`{digits}` is not a sha1: 40 hex digits are wanted")))
+        }
+    }
+
     pub fn text(&self) -> &str {
         match self {
-            Self::Sha256(text) | Self::H1(text) => text,
+            Self::Sha256(text) | Self::H1(text) | Self::Other(text) => text,
         }
+    }
+
+    /// The file's hash in this pin's own terms. For [`Pin::H1`] see [`crate::go::directory_hash`].
+    pub fn hash_of(&self, path: &Path) -> Result<String, Error> {
+        let failed = |cause| Error::disk("read", path, &cause);
+        let mut file = File::open(path).map_err(failed)?;
+        let (name, _) = self.text().split_once('-').unwrap_or(("sha256", ""));
+        let mut digest = Context::new(match name {
+            "sha512" => &SHA512,
+            "sha1" | "gitblob" => &SHA1_FOR_LEGACY_USE_ONLY,
+            _ => &SHA256,
+        });
+        if name == "gitblob" {
+            digest.update(format!("blob {}\0", file.metadata().map_err(failed)?.len()).as_bytes());
+        }
+        copy(&mut file, &mut |chunk| digest.update(chunk)).map_err(failed)?;
+        let digest = digest.finish();
+        Ok(match name {
+            "sha512" => format!("sha512-{}", base64(digest.as_ref())),
+            "sha1" | "gitblob" => format!("{name}-{}", hex(digest.as_ref())),
+            _ => hex(digest.as_ref()),
+        })
     }
 
     /// Base64 holds `/`, and file systems may fold case: names are hex throughout.
     fn file_name(&self) -> String {
         match self {
             Self::Sha256(hex) => hex.clone(),
-            Self::H1(text) => hex(&Sha256::digest(text.as_bytes())),
+            Self::H1(text) | Self::Other(text) => hex(&Sha256::digest(text.as_bytes())),
         }
     }
 }
@@ -91,7 +148,7 @@ pub struct Downloads {
 
 impl Downloads {
     pub fn open(root: &Path) -> Result<Self, Error> {
-        for folder in ["sha256", "h1", "partial", "quarantine"] {
+        for folder in ["sha256", "h1", "pins", "partial", "quarantine"] {
             let folder = root.join(folder);
             // Nobody else may put files where we look for verified ones.
             fs::DirBuilder::new()
@@ -114,7 +171,7 @@ impl Downloads {
     pub fn find(&self, pin: &Pin) -> Result<Found, Error> {
         let sha256 = match pin {
             Pin::Sha256(sha256) => sha256.clone(),
-            Pin::H1(_) => match fs::read_to_string(self.pointer(pin)) {
+            Pin::H1(_) | Pin::Other(_) => match fs::read_to_string(self.pointer(pin)) {
                 Ok(text) => match Pin::sha256(text.trim()) {
                     Ok(pin) => pin.text().to_owned(),
                     Err(_) => return Ok(Found::Absent),
@@ -145,9 +202,14 @@ impl Downloads {
         }
     }
 
+    /// Where the bytes of a download under way are, for whoever may look at them before they are verified.
+    pub fn partial_path(&self, pin: &Pin) -> PathBuf {
+        self.root.join("partial").join(pin.file_name())
+    }
+
     /// Takes the partial of a pin, or `None` while another process holds it.
     pub fn adopt(&self, pin: &Pin) -> Result<Option<Partial>, Error> {
-        let path = self.root.join("partial").join(pin.file_name());
+        let path = self.partial_path(pin);
         let failed = |cause| Error::disk("open", &path, &cause);
         loop {
             let mut options = OpenOptions::new();
@@ -203,13 +265,14 @@ impl Downloads {
         // After the rename: a partial that a crash left read-only could not be continued.
         partial.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(failed)?;
         sync_folder(folder).map_err(failed)?;
-        if let Pin::H1(_) = pin {
+        if !matches!(pin, Pin::Sha256(_)) {
             let pointer = self.pointer(pin);
             let beside = partial.path.with_extension("pointer");
             let failed = |cause| Error::disk("publish", &pointer, &cause);
             let mut file = File::create(&beside).map_err(failed)?;
             file.write_all(sha256.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-            fs::rename(&beside, &pointer).and_then(|()| sync_folder(&self.root.join("h1"))).map_err(failed)?;
+            let names = pointer.parent().unwrap_or(&self.root);
+            fs::rename(&beside, &pointer).and_then(|()| sync_folder(names)).map_err(failed)?;
         }
         let _ = fs::remove_file(source_path(&partial.path));
         Ok(Verified { path, sha256, size_bytes: partial.len })
@@ -220,7 +283,7 @@ impl Downloads {
     }
 
     fn pointer(&self, pin: &Pin) -> PathBuf {
-        self.root.join("h1").join(pin.file_name())
+        self.root.join(if matches!(pin, Pin::H1(_)) { "h1" } else { "pins" }).join(pin.file_name())
     }
 
     fn quarantine(&self, path: &Path, name: &str) -> Result<Found, Error> {
@@ -356,6 +419,7 @@ mod tests {
     fn pins_that_could_leave_the_folder_are_refused() {
         assert!(Pin::sha256("../../etc/passwd").is_err());
         assert!(Pin::sha256(&"A".repeat(64)).is_ok_and(|pin| pin.text() == "a".repeat(64)));
+        assert!(Pin::integrity("sha512-../../x").is_err() && Pin::sha1("gitblob", "../../x").is_err());
         assert!(Pin::h1("h1:short=").is_err());
         assert!(Pin::h1("h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=").is_ok());
     }

@@ -41,6 +41,8 @@ pub enum Kind {
     },
     /// An answer that does not speak the protocol.
     Malformed,
+    /// A host that the profile does not allow; it was not contacted.
+    Forbidden,
     /// Reading or writing on this machine.
     Disk,
 }
@@ -86,6 +88,7 @@ impl Error {
             Kind::Status(_) | Kind::Range | Kind::Malformed => Verdict::Status,
             Kind::Html => Verdict::Html,
             Kind::Hash { .. } => Verdict::Hash,
+            Kind::Forbidden => Verdict::Forbidden,
         }
     }
 
@@ -103,6 +106,7 @@ impl Error {
             Kind::Html => "mirror.html",
             Kind::Range | Kind::Malformed => "mirror.malformed",
             Kind::Hash { .. } => "mirror.hash",
+            Kind::Forbidden => "mirror.egress",
             Kind::Disk => "disk",
         }
     }
@@ -128,6 +132,7 @@ impl Error {
     pub fn failure(&self, subject: &str, attempts: Vec<Attempt>) -> Failure {
         let kind = match self.kind {
             Kind::Configuration => FailureKind::Configuration,
+            Kind::Forbidden => FailureKind::Egress,
             Kind::Disk => FailureKind::Disk,
             Kind::Hash { .. } => FailureKind::Integrity,
             _ => FailureKind::Network,

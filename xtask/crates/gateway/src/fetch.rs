@@ -26,6 +26,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 pub struct Wanted {
+    /// On whose behalf, for the ledger.
+    pub step: String,
     pub ecosystem: Ecosystem,
     /// For messages and the ledger: `crate serde 1.0.228`.
     pub subject: String,
@@ -33,6 +35,18 @@ pub struct Wanted {
     pub size_bytes: Option<u64>,
     /// Whose progress events these are; children's downloads have none.
     pub job: Option<u64>,
+}
+
+/// On whose behalf the conductor asks, and how its answers are told apart.
+pub struct Errand {
+    pub id: u64,
+    pub step: String,
+}
+
+impl Errand {
+    pub fn wanted(&self, ecosystem: Ecosystem, subject: String, pin: Pin, size_bytes: Option<u64>) -> Wanted {
+        Wanted { step: self.step.clone(), ecosystem, subject, pin, size_bytes, job: Some(self.id) }
+    }
 }
 
 pub struct Fetched {
@@ -135,6 +149,10 @@ async fn adopt(gateway: &Gateway, wanted: &Wanted) -> Result<Shared, Error> {
 async fn verify(partial: &Shared, pin: &Pin) -> Result<(), Error> {
     let (expected, got) = match pin {
         Pin::Sha256(expected) => (expected.clone(), lock(partial).sha256()),
+        Pin::Other(expected) => {
+            let (path, pin) = (lock(partial).path().to_owned(), pin.clone());
+            (expected.clone(), blocking(move || pin.hash_of(&path)).await?)
+        }
         Pin::H1(expected) => {
             let (path, expected) = (lock(partial).path().to_owned(), expected.clone());
             let got = blocking(move || match go::directory_hash(&path) {
@@ -213,7 +231,8 @@ async fn receive_once(
             headers.push((header::IF_RANGE, header_value(&etag)?));
         }
     }
-    let ask = Ask { ecosystem: wanted.ecosystem, artifact: &wanted.subject, upstream, url, headers };
+    let ask =
+        Ask { step: &wanted.step, ecosystem: wanted.ecosystem, artifact: &wanted.subject, upstream, url, headers };
     let mut answer = gateway.client.get(&ask).await?;
     if let Err(mut error) = body(wanted, url, partial, &mut from, &mut answer).await {
         // A server that ignores ranges and breaks off each time gains nothing by starting again.

@@ -6,7 +6,7 @@
 use crate::Gateway;
 use crate::connect::base64;
 use crate::downloads::{Pin, copy, hex};
-use crate::fetch::{Fetched, Wanted, fetch};
+use crate::fetch::{Errand, Fetched, fetch};
 use crate::unpack::{Archive, Refusal};
 use crate::url::{Url, encode_path};
 use protocol::{Ecosystem, Failure, FailureKind, Upstream};
@@ -17,15 +17,19 @@ use std::path::Path;
 const MAX_ZIP_CONTENT_BYTES: u64 = 1 << 30;
 const MAX_ZIP_ENTRIES: u64 = 1 << 18;
 
-pub async fn module(gateway: &Gateway, job: u64, module: &str, version: &str, h1: &str) -> Result<Fetched, Failure> {
+pub async fn module(
+    gateway: &Gateway,
+    errand: &Errand,
+    module: &str,
+    version: &str,
+    h1: &str,
+) -> Result<Fetched, Failure> {
     let subject = format!("module {module}@{version}");
     let pin = Pin::h1(h1).map_err(|error| error.failure(&subject, Vec::new()))?;
-    let wanted = Wanted { ecosystem: Ecosystem::Go, subject, pin, size_bytes: None, job: Some(job) };
+    let wanted = errand.wanted(Ecosystem::Go, subject, pin, None);
     let relative = format!("{}/@v/{}.zip", encode_path(&escape(module)), encode_path(&escape(version)));
-    fetch(gateway, &wanted, gateway.upstreams(Ecosystem::Go), async |upstream: &Upstream| {
-        Url::parse(&upstream.url)?.below(&relative)
-    })
-    .await
+    let upstreams = gateway.upstreams(Ecosystem::Go, module).await;
+    fetch(gateway, &wanted, &upstreams, async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&relative)).await
 }
 
 /// Capitals become `!` and the small letter: a proxy may keep its files where names fold case.

@@ -28,8 +28,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn begin(ecosystem: Ecosystem, artifact: &str, host: &str) -> Self {
+    pub fn begin(step: &str, ecosystem: Ecosystem, artifact: &str, host: &str) -> Self {
         let egress = Egress {
+            step: step.to_owned(),
             ecosystem,
             artifact: artifact.to_owned(),
             host: host.to_owned(),

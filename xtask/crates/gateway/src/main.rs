@@ -8,12 +8,14 @@
 //! Rules: ARCHITECTURE.md, "Invariants".
 //!
 //! One thread does the talking, so state is shared without locks; hashing, inflating and disks are on blocking threads.
-//! Reading order: `server` and `go`, `simple`, `hub`, `file`, `crates` (a file a protocol) → `fetch` (one pinned artifact)
-//! → `upstream` (who is asked next) → `request` (one GET) → `connect` (one connection); beside them `downloads` (the
-//! folder), `unpack` (archives), `ledger` (standard output), `url`, `error`.
+//! Reading order: `server` and `crates`, `go`, `simple`, `hub`, `file` (a file a protocol) → `fetch` (one pinned artifact),
+//! `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in which order) and `upstream`
+//! (who is asked next) → `request` (one GET) → `connect` (one connection); beside them `downloads` (the folder), `unpack`
+//! (archives), `ledger` (standard output), `url`, `error`.
 
 mod connect;
 mod crates;
+mod documents;
 mod downloads;
 mod error;
 mod fetch;
@@ -21,6 +23,8 @@ mod file;
 mod go;
 mod hub;
 mod ledger;
+mod picker;
+mod reply;
 mod request;
 mod server;
 mod simple;
@@ -30,15 +34,15 @@ mod url;
 
 use crate::connect::Connector;
 use crate::crates::Crates;
+use crate::documents::Documents;
 use crate::downloads::Downloads;
 use crate::error::{Error, Kind};
+use crate::fetch::Errand;
 use crate::ledger::emit;
 use crate::request::Client;
-use protocol::{
-    Artifact, Ecosystem, Event, Failure, FailureKind, Job, Limits, Outcome, Request, SCHEMA, Setup, Upstream,
-};
+use protocol::{Artifact, Event, Failure, FailureKind, Job, Limits, Outcome, Request, SCHEMA, Setup};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::io::BufRead;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -50,14 +54,15 @@ pub struct Gateway {
     client: Rc<Client>,
     downloads: Downloads,
     limits: Limits,
-    upstreams: BTreeMap<Ecosystem, Vec<Upstream>>,
+    setup: Setup,
+    documents: Documents,
     crates: Crates,
     /// Subjects whose refusal the conductor has heard of.
     refused: RefCell<HashSet<String>>,
 }
 
 impl Gateway {
-    fn new(setup: &Setup) -> Result<Self, Error> {
+    fn new(setup: Setup) -> Result<Self, Error> {
         if setup.schema != SCHEMA {
             let message = format!(
                 "conductor and gateway are of two builds (protocol {} and {SCHEMA}); run `cargo xtask` again",
@@ -67,17 +72,14 @@ impl Gateway {
         }
         let connector = Connector::new(&setup.proxy, &setup.ca_bundles, &setup.limits)?;
         Ok(Self {
-            client: Rc::new(Client::new(connector, setup.limits.clone())),
+            client: Rc::new(Client::new(connector, setup.limits.clone(), setup.allowed_hosts.clone())),
             downloads: Downloads::open(&setup.downloads)?,
             limits: setup.limits.clone(),
-            upstreams: setup.upstreams.clone(),
-            crates: Crates::new(&setup.crates),
+            documents: Documents::open(&setup.downloads)?,
+            crates: Crates::new(&setup.pins.crates),
             refused: RefCell::default(),
+            setup,
         })
-    }
-
-    fn upstreams(&self, ecosystem: Ecosystem) -> &[Upstream] {
-        self.upstreams.get(&ecosystem).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
@@ -120,7 +122,7 @@ async fn run(mut requests: UnboundedReceiver<String>) -> ExitCode {
             );
         }
     };
-    let gateway = match Gateway::new(&setup) {
+    let gateway = match Gateway::new(setup) {
         Ok(gateway) => Rc::new(gateway),
         Err(error) => {
             emit(&Event::Failed { id: 0, failure: error.failure("gateway", Vec::new()) });
@@ -143,7 +145,7 @@ async fn run(mut requests: UnboundedReceiver<String>) -> ExitCode {
         return own_failure("password", "the system gives no random bytes", FailureKind::Bug);
     }
     let password = downloads::hex(&secret);
-    emit(&Event::Ready { schema: SCHEMA, address, user: server::USER.to_owned(), password: password.clone() });
+    emit(&Event::Ready { schema: SCHEMA, address, password: password.clone() });
     let serving = gateway.clone();
     tokio::task::spawn_local(async move { server::serve(serving, listener, &password).await });
 
@@ -168,10 +170,14 @@ fn own_failure(subject: &str, message: &str, kind: FailureKind) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn perform(gateway: &Gateway, Request { id, job }: Request) {
+async fn perform(gateway: &Gateway, Request { id, step, job }: Request) {
+    let errand = Errand { id, step };
     let outcome = match job {
-        Job::Fetch { artifact } => fetch_artifact(gateway, id, &artifact).await,
-        Job::List { project } => simple::list(gateway, &project).await.map(|files| Outcome::Listed { files }),
+        Job::Fetch { artifact } => fetch_artifact(gateway, &errand, &artifact).await,
+        Job::List { project } => simple::list(gateway, &errand, &project).await.map(|files| Outcome::Listed { files }),
+        Job::Probe { .. } => {
+            Err(Error::new(Kind::Configuration, "probing is not spoken yet").failure("probe", Vec::new()))
+        }
         Job::Unpack(job) => {
             let subject = format!("archive {}", job.archive.display());
             let unpacked = tokio::task::spawn_blocking(move || unpack::unpack(&job)).await;
@@ -189,16 +195,16 @@ async fn perform(gateway: &Gateway, Request { id, job }: Request) {
     });
 }
 
-async fn fetch_artifact(gateway: &Gateway, id: u64, artifact: &Artifact) -> Result<Outcome, Failure> {
+async fn fetch_artifact(gateway: &Gateway, errand: &Errand, artifact: &Artifact) -> Result<Outcome, Failure> {
     let fetched = match artifact {
-        Artifact::GoModule { module, version, h1 } => go::module(gateway, id, module, version, h1).await,
+        Artifact::GoModule { module, version, h1 } => go::module(gateway, errand, module, version, h1).await,
         Artifact::Wheel { project, filename, sha256, size_bytes } => {
-            simple::wheel(gateway, id, project, filename, sha256, *size_bytes).await
+            simple::wheel(gateway, errand, project, filename, sha256, *size_bytes).await
         }
         Artifact::HubFile { repo, revision, path, sha256, size_bytes } => {
-            hub::file(gateway, id, hub::Place { repo, revision, path }, sha256, *size_bytes).await
+            hub::file(gateway, errand, hub::Place { repo, revision, path }, sha256, *size_bytes).await
         }
-        Artifact::File { url, sha256, size_bytes } => file::file(gateway, id, url, sha256, *size_bytes).await,
+        Artifact::File { url, sha256, size_bytes } => file::file(gateway, errand, url, sha256, *size_bytes).await,
     }?;
     let verified = fetched.verified;
     Ok(Outcome::Fetched {

@@ -17,7 +17,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use protocol::{Ecosystem, Limits, Upstream, Verdict};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::io::Write;
 use std::pin::Pin;
@@ -35,6 +35,8 @@ pub struct Client {
     connector: Connector,
     hosts: Hosts,
     limits: Limits,
+    /// `Some`: nobody else is connected to.
+    allowed_hosts: Option<BTreeSet<String>>,
     idle: RefCell<HashMap<Origin, Vec<Idle>>>,
 }
 
@@ -46,6 +48,8 @@ struct Idle {
 
 /// What is asked, of whom, and under which name it enters the ledger.
 pub struct Ask<'a> {
+    /// On whose behalf.
+    pub step: &'a str,
     pub ecosystem: Ecosystem,
     pub artifact: &'a str,
     pub upstream: &'a Upstream,
@@ -75,8 +79,8 @@ pub struct Document {
 }
 
 impl Client {
-    pub fn new(connector: Connector, limits: Limits) -> Self {
-        Self { connector, hosts: Hosts::default(), limits, idle: RefCell::default() }
+    pub fn new(connector: Connector, limits: Limits, allowed_hosts: Option<BTreeSet<String>>) -> Self {
+        Self { connector, hosts: Hosts::default(), limits, allowed_hosts, idle: RefCell::default() }
     }
 
     /// Sends the request and follows redirects until an answer that carries content.
@@ -84,7 +88,7 @@ impl Client {
     pub async fn get(self: &Rc<Self>, ask: &Ask<'_>) -> Result<Answer, Error> {
         // An index may name files on a host of its own choice: the ledger says who led us there.
         let asked = Url::parse(&ask.upstream.url).map_or_else(|_| ask.url.origin.clone(), |home| home.origin);
-        let mut entry = Entry::begin(ask.ecosystem, ask.artifact, &asked.host);
+        let mut entry = Entry::begin(ask.step, ask.ecosystem, ask.artifact, &asked.host);
         if asked != ask.url.origin {
             entry.redirected_to(&ask.url.origin.host);
         }
@@ -195,6 +199,11 @@ impl Client {
     /// One request to one origin, on a kept connection where there is one.
     async fn exchange(self: &Rc<Self>, ask: &Ask<'_>, url: &Url) -> Result<(Response<Incoming>, Idle), Error> {
         let origin = &url.origin;
+        if self.allowed_hosts.as_ref().is_some_and(|allowed| !allowed.contains(&origin.host)) {
+            let message =
+                format!("{url} is outside the profile, and `mirrors-only` forbids to contact {}", origin.host);
+            return Err(Error::new(Kind::Forbidden, message));
+        }
         let _admission = self
             .hosts
             .admit(origin)
@@ -458,9 +467,13 @@ fn build(ask: &Ask<'_>, url: &Url, forward: Option<&Forward>) -> Result<Request<
         Some(_) => format!("{}{}", url.origin, url.path_and_query()),
         None => url.path_and_query(),
     };
-    let mut request =
-        Request::get(uri).header(header::HOST, url.origin.authority()).header(header::USER_AGENT, USER_AGENT);
-    let at_home = Url::parse(&ask.upstream.url).is_ok_and(|home| home.origin == url.origin);
+    let mut request = Request::get(uri).header(header::HOST, url.origin.authority());
+    // A child's own name is passed on: some mirrors refuse whom they do not know.
+    if !ask.headers.iter().any(|(name, _)| *name == header::USER_AGENT) {
+        request = request.header(header::USER_AGENT, USER_AGENT);
+    }
+    let homes = std::iter::once(&ask.upstream.url).chain(&ask.upstream.second);
+    let at_home = homes.into_iter().any(|home| Url::parse(home).is_ok_and(|home| home.origin == url.origin));
     if let Some(secret) = ask.upstream.authorization.as_deref().filter(|_| at_home) {
         request = request.header(header::AUTHORIZATION, secret);
     }

@@ -6,7 +6,7 @@
 use crate::Gateway;
 use crate::downloads::Pin;
 use crate::error::{Error, Kind};
-use crate::fetch::{Fetched, Wanted, fetch};
+use crate::fetch::{Errand, Fetched, fetch};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
 use crate::upstream::ask_each;
 use crate::url::{Url, encode_path};
@@ -26,7 +26,7 @@ pub struct File {
 
 pub async fn wheel(
     gateway: &Gateway,
-    job: u64,
+    errand: &Errand,
     project: &str,
     filename: &str,
     sha256: &str,
@@ -34,9 +34,10 @@ pub async fn wheel(
 ) -> Result<Fetched, Failure> {
     let subject = format!("wheel {filename}");
     let pin = Pin::sha256(sha256).map_err(|error| error.failure(&subject, Vec::new()))?;
-    let wanted = Wanted { ecosystem: Ecosystem::Python, subject, pin, size_bytes: Some(size_bytes), job: Some(job) };
-    fetch(gateway, &wanted, gateway.upstreams(Ecosystem::Python), async |upstream: &Upstream| {
-        let files = page(gateway, upstream, project).await?;
+    let wanted = errand.wanted(Ecosystem::Python, subject, pin, Some(size_bytes));
+    let upstreams = gateway.upstreams(Ecosystem::Python, &normalised(project)).await;
+    fetch(gateway, &wanted, &upstreams, async |upstream: &Upstream| {
+        let files = page(gateway, &errand.step, upstream, project).await?;
         let offered = files.len();
         files.into_iter().find(|file| file.listed.filename == filename).map(|file| file.url).ok_or_else(|| {
             Error::new(
@@ -49,20 +50,20 @@ pub async fn wheel(
 }
 
 /// What the first upstream that answers offers for a project.
-pub async fn list(gateway: &Gateway, project: &str) -> Result<Vec<ListedFile>, Failure> {
+pub async fn list(gateway: &Gateway, errand: &Errand, project: &str) -> Result<Vec<ListedFile>, Failure> {
     let subject = format!("project {project}");
-    let files =
-        ask_each(&subject, gateway.upstreams(Ecosystem::Python), &gateway.limits, async |upstream: &Upstream| {
-            page(gateway, upstream, project).await
-        });
+    let upstreams = gateway.upstreams(Ecosystem::Python, &normalised(project)).await;
+    let files = ask_each(&subject, &upstreams, &gateway.limits, async |upstream: &Upstream| {
+        page(gateway, &errand.step, upstream, project).await
+    });
     Ok(files.await?.into_iter().map(|file| file.listed).collect())
 }
 
-async fn page(gateway: &Gateway, upstream: &Upstream, project: &str) -> Result<Vec<File>, Error> {
+async fn page(gateway: &Gateway, step: &str, upstream: &Upstream, project: &str) -> Result<Vec<File>, Error> {
     let url = Url::parse(&upstream.url)?.below(&format!("{}/", encode_path(&normalised(project))))?;
     let headers = vec![(header::ACCEPT, HeaderValue::from_static(ACCEPT))];
     let artifact = format!("project {project}");
-    let ask = Ask { ecosystem: Ecosystem::Python, artifact: &artifact, upstream, url: &url, headers };
+    let ask = Ask { step, ecosystem: Ecosystem::Python, artifact: &artifact, upstream, url: &url, headers };
     let document = gateway.client.document(ask, MAX_PAGE_BYTES).await?;
     read(&document)
 }

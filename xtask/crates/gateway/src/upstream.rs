@@ -59,6 +59,8 @@ pub fn classify(error: &Error, limits: &Limits) -> Reaction {
         Kind::Absent | Kind::Status(_) | Kind::Html | Kind::Malformed | Kind::Range => Reaction::NextUpstream,
         // From zero and still wrong: this upstream has other bytes.
         Kind::Hash { .. } => Reaction::NextUpstream,
+        // It leads outside the profile; another may not.
+        Kind::Forbidden => Reaction::NextUpstream,
         // This upstream's settings; another's may be sound.
         Kind::Configuration => Reaction::NextUpstream,
         // A full disk is full for every upstream.
@@ -148,6 +150,8 @@ fn verdict(subject: &str, last: &[Option<(Error, u32)>], attempts: Vec<protocol:
         (FailureKind::Integrity, "what came is not what is pinned, and no other upstream has it")
     } else if errors().all(|error| error.kind == Kind::Configuration) {
         (FailureKind::Configuration, "no upstream's settings are usable")
+    } else if errors().any(|error| error.kind == Kind::Forbidden) {
+        (FailureKind::Egress, "only a host outside the profile could deliver it")
     } else if errors().all(|error| error.kind == Kind::Absent) {
         (FailureKind::Network, NOBODY_HAS_IT)
     } else {

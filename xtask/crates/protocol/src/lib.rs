@@ -8,13 +8,13 @@
 //! argv, never in an [`Event`].
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// Version of this protocol; both ends are built from one commit, a mismatch is a bug in the launcher.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
-/// The kinds of package source that the gateway can speak to. More join with their protocols.
+/// The kinds of package source that the gateway can speak to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ecosystem {
@@ -24,8 +24,16 @@ pub enum Ecosystem {
     Go,
     /// Python simple index (PEP 503 and 691).
     Python,
-    /// Hugging Face hub `resolve`.
+    /// Hugging Face hub: `resolve`, and the parts of its API that name files.
     Hub,
+    /// npm registry: packuments and tarballs.
+    Npm,
+    /// Debian archive.
+    Apt,
+    /// rustup's distribution server and update root.
+    Rustup,
+    /// OCI registries, pull only.
+    Oci,
     /// A plain file behind a URL.
     File,
 }
@@ -33,8 +41,12 @@ pub enum Ecosystem {
 /// One place to ask, in the order of preference it has in its list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upstream {
-    /// Base URL without credentials: `https://rsproxy.cn/index/`, `https://goproxy.cn`, `https://…/simple/`.
+    /// Base URL without credentials: `https://rsproxy.cn/index/`, `https://goproxy.cn`, `https://…/simple/`. In
+    /// [`Setup::registries`] and [`Setup::files`] a template with `{repo}`, `{leaf}` or `{path}`.
     pub url: String,
+    /// The second root of ecosystems that have two: rustup's update root, apt's security archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second: Option<String>,
     /// Who named it, for messages: `mirror cn`, `direct (go env)`.
     pub origin: String,
     /// Sent to this URL's own origin (scheme, host, port) only, as an `Authorization` header value.
@@ -50,9 +62,25 @@ pub struct Setup {
     pub downloads: PathBuf,
     /// Ordered upstreams per ecosystem; one without an entry cannot be asked.
     pub upstreams: BTreeMap<Ecosystem, Vec<Upstream>>,
-    /// Known hashes of crates (`name version` → sha256 hex), from the lock files of this build.
+    /// OCI registry (`docker.io`) → where its repositories are pulled from: `https://m.example/v2/docker.io/{repo}`.
     #[serde(default)]
-    pub crates: BTreeMap<String, String>,
+    pub registries: BTreeMap<String, Vec<Upstream>>,
+    /// Prefix of plain files' URLs without scheme (`dl.k8s.io`) → where the same paths are found, with `{path}`.
+    #[serde(default)]
+    pub files: BTreeMap<String, Vec<Upstream>>,
+    /// Names that are asked of nobody but their own places.
+    #[serde(default)]
+    pub private: BTreeMap<Ecosystem, Vec<Private>>,
+    /// `Some`: no connection is opened to another host than these (`--egress mirrors-only`), redirects included.
+    #[serde(default)]
+    pub allowed_hosts: Option<BTreeSet<String>>,
+    #[serde(default)]
+    pub pins: Pins,
+    #[serde(default)]
+    pub samples: Samples,
+    /// What an earlier probe measured, if it is not too old: the order in which upstreams are asked.
+    #[serde(default)]
+    pub measured: Vec<ProbeReport>,
     /// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` as the conductor read them.
     #[serde(default)]
     pub proxy: Proxy,
@@ -61,6 +89,55 @@ pub struct Setup {
     pub ca_bundles: Vec<PathBuf>,
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// Private names of one ecosystem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Private {
+    /// Globs in which `*` matches any run of characters: `corp-*`, `@corp/*`, `git.corp.example/*`.
+    pub names: Vec<String>,
+    /// Who may be asked for them; empty: nobody.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// Known hashes, from the lock files of this build: what makes a mirror's bytes right or wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pins {
+    /// `name version` → sha256 in hex, from Cargo.lock. A crate that is not named here is refused.
+    pub crates: BTreeMap<String, String>,
+    /// `module version` and `module version/go.mod` → `h1:…`, from go.sum.
+    pub go_sums: BTreeMap<String, String>,
+    /// File name → sha256 values in hex.
+    pub wheels: BTreeMap<String, BTreeSet<String>>,
+    /// `name version` → `sha512-…`, from package-lock.json.
+    pub npm: BTreeMap<String, String>,
+    /// File name of a channel manifest (`channel-rust-1.95.0.toml`) → sha256 in hex.
+    pub channels: BTreeMap<String, String>,
+    /// `repo@revision path` → sha256 in hex.
+    pub hub: BTreeMap<String, String>,
+}
+
+/// The smallest artifact of each ecosystem that a lock file of this project names: what a probe asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Samples {
+    /// Name and version; its sha256 is in the pins.
+    pub krate: Option<(String, String)>,
+    /// Module and version.
+    pub module: Option<(String, String)>,
+    /// Project, file name, sha256 in hex.
+    pub wheel: Option<(String, String, String)>,
+    /// Repository, revision, path, sha256 in hex.
+    pub hub_file: Option<(String, String, String, String)>,
+    /// Name and version.
+    pub package: Option<(String, String)>,
+    /// Suite: `bookworm`.
+    pub suite: Option<String>,
+    /// File name of a channel manifest.
+    pub channel: Option<String>,
+    /// Registry, repository, digest or tag.
+    pub image: Option<(String, String, String)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +175,9 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     pub id: u64,
+    /// The step on whose behalf, for the ledger: `go-modules:router`.
+    #[serde(default)]
+    pub step: String,
     #[serde(flatten)]
     pub job: Job,
 }
@@ -111,6 +191,12 @@ pub enum Job {
     Unpack(Unpack),
     /// List the files of a project on the Python index, for `lock update` → [`Outcome::Listed`].
     List { project: String },
+    /// Measure upstreams side by side, all of them within the budget → [`Outcome::Probed`].
+    Probe {
+        /// Empty: every ecosystem that has upstreams.
+        ecosystems: Vec<Ecosystem>,
+        budget_milliseconds: u64,
+    },
 }
 
 /// An artifact and the pin that makes its source irrelevant.
@@ -150,11 +236,11 @@ pub struct Unpack {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// First line: where children reach the gateway. `password` is made anew for each run.
+    /// First line: where children reach the gateway. `password` is made anew for each run; the user name of a child is
+    /// the step that it works for, which is how the ledger knows it.
     Ready {
         schema: u32,
         address: String,
-        user: String,
         password: String,
     },
     /// At most ten a second and job.
@@ -176,7 +262,7 @@ pub enum Event {
     /// The egress ledger: one for each request to an upstream, on whoever's behalf.
     Egress(Egress),
     /// Something was wrong with one answer of one upstream (`mirror.hash`, `.html`, `.dead`, `.tls`, `.stalled`,
-    /// `.truncated`, `.absent`, `.limited`, `.status`, `.malformed`, `.configuration`) or with a file here
+    /// `.truncated`, `.absent`, `.limited`, `.status`, `.malformed`, `.configuration`, `.egress`) or with a file here
     /// (`downloads.altered`), or another process is downloading the same (`downloads.waiting`); the work goes on.
     Finding {
         code: String,
@@ -206,6 +292,55 @@ pub enum Outcome {
     Listed {
         files: Vec<ListedFile>,
     },
+    /// In the order of [`Setup`], whoever answered first.
+    Probed {
+        reports: Vec<ProbeReport>,
+    },
+}
+
+/// What one upstream did with one small request of the kind that a build makes, and with all it leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    pub ecosystem: Ecosystem,
+    /// Of the upstream; for registries and files with the name that it stands for: `docker.io` → template.
+    pub url: String,
+    pub origin: String,
+    pub verdict: ProbeVerdict,
+    /// What happened, with the first words of a page or the locked versions that are missing.
+    pub message: String,
+    /// Every host that took part: the upstream's own first, then redirects, `dl`, checksum database, file hosts.
+    pub hosts: Vec<String>,
+    /// The host that failed, where it is not the upstream's own.
+    pub failed_host: Option<String>,
+    pub address: Option<String>,
+    /// Without credentials.
+    pub proxy: Option<String>,
+    /// Who signed the certificate that was seen, accepted or not.
+    pub tls_issuer: Option<String>,
+    pub status: Option<u16>,
+    /// Name lookup, connection and TLS together.
+    pub connect_milliseconds: Option<u64>,
+    pub first_byte_milliseconds: Option<u64>,
+    /// Of a ranged read of at most 256 KiB.
+    pub bytes_per_second: Option<u64>,
+    /// Expected time for the planned bytes: the lower the better; `None` unless it can serve.
+    pub score_milliseconds: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProbeVerdict {
+    Ok,
+    /// It answers, and a version that a lock file names is not there yet.
+    Stale,
+    /// It answers, and a host that it leads to does not.
+    Partial,
+    /// A web page: a captive portal or a login page.
+    Html,
+    Tls,
+    /// It answers 429 or 403, or sleeps before the first byte.
+    Limited,
+    Dead,
 }
 
 /// `path` is relative, `/`-separated, sorted in the list that holds it.
@@ -248,6 +383,8 @@ pub enum FailureKind {
     Disk,
     /// No upstream is configured for this ecosystem, or a URL is malformed.
     Configuration,
+    /// Only a host outside the profile could have delivered it.
+    Egress,
     Bug,
 }
 
@@ -268,6 +405,9 @@ pub struct Attempt {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Egress {
+    /// Who asked: a step's id; empty for the gateway itself.
+    #[serde(default)]
+    pub step: String,
     pub ecosystem: Ecosystem,
     pub artifact: String,
     /// The upstream that was asked.
@@ -296,4 +436,6 @@ pub enum Verdict {
     Truncated,
     Tls,
     Limited,
+    /// A host outside the profile, and `mirrors-only` is in force: not contacted.
+    Forbidden,
 }

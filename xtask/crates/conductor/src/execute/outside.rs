@@ -15,7 +15,7 @@ use crate::project::Project;
 use crate::report::{Sink, ToolMapping};
 use crate::satellite::{self, Gateway};
 use crate::settings::{MirrorChoice, Origin, Settings, env};
-use protocol::{Limits, Proxy, SCHEMA, Setup, Upstream};
+use protocol::{Limits, Pins, Proxy, SCHEMA, Samples, Setup, Upstream};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -177,7 +177,7 @@ impl<'a> Outside<'a> {
             let gateway = self.gateway()?;
             let door = Door {
                 address: gateway.door.address.clone(),
-                user: gateway.door.user.clone(),
+                user: "xtask".to_owned(),
                 password: Masked::new(gateway.door.password.clone(), "***"),
             };
             self.mapping(Tool::Cargo, Some(&door))
@@ -323,7 +323,16 @@ impl<'a> Outside<'a> {
             schema: SCHEMA,
             downloads: self.settings.cache.downloads(),
             upstreams: if self.settings.offline.value { BTreeMap::new() } else { self.upstreams() },
-            crates: self.crates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            registries: BTreeMap::new(),
+            files: BTreeMap::new(),
+            private: BTreeMap::new(),
+            allowed_hosts: None,
+            pins: Pins {
+                crates: self.crates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                ..Pins::default()
+            },
+            samples: Samples::default(),
+            measured: Vec::new(),
             proxy: Proxy {
                 https: variable(["HTTPS_PROXY", "https_proxy"]).or_else(|| variable(["ALL_PROXY", "all_proxy"])),
                 http: variable(["HTTP_PROXY", "http_proxy"]).or_else(|| variable(["ALL_PROXY", "all_proxy"])),
@@ -367,6 +376,7 @@ impl<'a> Outside<'a> {
         let named = |url: &MirrorUrl, origin: String| Upstream {
             // `sparse+` is cargo's word for a protocol, which the gateway knows by the ecosystem.
             url: url.without_credentials().trim_start_matches("sparse+").to_owned(),
+            second: None,
             origin,
             authorization: url.expose_authorization(),
         };

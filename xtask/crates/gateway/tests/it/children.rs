@@ -71,7 +71,7 @@ impl Registry {
 fn crates_setup(folder: &Folder, registry: &Registry, servers: &[&str]) -> Setup {
     let urls: Vec<String> = servers.iter().map(|url| format!("{url}/index/")).collect();
     let mut setup = setup(folder, Ecosystem::Crates, &urls.iter().map(String::as_str).collect::<Vec<_>>());
-    setup.crates = registry.pins();
+    setup.pins.crates = registry.pins();
     setup
 }
 
@@ -264,7 +264,10 @@ fn only_this_build_is_served_and_only_its_registry() {
     let wrong = gateway.password.replace(|digit: char| digit.is_ascii_digit(), "x");
     assert_eq!(gateway.get(&config, &wrong).0, 407);
     assert_eq!(gateway.raw("GET", &config, "").0, 407);
-    assert_eq!(gateway.raw("GET", "/crates/config.json", &right).0, 403);
+    // As the server itself the password is asked for as a server asks.
+    assert_eq!(gateway.raw("GET", "/crates/config.json", &right).0, 401);
+    let (status, told) = gateway.raw("GET", "/crates/config.json", right.strip_prefix("Proxy-").unwrap());
+    assert!(status == 200 && String::from_utf8_lossy(&told).contains("\"http://x/crates/dl/"), "{status}");
     assert_eq!(gateway.raw("CONNECT", "xtask-gateway.invalid:443", &right).0, 403);
     assert_eq!(gateway.raw("POST", &config, &right).0, 403);
     assert_eq!(gateway.get(&format!("{}/index/config.json", server.url), &gateway.password).0, 403);

@@ -2,7 +2,8 @@
 
 use crate::server::sha256;
 use protocol::{
-    Artifact, Ecosystem, Egress, Event, Failure, Job, Limits, Outcome, Proxy, Request, SCHEMA, Setup, Upstream, Verdict,
+    Artifact, Ecosystem, Egress, Event, Failure, Job, Limits, Outcome, Pins, Proxy, Request, SCHEMA, Samples, Setup,
+    Upstream, Verdict,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -55,7 +56,7 @@ impl Drop for Folder {
 }
 
 pub fn upstream(url: &str) -> Upstream {
-    Upstream { url: url.to_owned(), origin: "mirror test".to_owned(), authorization: None }
+    Upstream { url: url.to_owned(), second: None, origin: "mirror test".to_owned(), authorization: None }
 }
 
 /// Short bounds, so that faults are noticed soon; not shorter, so that a good server on a loaded machine keeps them.
@@ -64,7 +65,13 @@ pub fn setup(folder: &Folder, ecosystem: Ecosystem, urls: &[&str]) -> Setup {
         schema: SCHEMA,
         downloads: folder.0.join("downloads"),
         upstreams: BTreeMap::from([(ecosystem, urls.iter().map(|url| upstream(url)).collect())]),
-        crates: BTreeMap::new(),
+        registries: BTreeMap::new(),
+        files: BTreeMap::new(),
+        private: BTreeMap::new(),
+        allowed_hosts: None,
+        pins: Pins::default(),
+        samples: Samples::default(),
+        measured: Vec::new(),
         proxy: Proxy::default(),
         ca_bundles: Vec::new(),
         limits: Limits {
@@ -122,7 +129,7 @@ impl Gateway {
     }
 
     pub fn send(&mut self, id: u64, job: Job) {
-        let request = serde_json::to_string(&Request { id, job }).unwrap();
+        let request = serde_json::to_string(&Request { id, step: "test:step".to_owned(), job }).unwrap();
         writeln!(self.stdin.as_mut().unwrap(), "{request}").unwrap();
     }
 

@@ -1,0 +1,68 @@
+//! Who is asked, in which order.
+//!
+//! Owns: the order of an ecosystem's upstreams, and that a private name is asked of nobody but its own places. Never:
+//! decide whether an answer is right, or add an upstream that the setup does not have.
+//! Rules: ARCHITECTURE.md, "Invariants".
+
+use crate::Gateway;
+use protocol::{Ecosystem, ProbeVerdict, Upstream};
+
+impl Gateway {
+    /// The upstreams for a name (a crate, module, project, package, repository), best first.
+    pub async fn upstreams(&self, ecosystem: Ecosystem, name: &str) -> Vec<Upstream> {
+        let private = self.setup.private.get(&ecosystem).into_iter().flatten();
+        if let Some(own) = private.into_iter().find(|it| it.names.iter().any(|glob| matches(glob, name))) {
+            return own.upstreams.clone();
+        }
+        let mut upstreams = self.setup.upstreams.get(&ecosystem).cloned().unwrap_or_default();
+        // A stable sort: what was not measured keeps its place behind what was found good.
+        upstreams.sort_by_key(|upstream| self.measured(ecosystem, upstream));
+        upstreams
+    }
+
+    fn measured(&self, ecosystem: Ecosystem, upstream: &Upstream) -> (u8, u64) {
+        let report = self.setup.measured.iter().find(|it| it.ecosystem == ecosystem && it.url == upstream.url);
+        match report {
+            Some(report) if report.verdict == ProbeVerdict::Ok => (0, report.score_milliseconds.unwrap_or(u64::MAX)),
+            None => (0, u64::MAX),
+            Some(report) => (1, report.score_milliseconds.unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// Whether `name` is one that a glob means, in which `*` is any run of characters.
+pub fn matches(glob: &str, name: &str) -> bool {
+    let mut parts = glob.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn a_star_is_any_run_of_characters() {
+        for (glob, name, expected) in [
+            ("corp-*", "corp-auth", true),
+            ("corp-*", "my-corp-auth", false),
+            ("@corp/*", "@corp/a/b", true),
+            ("*.corp.example/*", "git.corp.example/x", true),
+            ("*.corp.example/*", "corp.example.org/x", false),
+            ("a*a", "a", false),
+            ("exact", "exact", true),
+            ("exact", "exactly", false),
+            ("*", "", true),
+        ] {
+            assert_eq!(matches(glob, name), expected, "{glob} {name}");
+        }
+    }
+}
