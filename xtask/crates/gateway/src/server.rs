@@ -130,7 +130,7 @@ fn user(given: &HeaderValue, password: &str) -> Option<String> {
     let coded = given.to_str().ok()?.strip_prefix("Basic ")?;
     let plain = String::from_utf8(base64_decoded(coded)?).ok()?;
     let (user, given) = plain.split_once(':')?;
-    equal(given.as_bytes(), password.as_bytes()).then(|| user.to_owned())
+    equal(given.as_bytes(), password.as_bytes()).then(|| protocol::step_of_user(user))
 }
 
 /// Compares in a time that depends on the lengths only.

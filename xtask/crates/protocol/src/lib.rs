@@ -11,6 +11,16 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+/// The user name of a child that works for a step: a colon ends a user name.
+pub fn user_of_step(step: &str) -> String {
+    step.replacen(':', ".", 1)
+}
+
+/// The step behind a child's user name: a kind of step has no dot.
+pub fn step_of_user(user: &str) -> String {
+    user.replacen('.', ":", 1)
+}
+
 /// Version of this protocol; both ends are built from one commit, a mismatch is a bug in the launcher.
 pub const SCHEMA: u32 = 2;
 
@@ -62,6 +72,9 @@ pub struct Setup {
     pub downloads: PathBuf,
     /// Ordered upstreams per ecosystem; one without an entry cannot be asked.
     pub upstreams: BTreeMap<Ecosystem, Vec<Upstream>>,
+    /// Hosts that serve Go's checksum database themselves, for when no module proxy passes it on: `{url}/lookup/…`.
+    #[serde(default)]
+    pub databases: Vec<Upstream>,
     /// OCI registry (`docker.io`) → where its repositories are pulled from: `https://m.example/v2/docker.io/{repo}`.
     #[serde(default)]
     pub registries: BTreeMap<String, Vec<Upstream>>,

@@ -323,6 +323,7 @@ impl<'a> Outside<'a> {
             schema: SCHEMA,
             downloads: self.settings.cache.downloads(),
             upstreams: if self.settings.offline.value { BTreeMap::new() } else { self.upstreams() },
+            databases: Vec::new(),
             registries: BTreeMap::new(),
             files: BTreeMap::new(),
             private: BTreeMap::new(),

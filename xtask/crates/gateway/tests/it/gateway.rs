@@ -65,6 +65,7 @@ pub fn setup(folder: &Folder, ecosystem: Ecosystem, urls: &[&str]) -> Setup {
         schema: SCHEMA,
         downloads: folder.0.join("downloads"),
         upstreams: BTreeMap::from([(ecosystem, urls.iter().map(|url| upstream(url)).collect())]),
+        databases: Vec::new(),
         registries: BTreeMap::new(),
         files: BTreeMap::new(),
         private: BTreeMap::new(),
