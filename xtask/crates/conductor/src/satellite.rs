@@ -8,8 +8,10 @@ use crate::process::{Companion, Invocation};
 use crate::report::{Event as Report, Finding, Severity, Sink, bytes};
 use protocol::{
     Artifact, Attempt, Event, Failure, FailureKind, Job, ListedFile, Outcome, Request, Setup, Unpack, UnpackedFile,
+    Verdict,
 };
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+/// The egress ledger of a run, beside its logs: a JSON object for each request to an upstream.
+pub const LEDGER: &str = "egress.jsonl";
 /// How long a started gateway may take to answer.
 const READY_SECONDS: u64 = 20;
 
@@ -84,22 +88,22 @@ impl Gateway {
     }
 
     /// Brings an artifact into the downloads folder; `progress` hears how far it is.
-    pub fn fetch(&self, artifact: Artifact, progress: impl FnMut(String)) -> Result<Fetched> {
-        match self.request(Job::Fetch { artifact }, progress)? {
+    pub fn fetch(&self, step: &str, artifact: Artifact, progress: impl FnMut(String)) -> Result<Fetched> {
+        match self.request(step, Job::Fetch { artifact }, progress)? {
             Outcome::Fetched { path, upstream, .. } => Ok(Fetched { path, upstream }),
             other => Err(unexpected(&other)),
         }
     }
 
     pub fn unpack(&self, unpack: Unpack) -> Result<Vec<UnpackedFile>> {
-        match self.request(Job::Unpack(unpack), |_| {})? {
+        match self.request("", Job::Unpack(unpack), |_| {})? {
             Outcome::Unpacked { files } => Ok(files),
             other => Err(unexpected(&other)),
         }
     }
 
     pub fn list(&self, project: &str) -> Result<Vec<ListedFile>> {
-        match self.request(Job::List { project: project.to_owned() }, |_| {})? {
+        match self.request("lock", Job::List { project: project.to_owned() }, |_| {})? {
             Outcome::Listed { files } => Ok(files),
             other => Err(unexpected(&other)),
         }
@@ -112,11 +116,11 @@ impl Gateway {
         Some(explain(&worst))
     }
 
-    fn request(&self, job: Job, mut progress: impl FnMut(String)) -> Result<Outcome> {
+    fn request(&self, step: &str, job: Job, mut progress: impl FnMut(String)) -> Result<Outcome> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel();
         locked(&self.shared.waiting).insert(id, sender);
-        let text = line(&Request { id, step: String::new(), job })?;
+        let text = line(&Request { id, step: step.to_owned(), job })?;
         locked(&self.stdin).write_all(text.as_bytes()).map_err(|error| self.shared.gone().because(error))?;
         loop {
             interrupt::check()?;
@@ -154,6 +158,8 @@ fn live(invocation: &Invocation, setup: &str, log: &Path, shared: &Shared, sink:
         }
     };
     let mut stdin = Some(stdin);
+    // The whole account of this run's requests; what a summary says of hosts is drawn from the same lines.
+    let mut ledger = File::options().create(true).append(true).open(log.with_file_name(LEDGER)).ok();
     for text in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
         match serde_json::from_str(&text) {
             Ok(Event::Ready { address, password, .. }) => {
@@ -165,7 +171,13 @@ fn live(invocation: &Invocation, setup: &str, log: &Path, shared: &Shared, sink:
             Ok(Event::Failed { id: 0, failure }) if stdin.is_some() => {
                 let _ = started.send(Err(explain(&failure)));
             }
-            Ok(event) => shared.hear(event, sink),
+            Ok(event) => {
+                if let (Event::Egress(_), Some(ledger)) = (&event, &mut ledger) {
+                    // A full disk loses lines of a log, never the build.
+                    let _ = writeln!(ledger, "{text}");
+                }
+                shared.hear(event, sink)
+            }
             Err(_) => sink.note(format!("gateway: {text}")),
         }
     }
@@ -213,11 +225,16 @@ impl Shared {
                 locked(&self.waiting).remove(&id);
             }
             Event::Egress(egress) => {
-                let ecosystem = name(&egress.ecosystem);
-                for host in egress.redirect_hosts {
-                    sink.send(Report::Contacted { ecosystem: format!("{ecosystem} (redirect)"), host });
+                // Refused by ourselves: nothing left this machine.
+                if egress.verdict == Verdict::Forbidden {
+                    return;
                 }
-                sink.send(Report::Contacted { ecosystem, host: egress.host });
+                let ecosystem = name(&egress.ecosystem);
+                let served = egress.verdict == Verdict::Ok;
+                for host in egress.redirect_hosts {
+                    sink.send(Report::Contacted { ecosystem: format!("{ecosystem} (redirect)"), host, served });
+                }
+                sink.send(Report::Contacted { ecosystem, host: egress.host, served });
             }
             Event::Finding { code, subject, message } => {
                 sink.send(Report::Finding(Finding { code, severity: Severity::Warning, subject, message, fix: None }));

@@ -10,6 +10,7 @@ use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
 use crate::execute::Workshop;
 use crate::files;
+use crate::mirror::env::Tool;
 use crate::process::{self, Invocation};
 use crate::project::pins::{FilePin, GoPlatform, ModelPins, Pins, VERSION, WheelPin};
 use crate::project::{ModelSource, Project};
@@ -201,7 +202,7 @@ fn go_pins(workshop: &Workshop, version: &str) -> Result<crate::project::pins::G
         environment.extend(settings.environment.only(env::GO_FETCH));
         environment.insert("GOTOOLCHAIN".to_owned(), "local".into());
         environment.insert("GOFLAGS".to_owned(), "-mod=mod".into());
-        workshop.outside.go().apply(&mut environment);
+        workshop.outside.tool(Tool::Go, "lock")?.apply(&mut environment);
         let module = format!("{}@{}", go::TOOLCHAIN_MODULE, go::module_version(version, name));
         workshop.sink.note(format!("asking Go to verify {module}"));
         let answer = process::ask(&Invocation {
@@ -245,6 +246,7 @@ fn model(workshop: &Workshop, name: &str, sources: &[ModelSource], old: Option<&
                 };
                 let gateway = workshop.outside.gateway()?;
                 let fetched = gateway.fetch(
+                    "lock",
                     Artifact::Wheel {
                         project: wheel.project.clone(),
                         filename: wheel.filename.clone(),

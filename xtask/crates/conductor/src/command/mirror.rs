@@ -40,7 +40,7 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
         }
         Mirror::Env => {
             let (steps, egress) = (Vec::new(), Vec::new());
-            sink.send(Event::Plan { steps, egress, tools: outside()?.mappings(), asked: true });
+            sink.send(Event::Plan { steps, egress, tools: outside()?.plain_mappings(), asked: true });
         }
         Mirror::Use { name } => {
             if name != "off" {

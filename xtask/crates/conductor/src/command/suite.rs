@@ -9,6 +9,7 @@ use crate::execute::{Results, Workshop};
 use crate::facts::{Library, Wants};
 use crate::files;
 use crate::interrupt;
+use crate::mirror::env::Tool;
 use crate::plan::{self, Premise, Step, Work};
 use crate::process::{self, Deadline, Invocation, Stream};
 use crate::project::{Files, Project, Suite, SuiteCommand, SuiteTool};
@@ -142,7 +143,8 @@ fn pin_crates(workshop: &Workshop, folder: &Path) -> Result<()> {
     let root = &workshop.settings.workspace.root;
     for path in folder.ancestors().take_while(|it| it.starts_with(root)).map(|it| it.join("Cargo.lock")) {
         if let Some(lock) = files::read_if_present(&path)? {
-            workshop.outside.pin_crates(&cargo::checksums(&String::from_utf8_lossy(&lock), &path)?);
+            let checksums = cargo::checksums(&String::from_utf8_lossy(&lock), &path)?;
+            workshop.outside.pin(|pins| pins.crates.extend(checksums));
             return Ok(());
         }
     }
@@ -311,7 +313,7 @@ impl Runner<'_> {
                     let mut environment = settings.environment.only(env::PASSED);
                     environment.extend(settings.environment.only(env::PASSED_TO_RUN));
                     environment.extend(settings.environment.only(env::NATIVE_KEYED));
-                    let told = workshop.outside.cargo()?;
+                    let told = workshop.outside.tool(Tool::Cargo, id)?;
                     told.apply(&mut environment);
                     let folder = command.directory.replace('/', "-");
                     environment.insert("CARGO_TARGET_DIR".to_owned(), settings.workspace.test_build(&folder).into());
@@ -326,7 +328,7 @@ impl Runner<'_> {
                 }
             },
             SuiteTool::Go => {
-                let mut environment = workshop.go_environment(facts)?;
+                let mut environment = workshop.go_environment(facts, Some(id))?;
                 environment.extend(settings.environment.only(env::PASSED_TO_RUN));
                 let library = |step: &Step| matches!(step.work, Work::NativeLibrary { .. });
                 let made =

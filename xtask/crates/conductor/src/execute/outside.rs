@@ -1,8 +1,8 @@
 //! How the outside is reached in this run: the profile in force, what `direct` means here, and the gateway, started when the first
 //! byte is needed.
 //!
-//! Without a profile cargo and go are left to what the user configured; what we fetch ourselves comes from each tool's own
-//! default. With one, cargo goes through the gateway, go gets the profile's list, and our own fetching the profile's endpoints.
+//! Without a profile the tools are left to what the user configured; what we fetch ourselves comes from each tool's own
+//! default. With one, every tool goes through the gateway, and so does our own fetching.
 
 use crate::document::Source;
 use crate::error::{Code, Error, ExitCode, Result};
@@ -21,6 +21,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+/// The release that Debian packages are taken from.
+const DEBIAN_RELEASE: &str = "bookworm";
+
 pub struct Outside<'a> {
     settings: &'a Settings,
     profiles: Profiles,
@@ -30,8 +33,8 @@ pub struct Outside<'a> {
     /// Our environment as text, for the mapping.
     environment: BTreeMap<String, String>,
     defaults: OnceLock<(Defaults, Vec<String>)>,
-    /// Crates' known hashes, told before the gateway starts.
-    crates: Mutex<BTreeMap<String, String>>,
+    /// Known hashes, told before the gateway starts.
+    pins: Mutex<Pins>,
     gateway: Mutex<Option<std::sync::Arc<Gateway>>>,
 }
 
@@ -65,7 +68,7 @@ impl<'a> Outside<'a> {
             sink,
             log,
             defaults: OnceLock::new(),
-            crates: Mutex::default(),
+            pins: Mutex::default(),
             gateway: Mutex::default(),
         })
     }
@@ -79,10 +82,10 @@ impl<'a> Outside<'a> {
         self.profile.as_ref()
     }
 
-    /// Tells hashes of crates (`name version` → sha256) that children may ask for. The gateway learns them when it starts, and gives
-    /// out nothing else.
-    pub fn pin_crates(&self, checksums: &BTreeMap<String, String>) {
-        self.crates.lock().unwrap_or_else(PoisonError::into_inner).extend(checksums.clone());
+    /// Tells hashes that children's downloads must have. The gateway learns them when it starts, and gives out no crate that
+    /// is not among them.
+    pub fn pin(&self, tell: impl FnOnce(&mut Pins)) {
+        tell(&mut self.pins.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// What each tool's own default is, as far as this machine tells, and the ways to say what it does not.
@@ -152,9 +155,9 @@ impl<'a> Outside<'a> {
 
     fn mapping(&self, tool: Tool, door: Option<&Door>) -> ToolEnvironment {
         let known = Defaults::new();
-        // Only Go writes defaults into its list; asking is not free, so nobody else does.
-        let defaults = match (&self.profile, tool) {
-            (Some(profile), Tool::Go)
+        // Only Go's plain list holds defaults; asking is not free, so nobody else does.
+        let defaults = match (&self.profile, tool, door) {
+            (Some(profile), Tool::Go, None)
                 if profile.go.proxy.contains(&Endpoint::Direct) && !self.settings.offline.value =>
             {
                 &self.direct().0
@@ -167,71 +170,69 @@ impl<'a> Outside<'a> {
             go_file: &self.go_file(),
             defaults,
             gateway: door,
+            suite: DEBIAN_RELEASE,
         };
         tool_environment(tool, &context)
     }
 
-    /// For cargo: through the gateway with a profile, as the user configured it without one.
-    pub fn cargo(&self) -> Result<ToolEnvironment> {
-        let mut told = if self.profile.is_some() && !self.settings.offline.value {
-            let gateway = self.gateway()?;
-            let door = Door {
-                address: gateway.door.address.clone(),
-                user: "xtask".to_owned(),
-                password: Masked::new(gateway.door.password.clone(), "***"),
-            };
-            self.mapping(Tool::Cargo, Some(&door))
-        } else if self.profile.is_some() {
-            // The same source names as through the gateway, so that what it brought is found; nothing is asked.
-            let door = Door { address: "127.0.0.1:9".to_owned(), user: String::new(), password: Masked::from("") };
-            self.mapping(Tool::Cargo, Some(&door))
-        } else {
-            self.mapping(Tool::Cargo, None)
+    fn route(&self) -> Route {
+        match (&self.profile, self.settings.offline.value) {
+            (None, false) => Route::Configured,
+            (None, true) => Route::Nowhere,
+            (Some(_), false) => Route::Gateway,
+            (Some(_), true) => Route::Store,
+        }
+    }
+
+    /// What a tool that works for a step is told, so that it reaches what it may reach.
+    pub fn tool(&self, tool: Tool, step: &str) -> Result<ToolEnvironment> {
+        let door = |gateway: &Gateway| Door {
+            address: gateway.door.address.clone(),
+            user: protocol::user_of_step(step),
+            password: Masked::new(gateway.door.password.clone(), "***"),
         };
-        if self.settings.offline.value {
-            told.set.insert("CARGO_NET_OFFLINE".to_owned(), "true".into());
-        }
-        Ok(told)
+        Ok(match self.route() {
+            Route::Configured => self.mapping(tool, None),
+            // Until the gateway speaks Go's protocol.
+            Route::Gateway | Route::Store if tool == Tool::Go => self.mapping(tool, None),
+            Route::Gateway => self.mapping(tool, Some(&door(&*self.gateway()?))),
+            Route::Nowhere => closed(tool, self.mapping(tool, None)),
+            Route::Store => match self.gateway() {
+                Ok(gateway) => self.mapping(tool, Some(&door(&gateway))),
+                // It was never built. The same names as through it, so that what it brought is found; nobody answers.
+                Err(_) => {
+                    let nobody =
+                        Door { address: "127.0.0.1:9".to_owned(), user: String::new(), password: Masked::from("") };
+                    closed(tool, self.mapping(tool, Some(&nobody)))
+                }
+            },
+        })
     }
 
-    pub fn go(&self) -> ToolEnvironment {
-        let mut told = self.mapping(Tool::Go, None);
-        if self.settings.offline.value {
-            told.set.insert("GOPROXY".to_owned(), "off".into());
-        }
-        told
+    /// For a tool that needs nothing from outside any more: nothing is started for it.
+    pub fn tool_without_fetching(&self, tool: Tool) -> ToolEnvironment {
+        closed(tool, self.mapping(tool, None))
     }
 
-    /// The proxies that Go is told, for messages.
+    /// Who delivers Go modules, for messages.
     pub fn go_proxies(&self) -> String {
-        let mapping = self.mapping(Tool::Go, None);
-        match mapping.set.get("GOPROXY") {
-            Some(list) => list.to_string(),
+        match &self.profile {
+            Some(profile) => format!("mirror {}", profile.name),
             None => self.environment.get("GOPROXY").cloned().unwrap_or_else(|| "Go's own default".to_owned()),
         }
     }
 
-    /// What every tool would get, for `mirror env` and for plans. Starts and contacts nothing.
+    /// What every tool would get in a run. Starts and contacts nothing.
     pub fn mappings(&self) -> Vec<ToolMapping> {
-        let door = Door {
-            address: "127.0.0.1:PORT".to_owned(),
-            user: "xtask".to_owned(),
-            password: Masked::new("***", "***"),
-        };
-        Tool::ALL
-            .into_iter()
-            .map(|tool| {
-                let door = (tool == Tool::Cargo && self.profile.is_some()).then_some(&door);
-                let mapping = self.mapping(tool, door);
-                ToolMapping {
-                    tool: satellite::name(&tool),
-                    set: mapping.set.iter().map(|(name, value)| (name.clone(), value.to_string())).collect(),
-                    removed: mapping.remove.iter().cloned().collect(),
-                    arguments: mapping.arguments.iter().map(ToString::to_string).collect(),
-                    notes: mapping.notes.iter().map(ToString::to_string).collect(),
-                }
-            })
-            .collect()
+        let door =
+            Door { address: "127.0.0.1:PORT".to_owned(), user: "STEP".to_owned(), password: Masked::new("***", "***") };
+        let door = self.profile.is_some().then_some(&door);
+        Tool::ALL.into_iter().map(|tool| told(tool, &self.mapping(tool, door))).collect()
+    }
+
+    /// What people who use the tools by hand would set: no gateway runs for them, so nothing falls back.
+    pub fn plain_mappings(&self) -> Vec<ToolMapping> {
+        Tool::ALL.into_iter().map(|tool| told(tool, &self.mapping(tool, None))).collect()
     }
 
     /// The hosts that `ecosystems` may lead to.
@@ -328,10 +329,7 @@ impl<'a> Outside<'a> {
             files: BTreeMap::new(),
             private: BTreeMap::new(),
             allowed_hosts: None,
-            pins: Pins {
-                crates: self.crates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-                ..Pins::default()
-            },
+            pins: self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             samples: Samples::default(),
             measured: Vec::new(),
             proxy: Proxy {
@@ -431,6 +429,40 @@ impl<'a> Outside<'a> {
         let excerpt = error.excerpt_text().unwrap_or_default().to_owned();
         network.because(error).excerpt(excerpt)
     }
+}
+
+/// How children reach what they need in this run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Route {
+    /// No profile: as the user configured each tool.
+    Configured,
+    /// A profile: everything through the gateway.
+    Gateway,
+    /// `--offline` with a profile: through a gateway that asks nobody and serves what it has.
+    Store,
+    /// `--offline` without one: each tool has what it has.
+    Nowhere,
+}
+
+fn told(tool: Tool, mapping: &ToolEnvironment) -> ToolMapping {
+    ToolMapping {
+        tool: satellite::name(&tool),
+        set: mapping.set.iter().map(|(name, value)| (name.clone(), value.to_string())).collect(),
+        removed: mapping.remove.iter().cloned().collect(),
+        arguments: mapping.arguments.iter().map(ToString::to_string).collect(),
+        files: mapping.files.iter().map(|(name, text)| (name.clone(), text.to_string())).collect(),
+        notes: mapping.notes.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The same without any way out, in the words of tools that are told so by a variable.
+fn closed(tool: Tool, mut mapping: ToolEnvironment) -> ToolEnvironment {
+    match tool {
+        Tool::Cargo => drop(mapping.set.insert("CARGO_NET_OFFLINE".to_owned(), "true".into())),
+        Tool::Go => drop(mapping.set.insert("GOPROXY".to_owned(), "off".into())),
+        _ => {}
+    }
+    mapping
 }
 
 /// The profiles that are built in, declared and defined here, whether or not the one that is chosen is among them.

@@ -47,7 +47,7 @@ impl Workshop<'_> {
             size_bytes: pin.size_bytes,
         };
         let progress = |text| self.sink.send(Event::Progress { id: step.id.clone(), text: format!("{what} {text}") });
-        let fetched = self.outside.gateway()?.fetch(artifact, progress);
+        let fetched = self.outside.gateway()?.fetch(&step.id, artifact, progress);
         fetched.map(|fetched| fetched.path).map_err(|error| self.outside.with_ways(error))
     }
 

@@ -1,12 +1,14 @@
-//! The one mapping from a profile to what each tool is told: variables, removed variables, arguments.
+//! The one mapping from a profile to what each tool is told: variables, removed variables, arguments, files.
 //!
-//! Nobody else may know a tool's mirror variables. The profile wins over what the caller exported, and says so; without
+//! In a run of ours every tool is sent to the gateway, under names that never change, so that nothing it stores or writes
+//! depends on a mirror, a port or a password. For people who use the tools by hand it is the first endpoint of each list,
+//! without anything that could fall back. Nobody else may know a tool's mirror variables. The profile wins over what the caller exported, and says so; without
 //! a profile the caller's settings are left alone. Either way what would switch a verification off never reaches a
 //! tool. Rules: each tool's documentation, and for what they do in truth, measured: cargo ignores `CARGO_SOURCE_*`, Go
 //! moves on at `,` for 404 and 410 only, pip and uv do not read each other's settings, uv ignores pip's files.
 
 use super::direct::Defaults;
-use super::endpoint::{Endpoint, Masked, MirrorUrl};
+use super::endpoint::{Endpoint, Masked, MirrorUrl, UrlPair};
 use super::profile::{ChecksumDatabase, Ecosystem, Fallthrough, Profile};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,10 +23,13 @@ pub enum Tool {
     Pip,
     Uv,
     HuggingFace,
+    Npm,
+    Apt,
 }
 
 impl Tool {
-    pub const ALL: [Self; 6] = [Self::Cargo, Self::Rustup, Self::Go, Self::Pip, Self::Uv, Self::HuggingFace];
+    pub const ALL: [Self; 8] =
+        [Self::Cargo, Self::Rustup, Self::Go, Self::Pip, Self::Uv, Self::HuggingFace, Self::Npm, Self::Apt];
 }
 
 /// Where children reach the gateway of this run.
@@ -32,8 +37,15 @@ impl Tool {
 pub struct Gateway {
     /// `127.0.0.1:PORT`.
     pub address: String,
+    /// The step that the child works for: the ledger knows requests by it.
     pub user: String,
     pub password: Masked,
+}
+
+impl Gateway {
+    fn proxy(&self) -> Masked {
+        self.password.map(|password| format!("http://{}:{password}@{}", self.user, self.address))
+    }
 }
 
 /// What the mapping depends on besides the tool.
@@ -49,6 +61,8 @@ pub struct Context<'a> {
     /// What `direct` entries stand for, as far as it is known.
     pub defaults: &'a Defaults,
     pub gateway: Option<&'a Gateway>,
+    /// The Debian release that apt's sources are for: `bookworm`.
+    pub suite: &'a str,
 }
 
 /// Changes to a tool's inherited environment, and arguments for its command line.
@@ -57,6 +71,9 @@ pub struct ToolEnvironment {
     pub set: BTreeMap<String, Masked>,
     pub remove: BTreeSet<String>,
     pub arguments: Vec<Masked>,
+    /// What a tool reads from a file only, by the file's usual name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, Masked>,
     pub notes: Vec<Note>,
 }
 
@@ -98,6 +115,32 @@ impl ToolEnvironment {
         self.set.insert(name.to_owned(), value.into());
     }
 
+    /// Sends a tool that obeys the usual proxy variables through the gateway, whose names are all plain http: what it asks
+    /// of others over https goes as the caller wants it.
+    fn enter(&mut self, context: &Context, gateway: &Gateway) {
+        for name in ["HTTP_PROXY", "http_proxy"] {
+            self.set(name, gateway.proxy());
+        }
+        for name in ["NO_PROXY", "no_proxy"] {
+            let Some(list) = context.environment.get(name) else { continue };
+            let covers =
+                |entry: &str| matches!(entry.trim().trim_start_matches(['*', '.']), "" | "invalid" | GATEWAY_HOST);
+            if !list.split(',').any(covers) {
+                continue;
+            }
+            // `*` means that no proxy is used at all, and that stays true of everything but the gateway.
+            if list.split(',').any(|entry| entry.trim() == "*") {
+                self.remove.extend(["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].map(str::to_owned));
+            }
+            let rest: Vec<&str> = list.split(',').filter(|entry| !covers(entry)).collect();
+            if rest.is_empty() {
+                self.remove.insert(name.to_owned());
+            } else {
+                self.set(name, rest.join(","));
+            }
+        }
+    }
+
     /// Takes an inherited variable that the profile does not set out of the tool's way.
     fn clear(&mut self, context: &Context, names: &[&str]) {
         let Some(profile) = context.profile else { return };
@@ -135,6 +178,8 @@ pub fn tool_environment(tool: Tool, context: &Context) -> ToolEnvironment {
         Tool::Pip => pip(context),
         Tool::Uv => uv(context),
         Tool::HuggingFace => hugging_face(context),
+        Tool::Npm => npm(context),
+        Tool::Apt => apt(context),
     }
 }
 
@@ -154,12 +199,19 @@ fn mirror_variables(tool: Tool) -> &'static [&'static str] {
         Tool::Pip => &["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"],
         Tool::Uv => &["UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"],
         Tool::HuggingFace => &["HF_ENDPOINT"],
+        Tool::Npm => &["npm_config_registry", "NPM_CONFIG_REGISTRY"],
+        Tool::Apt => &[],
     }
 }
 
 /// A constant name, so that a new port does not rename cargo's source folder and compile every crate again. The port and
 /// the password go with the proxy setting, which is environment: argv can be read by everybody.
+const GATEWAY_HOST: &str = "xtask-gateway.invalid";
 const GATEWAY_INDEX: &str = "sparse+http://xtask-gateway.invalid/crates/";
+/// pip takes plain http from this name only, unless certificates are not checked at all.
+const GATEWAY_FOR_PIP: &str = "http://localhost/python/simple/";
+/// The gateway answers within its own bounds, and trickles what takes longer.
+const PATIENCE_SECONDS: &str = "60";
 
 /// cargo has no fallback and no useful bounds: a silent host costs it 132 s, one byte a second more than 500 s. The
 /// launcher has the same three for the first fetch.
@@ -185,8 +237,7 @@ fn cargo(context: &Context) -> ToolEnvironment {
     };
     if let Some(gateway) = context.gateway {
         replace(&mut it, "xtask-gateway", &GATEWAY_INDEX.into());
-        let proxy = |password: &str| format!("http://{}:{password}@{}", gateway.user, gateway.address);
-        it.set("CARGO_HTTP_PROXY", gateway.password.map(proxy));
+        it.set("CARGO_HTTP_PROXY", gateway.proxy());
         for (name, value) in CARGO_GATEWAY_PATIENCE {
             it.set(name, value);
         }
@@ -210,12 +261,16 @@ fn cargo(context: &Context) -> ToolEnvironment {
 /// Source: <https://rust-lang.github.io/rustup/environment-variables.html>.
 fn rustup(context: &Context) -> ToolEnvironment {
     let mut it = ToolEnvironment::default();
-    if let Some((dist, update_root)) = context.profile.and_then(|profile| profile.rustup.list.first()?.urls()) {
+    if let Some(gateway) = context.gateway {
+        it.set("RUSTUP_DIST_SERVER", format!("http://{GATEWAY_HOST}/rustup/dist-server"));
+        it.set("RUSTUP_UPDATE_ROOT", format!("http://{GATEWAY_HOST}/rustup/update-root"));
+        it.enter(context, gateway);
+    } else if let Some((dist, update_root)) = context.profile.and_then(|profile| profile.rustup.list.first()?.urls()) {
         let without_slash = |url: &str| url.trim_end_matches('/').to_owned();
         it.set("RUSTUP_DIST_SERVER", dist.masked().map(without_slash));
         it.set("RUSTUP_UPDATE_ROOT", update_root.masked().map(without_slash));
     }
-    if context.profile.is_some_and(|profile| profile.rustup.list.is_empty()) {
+    if context.gateway.is_none() && context.profile.is_some_and(|profile| profile.rustup.list.is_empty()) {
         it.set("RUSTUP_AUTO_INSTALL", "0");
     }
     it.clear(context, mirror_variables(Tool::Rustup));
@@ -228,7 +283,10 @@ fn go(context: &Context) -> ToolEnvironment {
     // Another toolchain would be downloaded by Go itself, past our pins.
     it.set("GOTOOLCHAIN", "local");
     if let Some(profile) = context.profile {
-        if let Some(list) = goproxy(profile, context.defaults) {
+        if let Some(gateway) = context.gateway {
+            it.set("GOPROXY", format!("http://{GATEWAY_HOST}/go"));
+            it.enter(context, gateway);
+        } else if let Some(list) = goproxy(profile, context.defaults) {
             it.set("GOPROXY", list);
         }
         // Unset is Go's default database, which Go asks through the first proxy that serves it.
@@ -338,10 +396,17 @@ fn guard_go(name: &str, value: &str) -> Option<(Option<String>, &'static str)> {
 /// that whoever has the higher version of a name wins: it goes.
 fn pip(context: &Context) -> ToolEnvironment {
     let mut it = ToolEnvironment::default();
-    match context.profile.map(|profile| profile.python.list.first()) {
-        Some(Some(Endpoint::Url(url))) => it.set("PIP_INDEX_URL", url.masked().clone()),
-        Some(None) => it.set("PIP_NO_INDEX", "1"),
-        Some(Some(Endpoint::Direct)) | None => {}
+    match (context.gateway, context.profile.map(|profile| profile.python.list.first())) {
+        (Some(gateway), _) => {
+            it.set("PIP_INDEX_URL", GATEWAY_FOR_PIP);
+            it.set("PIP_PROXY", gateway.proxy());
+            it.set("PIP_DEFAULT_TIMEOUT", PATIENCE_SECONDS);
+            // Whatever its files add to the index is another place to ask, and merged with ours.
+            it.set("PIP_CONFIG_FILE", "/dev/null");
+        }
+        (None, Some(Some(Endpoint::Url(url)))) => it.set("PIP_INDEX_URL", url.masked().clone()),
+        (None, Some(None)) => it.set("PIP_NO_INDEX", "1"),
+        (None, Some(Some(Endpoint::Direct)) | None) => {}
     }
     it.clear(context, mirror_variables(Tool::Pip));
     it.refuse(
@@ -355,10 +420,15 @@ fn pip(context: &Context) -> ToolEnvironment {
 /// Source: <https://docs.astral.sh/uv/reference/environment/>.
 fn uv(context: &Context) -> ToolEnvironment {
     let mut it = ToolEnvironment::default();
-    match context.profile.map(|profile| profile.python.list.first()) {
-        Some(Some(Endpoint::Url(url))) => it.set("UV_DEFAULT_INDEX", url.masked().clone()),
-        Some(None) => it.set("UV_OFFLINE", "1"),
-        Some(Some(Endpoint::Direct)) | None => {}
+    match (context.gateway, context.profile.map(|profile| profile.python.list.first())) {
+        (Some(gateway), _) => {
+            it.set("UV_DEFAULT_INDEX", format!("http://{GATEWAY_HOST}/python/simple/"));
+            it.set("UV_HTTP_TIMEOUT", PATIENCE_SECONDS);
+            it.enter(context, gateway);
+        }
+        (None, Some(Some(Endpoint::Url(url)))) => it.set("UV_DEFAULT_INDEX", url.masked().clone()),
+        (None, Some(None)) => it.set("UV_OFFLINE", "1"),
+        (None, Some(Some(Endpoint::Direct)) | None) => {}
     }
     it.clear(context, mirror_variables(Tool::Uv));
     it.refuse(
@@ -373,6 +443,19 @@ fn uv(context: &Context) -> ToolEnvironment {
 fn hugging_face(context: &Context) -> ToolEnvironment {
     let mut it = ToolEnvironment::default();
     let Some(profile) = context.profile else { return it };
+    if let Some(gateway) = context.gateway {
+        it.set("HF_ENDPOINT", format!("http://{GATEWAY_HOST}/hub"));
+        it.set("HF_HUB_DISABLE_XET", "1");
+        for name in ["HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"] {
+            it.set(name, PATIENCE_SECONDS);
+        }
+        // The gateway holds the token, and gives it to whom the profile allows.
+        it.set("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1");
+        it.remove.extend(HUB_TOKENS.map(str::to_owned));
+        it.enter(context, gateway);
+        it.clear(context, mirror_variables(Tool::HuggingFace));
+        return it;
+    }
     match profile.hub.endpoints.first() {
         Some(Endpoint::Url(url)) => {
             it.set("HF_ENDPOINT", url.masked().map(|url| url.trim_end_matches('/').to_owned()));
@@ -390,10 +473,80 @@ fn hugging_face(context: &Context) -> ToolEnvironment {
     it
 }
 
+pub const HUB_TOKENS: [&str; 2] = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
+
+/// Source: <https://docs.npmjs.com/cli/using-npm/config>. A lock file may name the host that its author used: that host is
+/// replaced, whichever it is, so that no lock file has to be rewritten.
+fn npm(context: &Context) -> ToolEnvironment {
+    let mut it = ToolEnvironment::default();
+    let Some(profile) = context.profile else { return it };
+    match (context.gateway, profile.npm.list.first()) {
+        (Some(gateway), _) => {
+            it.set("npm_config_registry", format!("http://{GATEWAY_HOST}/npm/"));
+            it.set("npm_config_proxy", gateway.proxy());
+            it.set("npm_config_noproxy", "");
+            for name in ["npm_config_audit", "npm_config_fund", "npm_config_update_notifier"] {
+                it.set(name, "false");
+            }
+        }
+        (None, Some(Endpoint::Url(url))) => it.set("npm_config_registry", url.masked().clone()),
+        (None, None) => it.set("npm_config_offline", "true"),
+        (None, Some(Endpoint::Direct)) => {}
+    }
+    if it.set.contains_key("npm_config_registry") {
+        it.set("npm_config_replace_registry_host", "always");
+    }
+    it.clear(context, mirror_variables(Tool::Npm));
+    let off = |value: &String| matches!(value.as_str(), "false" | "0" | "");
+    for name in ["npm_config_strict_ssl", "NPM_CONFIG_STRICT_SSL", "NODE_TLS_REJECT_UNAUTHORIZED"] {
+        if context.environment.get(name).is_some_and(off) {
+            it.refuse(
+                context,
+                name,
+                "it switches the check of certificates off; NODE_EXTRA_CA_CERTS adds an authority",
+            );
+        }
+    }
+    it
+}
+
+/// apt takes its sources from a file only. Source: sources.list(5), apt.conf(5).
+fn apt(context: &Context) -> ToolEnvironment {
+    let mut it = ToolEnvironment::default();
+    let Some(profile) = context.profile else { return it };
+    let roots = match (context.gateway, profile.apt.list.first().and_then(UrlPair::urls)) {
+        (Some(gateway), _) => {
+            it.enter(context, gateway);
+            Some((
+                Masked::from(format!("http://{GATEWAY_HOST}/apt/base")),
+                Masked::from(format!("http://{GATEWAY_HOST}/apt/security")),
+            ))
+        }
+        (None, Some((base, security))) => Some((base.masked().clone(), security.masked().clone())),
+        (None, None) => None,
+    };
+    if let Some((base, security)) = roots {
+        let stanza = |url: &str, suites: &str| {
+            format!(
+                "Types: deb\nURIs: {url}\nSuites: {suites}\nComponents: main\n\
+                 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+            )
+        };
+        let both = |base: &str, security: &str| {
+            let (release, fixes) = (context.suite, format!("{}-security", context.suite));
+            format!("{}\n{}", stanza(base, &format!("{release} {release}-updates")), stanza(security, &fixes))
+        };
+        let sources =
+            Masked::new(both(base.expose(), security.expose()), both(&base.to_string(), &security.to_string()));
+        it.files.insert("debian.sources".to_owned(), sources);
+    }
+    it
+}
+
 /// huggingface_hub sends the token to whatever host HF_ENDPOINT names, from the variables and from its own file.
 fn withhold_token(it: &mut ToolEnvironment, context: &Context, url: &MirrorUrl) {
     it.set("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1");
-    for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
+    for name in HUB_TOKENS {
         if context.environment.contains_key(name) {
             it.remove.insert(name.to_owned());
             it.notes.push(Note::Withheld { variable: name.to_owned(), host: url.host().to_owned() });
@@ -455,8 +608,14 @@ mod tests {
         go_file: &[(&str, &str)],
     ) -> ToolEnvironment {
         let (environment, go_file, defaults) = (map(inherited), map(go_file), defaults());
-        let context =
-            Context { profile, environment: &environment, go_file: &go_file, defaults: &defaults, gateway: None };
+        let context = Context {
+            profile,
+            environment: &environment,
+            go_file: &go_file,
+            defaults: &defaults,
+            gateway: None,
+            suite: "bookworm",
+        };
         tool_environment(tool, &context)
     }
 
@@ -656,6 +815,7 @@ mod tests {
             go_file: &nothing,
             defaults: &Defaults::new(),
             gateway: Some(&gateway),
+            suite: "bookworm",
         };
         let it = tool_environment(Tool::Cargo, &context);
         assert!(!it.arguments.iter().any(|argument| argument.expose().contains("pass")));

@@ -154,6 +154,10 @@ impl Voice for Human {
                     if !tool.arguments.is_empty() {
                         self.say(&format!("{:>14} {}", "", tool.arguments.join(" ")));
                     }
+                    for (name, text) in &tool.files {
+                        self.say(&format!("{:>14} {name}:", ""));
+                        text.lines().for_each(|line| self.say(&format!("{:>16} {line}", "")));
+                    }
                     for note in &tool.notes {
                         self.say(&format!("{:>14} note: {note}", ""));
                     }

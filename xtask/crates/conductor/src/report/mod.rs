@@ -110,6 +110,8 @@ pub enum Event {
     Contacted {
         ecosystem: String,
         host: String,
+        /// Whether it delivered: an endpoint that was only tried is not the one in use.
+        served: bool,
     },
     /// Something a person should read; JSON has no line for it.
     Note(String),
@@ -170,6 +172,9 @@ pub struct ToolMapping {
     pub set: BTreeMap<String, String>,
     pub removed: Vec<String>,
     pub arguments: Vec<String>,
+    /// Files that the tool is given, by their usual name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
     pub notes: Vec<String>,
 }
 
@@ -315,9 +320,11 @@ fn listen(mut voice: Box<dyn Voice>, receiver: &mpsc::Receiver<Event>) -> (Box<d
                     Event::Done { done: Done::Hit, .. } => summary.cache.hit += 1,
                     Event::Done { done: Done::Restored, .. } => summary.cache.restored += 1,
                     Event::Done { done: Done::Ran, .. } => summary.cache.ran += 1,
-                    Event::Contacted { ecosystem, host } => {
+                    Event::Contacted { ecosystem, host, served } => {
                         summary.hosts_contacted.insert(host.clone());
-                        summary.mirror.insert(ecosystem.clone(), host.clone());
+                        if *served {
+                            summary.mirror.insert(ecosystem.clone(), host.clone());
+                        }
                     }
                     _ => {}
                 }

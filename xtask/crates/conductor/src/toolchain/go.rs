@@ -52,6 +52,12 @@ pub fn is_integrity_failure(message: &str) -> bool {
         .any(|word| message.contains(word))
 }
 
+/// The lines of a go.sum: `module version` and `module version/go.mod` → `h1:…`.
+pub fn sums(text: &str) -> BTreeMap<String, String> {
+    let line = |line: &str| line.rsplit_once(' ').map(|(module, hash)| (module.to_owned(), hash.to_owned()));
+    text.lines().filter_map(|it| line(it.trim_end())).filter(|(_, hash)| hash.starts_with("h1:")).collect()
+}
+
 /// A module's hash in `go.sum`.
 pub fn pinned_hash<'a>(sums: &'a str, path: &str, version: &str) -> Option<&'a str> {
     sums.lines().find_map(|line| line.strip_prefix(path)?.strip_prefix(' ')?.strip_prefix(version)?.strip_prefix(' '))
