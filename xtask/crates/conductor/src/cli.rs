@@ -47,6 +47,9 @@ pub struct Global {
     pub progress: Option<String>,
     #[arg(long, global = true, value_name = "auto|always|never", help = "Colours on standard error")]
     pub color: Option<String>,
+    /// Language of what is told [default: the locale's]
+    #[arg(long, global = true, value_name = "en|zh")]
+    pub lang: Option<String>,
     /// Show the plan and change nothing
     #[arg(long, global = true)]
     pub dry_run: bool,

@@ -4,6 +4,8 @@
 //! it into an `Error` at their border. Hints are a channel of their own, never part of the message.
 
 pub use crate::code::{Code, ExitCode};
+use crate::language::translated;
+use crate::tr;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -44,16 +46,17 @@ impl Error {
         let hint = match error.kind() {
             io::ErrorKind::StorageFull => Some(space(path)),
             io::ErrorKind::QuotaExceeded => {
-                Some(format!("this user's quota for {} is used up: delete something", path.display()))
+                Some(tr!("this user's quota for {path} is used up: delete something", path = path.display()))
             }
             io::ErrorKind::ReadOnlyFilesystem => {
-                Some("make it writable, or work on a copy; XTASK_CACHE_DIR moves the cache elsewhere".to_owned())
+                Some(tr!("make it writable, or work on a copy; XTASK_CACHE_DIR moves the cache elsewhere"))
             }
             io::ErrorKind::PermissionDenied => Some(owner(path)),
             _ => None,
         };
         let code = disk_code(error.kind());
-        let mut it = Self::new(code, format!("cannot {action} {}", path.display())).because(error);
+        let message = tr!("cannot {action} {path}", action = translated(action), path = path.display());
+        let mut it = Self::new(code, message).because(error);
         it.0.hints.extend(hint);
         it.about(path.display().to_string())
     }
@@ -61,7 +64,7 @@ impl Error {
     /// How much was to be written, where that may be why it failed.
     pub fn needing(self, size_bytes: u64) -> Self {
         match self.code() {
-            Code::DiskFull if size_bytes > 0 => self.hint(format!("this file alone needs {size_bytes} bytes")),
+            Code::DiskFull if size_bytes > 0 => self.hint(tr!("this file alone needs {size_bytes} bytes", size_bytes)),
             _ => self,
         }
     }
@@ -118,18 +121,18 @@ impl Error {
 
     /// The printed form: code and message, each cause on a line, excerpt, hints. Holds no credentials.
     pub fn render(&self) -> String {
-        let mut text = format!("error[{}]: {}", self.0.code.id(), self.0.message);
+        let mut text = tr!("error[{code}]: {message}", code = self.0.code.id(), message = self.0.message);
         for cause in self.causes() {
-            text.push_str("\n  caused by: ");
-            text.push_str(&cause.trim_end().replace('\n', "\n    "));
+            text.push_str("\n  ");
+            text.push_str(&tr!("caused by: {cause}", cause = cause.trim_end().replace('\n', "\n    ")));
         }
         if let Some(excerpt) = &self.0.excerpt {
             text.push('\n');
             text.push_str(excerpt.trim_end());
         }
         for hint in &self.0.hints {
-            text.push_str("\nhint: ");
-            text.push_str(hint);
+            text.push('\n');
+            text.push_str(&tr!("hint: {hint}", hint));
         }
         masked(&text)
     }
@@ -175,18 +178,26 @@ fn existing(path: &Path) -> &Path {
 
 /// How full the file system of `path` is.
 fn space(path: &Path) -> String {
-    let kept = "everything finished so far is kept";
+    let kept = tr!("everything finished so far is kept");
     let place = path.display();
     match rustix::fs::statvfs(existing(path)) {
-        Ok(it) if it.f_files > 0 && it.f_favail == 0 => {
-            format!("the file system of {place} can hold no more files ({} there are): delete some; {kept}", it.f_files)
-        }
+        Ok(it) if it.f_files > 0 && it.f_favail == 0 => tr!(
+            "the file system of {place} can hold no more files ({count} there are): delete some; {kept}",
+            place,
+            count = it.f_files,
+            kept
+        ),
         Ok(it) => {
             let mebibytes = |blocks: u64| blocks.saturating_mul(it.f_frsize) >> 20;
-            let (free, all) = (mebibytes(it.f_bavail), mebibytes(it.f_blocks));
-            format!("free some space on the file system of {place} ({free} of {all} MiB are free); {kept}")
+            tr!(
+                "free some space on the file system of {place} ({free} of {all} MiB are free); {kept}",
+                place,
+                free = mebibytes(it.f_bavail),
+                all = mebibytes(it.f_blocks),
+                kept
+            )
         }
-        Err(_) => format!("free some space on the file system of {place}; {kept}"),
+        Err(_) => tr!("free some space on the file system of {place}; {kept}", place, kept),
     }
 }
 
@@ -194,15 +205,15 @@ fn space(path: &Path) -> String {
 fn owner(path: &Path) -> String {
     use std::os::unix::fs::MetadataExt as _;
     let path = existing(path);
-    let me = rustix::process::geteuid().as_raw();
     match path.metadata() {
-        Ok(it) => format!(
-            "{} belongs to user {} (mode {:o}), this is user {me}: `chown` it, or delete it",
-            path.display(),
-            it.uid(),
-            it.mode() & 0o7777
+        Ok(it) => tr!(
+            "{path} belongs to user {owner} (mode {mode}), this is user {me}: `chown` it, or delete it",
+            path = path.display(),
+            owner = it.uid(),
+            mode = format_args!("{:o}", it.mode() & 0o7777),
+            me = rustix::process::geteuid().as_raw()
         ),
-        Err(_) => format!("check who owns {}", path.display()),
+        Err(_) => tr!("check who owns {path}", path = path.display()),
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`cli`], [`mirror`], [`cache`], [`toolchain`], [`wheel`], [`digest`], [`document`]: nouns.
 //! - [`process`], [`files`], [`loopback`], [`crash`]: the rim: spawn, publish, a local socket, the end by a panic.
 //! - [`workspace`], [`owner`], [`error`], [`code`], [`interrupt`]: known to all.
+//! - [`language`]: in which of two a person is told.
 
 pub mod cache;
 pub mod cli;
@@ -25,6 +26,7 @@ pub mod execute;
 pub mod facts;
 pub mod files;
 pub mod interrupt;
+pub mod language;
 pub mod loopback;
 pub mod mirror;
 pub mod owner;

@@ -20,6 +20,7 @@ use crate::error::{Code, Error, ExitCode, Result};
 use crate::execute::Workshop;
 use crate::facts::{Facts, Wants};
 use crate::interrupt;
+use crate::language;
 use crate::mirror::Ecosystem;
 use crate::plan::{Plan, Step, Work};
 use crate::project::{Local, ModelSource, Project};
@@ -73,13 +74,19 @@ fn with_report(error: Error) -> Error {
     if error.exit() == ExitCode::Bug { crash::reportable(error) } else { error }
 }
 
-/// Whether somebody reads lines, told from bare words and variables: where there are no settings.
+/// The format where there are no settings.
 fn wanted_format() -> Format {
-    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let flag =
-        words.iter().any(|word| word == "--format=json") || words.windows(2).any(|pair| pair == ["--format", "json"]);
-    let variable = Environment::of_this_process().get(env::FORMAT) == Some("json");
-    if flag || variable { Format::Json } else { Format::Human }
+    settings::format(&words(), &Environment::of_this_process())
+}
+
+/// Speaks the language that words and variables ask for, from now on.
+pub fn choose_language() {
+    language::choose(settings::language(&words(), &Environment::of_this_process()));
+}
+
+/// The command line as it was typed.
+fn words() -> Vec<String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// What was asked for goes to standard output, in the format that was asked for.

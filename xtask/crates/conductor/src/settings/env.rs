@@ -47,6 +47,10 @@ pub const EGRESS: &str = "XTASK_EGRESS";
 pub const FORMAT: &str = "XTASK_FORMAT";
 pub const PROGRESS: &str = "XTASK_PROGRESS";
 pub const COLOR: &str = "XTASK_COLOR";
+/// The language of what a person reads: `en` or `zh`.
+pub const LANG: &str = "XTASK_LANG";
+/// Where the system's locale stands, strongest first.
+pub const LOCALE: &[&str] = &["LC_ALL", "LC_MESSAGES", "LANG"];
 pub const CACHE_DIR: &str = "XTASK_CACHE_DIR";
 /// The size that the cache is kept below: `10GiB`.
 pub const CACHE_MAX_SIZE: &str = "XTASK_CACHE_MAX_SIZE";

@@ -7,6 +7,7 @@ use crate::cache::gc::Limits;
 use crate::cli;
 use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
+use crate::language::{self, Language};
 use crate::mirror::Egress;
 use crate::project::{Declaration, Local};
 use crate::workspace::{CacheFolder, Workspace};
@@ -209,6 +210,8 @@ impl Settings {
         let egress = said.choice("egress", args.egress.as_ref(), env::EGRESS, local.egress.as_ref(), &words)?;
         let words = [("human", Format::Human), ("json", Format::Json)];
         let format = said.choice("format", args.format.as_ref(), env::FORMAT, None, &words)?;
+        // Obeyed long before; here a wrong word is refused.
+        said.choice("lang", args.lang.as_ref(), env::LANG, None, language::WORDS)?;
         let dumb = environment.get("TERM") == Some("dumb");
         let auto = if stderr_is_terminal && !dumb { Progress::Tty } else { Progress::Plain };
         let words = [("auto", auto), ("tty", Progress::Tty), ("plain", Progress::Plain), ("quiet", Progress::Quiet)];
@@ -273,6 +276,34 @@ fn cache_folder(environment: &Environment, local: &Local, workspace: &Workspace)
             Error::new(Code::NoHome, "there is no place for the cache: neither XDG_CACHE_HOME nor HOME is set")
                 .hint("set XTASK_CACHE_DIR to a folder that this user may write")
         })
+}
+
+/// The language of this run, from bare words: it must be known before anything, a mistake in these words included, is told.
+/// `--lang`, then XTASK_LANG, then the locale; a word that is none is passed over. Whoever reads JSON reads English.
+pub fn language(words: &[String], environment: &Environment) -> Language {
+    if format(words, environment) == Format::Json {
+        return Language::English;
+    }
+    let known = |word: &str| language::WORDS.iter().find(|(known, _)| *known == word).map(|(_, language)| *language);
+    let locale = || env::LOCALE.iter().find_map(|name| environment.get(name)).map(language::of_locale);
+    flag(words, "--lang")
+        .and_then(known)
+        .or_else(|| environment.get(env::LANG).and_then(known))
+        .or_else(locale)
+        .unwrap_or(Language::English)
+}
+
+/// Whether somebody reads lines, told from bare words and variables: where there are no settings.
+pub fn format(words: &[String], environment: &Environment) -> Format {
+    let json = flag(words, "--format").or_else(|| environment.get(env::FORMAT)) == Some("json");
+    if json { Format::Json } else { Format::Human }
+}
+
+/// What stands behind `name` on a command line that may be wrong.
+fn flag<'a>(words: &'a [String], name: &str) -> Option<&'a str> {
+    let inline = |word: &'a String| word.strip_prefix(name)?.strip_prefix('=');
+    let next = |pair: &'a [String]| (pair[0] == name).then_some(pair[1].as_str());
+    words.iter().find_map(inline).or_else(|| words.windows(2).find_map(next))
 }
 
 /// The checkout to work on: `--repo`, else the nearest folder upwards with an `xtask.toml`, else the launcher's own.

@@ -26,6 +26,7 @@ pub const OURS: &[Variable] = &[
     ours(env::FORMAT, "`human` or `json`, as `--format`", "`human`"),
     ours(env::PROGRESS, "`auto`, `tty`, `plain` or `quiet`, as `--progress`", "`auto`"),
     ours(env::COLOR, "`auto`, `always` or `never`, as `--color`", "`auto`"),
+    ours(env::LANG, "`en` or `zh`, as `--lang`", "the locale: `LC_ALL`, `LC_MESSAGES`, `LANG`"),
     ours(env::CACHE_DIR, "folder of results and downloads", "`$XDG_CACHE_HOME/xtask`, else `~/.cache/xtask`"),
     ours(env::CACHE_MAX_SIZE, "size that the cache is kept below", "`10GiB`"),
     ours(env::CACHE_MAX_AGE_DAYS, "days without use after which a result may go", "`90`"),

@@ -89,7 +89,7 @@ impl Ended {
 }
 
 /// `"seconds":0.017` → `"seconds":[TIME]`.
-fn redacted(line: &str) -> String {
+pub fn redacted(line: &str) -> String {
     match line.split_once("\"seconds\":") {
         Some((before, after)) => format!(
             "{before}\"seconds\":[TIME]{}",

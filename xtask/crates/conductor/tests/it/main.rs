@@ -9,6 +9,7 @@ mod cli;
 mod docs;
 mod errors;
 mod help;
+mod language;
 mod lint;
 mod tidy;
 

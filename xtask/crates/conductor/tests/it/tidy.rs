@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const CONDUCTOR: &str = "xtask/crates/conductor/src";
 
 /// A source file of the conductor, as `module::path` (without `mod`) and text without its tests.
-fn conductor_sources() -> Vec<(PathBuf, String)> {
+pub fn conductor_sources() -> Vec<(PathBuf, String)> {
     let files = repository_files()
         .into_iter()
         .filter(|file| file.starts_with(CONDUCTOR) && file.extension().is_some_and(|it| it == "rs"));
@@ -26,7 +26,7 @@ fn conductor_sources() -> Vec<(PathBuf, String)> {
 }
 
 /// `text` up to its test module, comments blanked so that prose may name what code may not.
-fn without_tests(text: &str) -> String {
+pub fn without_tests(text: &str) -> String {
     let code = text.split("\n#[cfg(test)]\nmod tests").next().unwrap();
     let blank = |line: &str| if line.trim_start().starts_with("//") { String::new() } else { line.to_owned() };
     code.lines().map(blank).collect::<Vec<_>>().join("\n")

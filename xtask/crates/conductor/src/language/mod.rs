@@ -1,0 +1,115 @@
+//! What a person reads, in English or Chinese.
+//!
+//! Owns: which language this process speaks, the macro [`tr!`] and the catalogue `zh/`. As with gettext the English text in the code
+//! is the key, so English needs no catalogue and a text without an entry appears in English; a test sees to it that there is none.
+//! Never: translate codes, flags, paths, JSON, a log, or anything that is compared, hashed or sent to another program.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::OnceLock;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    English,
+    Chinese,
+}
+
+/// The words of `--lang`.
+pub const WORDS: &[(&str, Language)] = &[("en", Language::English), ("zh", Language::Chinese)];
+
+/// English text → Chinese, a file for each room of the conductor, so that whoever changes a room changes its file.
+pub const CATALOGUE: &[(&str, &str)] = &[("error", include_str!("zh/error.toml"))];
+
+static CHOSEN: OnceLock<Language> = OnceLock::new();
+
+/// Decides for the whole process, before anything is said; the first choice stays. Without one it is English.
+pub fn choose(language: Language) {
+    CHOSEN.get_or_init(|| language);
+}
+
+/// The language of a locale such as `zh_CN.UTF-8`. In another encoding our Chinese would be unreadable.
+pub fn of_locale(locale: &str) -> Language {
+    let (name, encoding) = locale.split_once('.').unwrap_or((locale, "UTF-8"));
+    let utf8 = encoding.split('@').next().is_some_and(|it| matches!(&*it.to_ascii_lowercase(), "utf-8" | "utf8"));
+    let language = name.split(['_', '-', '@']).next();
+    if utf8 && language == Some("zh") { Language::Chinese } else { Language::English }
+}
+
+/// The text for a person, as a `String`: `tr!("there is no target `{name}`; xtask.toml declares {known}", name, known = names.join(", "))`.
+///
+/// Every placeholder has a name and is listed; a format such as `{:.1}` belongs into the value: `x = format_args!("{x:.1}")`.
+#[macro_export]
+macro_rules! tr {
+    ($english:literal $(, $name:ident $(= $value:expr)?)* $(,)?) => {
+        match $crate::language::template($english) {
+            // `concat!` forbids the format string to capture what is not listed.
+            None => format!(concat!($english) $(, $name = $crate::tr!(@ $name $($value)?))*),
+            Some(template) => $crate::language::fill(
+                template,
+                &[$((stringify!($name), &$crate::tr!(@ $name $($value)?) as &dyn std::fmt::Display)),*],
+            ),
+        }
+    };
+    (@ $name:ident) => { $name };
+    (@ $name:ident $value:expr) => { $value };
+}
+
+/// A fixed text that the code keeps in a table, in the language of this process.
+pub fn translated(english: &str) -> &str {
+    template(english).unwrap_or(english)
+}
+
+/// What stands for `english` where this process does not speak English.
+pub fn template(english: &str) -> Option<&'static str> {
+    static PARSED: OnceLock<HashMap<String, String>> = OnceLock::new();
+    if CHOSEN.get() != Some(&Language::Chinese) {
+        return None;
+    }
+    // A file that cannot be parsed leaves English; a test parses each.
+    let parse = |(_, text): &(_, &str)| toml::from_str::<HashMap<String, String>>(text).unwrap_or_default();
+    PARSED.get_or_init(|| CATALOGUE.iter().flat_map(parse).collect()).get(english).map(String::as_str)
+}
+
+/// `template` with every `{name}` replaced; `{{` and `}}` are braces.
+pub fn fill(template: &str, values: &[(&str, &dyn fmt::Display)]) -> String {
+    let mut text = String::with_capacity(template.len() * 2);
+    let mut rest = template;
+    while let Some(at) = rest.find(['{', '}']) {
+        text.push_str(&rest[..at]);
+        let brace = &rest[at..=at];
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix(brace) {
+            text.push_str(brace);
+            rest = after;
+        } else if let Some((name, after)) = rest.split_once('}') {
+            if let Some((_, value)) = values.iter().find(|(known, _)| *known == name) {
+                text.push_str(&value.to_string());
+            }
+            rest = after;
+        }
+    }
+    text + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locale_is_chinese_by_its_language_and_readable_by_its_encoding() {
+        for locale in ["zh", "zh_CN.UTF-8", "zh_TW.utf8", "zh_CN", "zh-Hans", "zh_CN.UTF-8@pinyin"] {
+            assert_eq!(of_locale(locale), Language::Chinese, "{locale}");
+        }
+        for locale in ["", "C", "C.UTF-8", "POSIX", "en_US.UTF-8", "zh_CN.GB18030", "zh_TW.Big5", "zhx"] {
+            assert_eq!(of_locale(locale), Language::English, "{locale}");
+        }
+    }
+
+    #[test]
+    fn a_template_takes_its_values_by_name_in_any_order_and_as_they_are() {
+        let values: [(&str, &dyn fmt::Display); 2] = [("name", &"{x}"), ("n", &7)];
+        assert_eq!(fill("{n} 个 {name}，{{{n}}} 与 }}{{", &values), "7 个 {x}，{7} 与 }{");
+        let (name, count) = ("a", 3);
+        assert_eq!(crate::tr!("{count} of {name}{{}} {n}", name, count, n = count + 1), "3 of a{} 4");
+    }
+}

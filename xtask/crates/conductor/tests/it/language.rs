@@ -1,0 +1,164 @@
+//! English and Chinese, held against each other and against the program.
+//!
+//! Owns: that the catalogue is complete and holds nothing else, who decides the language, and that a program never notices it.
+//! Never: judge the Chinese, which only a reader can. Rules: `language/mod.rs`.
+
+use crate::cli::{Ended, Project, redacted};
+use crate::tidy::{conductor_sources, without_tests};
+use conductor::language;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What stands before a text that a person reads in their language. (That its values are listed, the compiler checks.)
+const MARKS: &[&str] = &["tr!(", "disk("];
+
+/// English text → the files that have it.
+fn texts() -> BTreeMap<String, Vec<String>> {
+    let mut found = BTreeMap::<String, Vec<String>>::new();
+    for (file, code) in conductor_sources().into_iter().filter(|(file, _)| !file.starts_with("language")) {
+        for mark in MARKS {
+            for text in literals(&code, mark) {
+                found.entry(text).or_default().push(file.display().to_string());
+            }
+        }
+    }
+    assert!(found.len() > 20, "the texts were not found");
+    found
+}
+
+/// The literals that follow `mark`, as the program has them.
+fn literals(code: &str, mark: &str) -> Vec<String> {
+    let after = |at: usize| {
+        let before = code[..at].chars().next_back();
+        let word = before.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
+        let rest = code[at + mark.len()..].trim_start().strip_prefix('"').filter(|_| !word)?;
+        let end = rest.char_indices().scan(false, |escaped, (at, c)| {
+            let ends = c == '"' && !*escaped;
+            *escaped = c == '\\' && !*escaped;
+            Some((at, ends))
+        });
+        let end = end.into_iter().find(|(_, ends)| *ends)?.0;
+        Some(unescaped(&rest[..end]))
+    };
+    code.match_indices(mark).filter_map(|(at, _)| after(at)).collect()
+}
+
+fn unescaped(literal: &str) -> String {
+    let mut text = String::new();
+    let mut rest = literal.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => match rest.next().unwrap() {
+                'n' => text.push('\n'),
+                't' => text.push('\t'),
+                '\n' => while rest.next_if(|c| c.is_whitespace()).is_some() {},
+                c @ ('"' | '\\') => text.push(c),
+                c => panic!("\\{c} in a text for a person: {literal}"),
+            },
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// Names between single braces.
+fn placeholders(template: &str) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    let mut rest = template;
+    while let Some((_, after)) = rest.split_once('{') {
+        rest = match after.strip_prefix('{') {
+            Some(after) => after,
+            None => {
+                let (name, after) = after.split_once('}').unwrap_or_else(|| panic!("an open brace in {template:?}"));
+                let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+                assert!(plain, "`{{{name}}}` in {template:?}: a placeholder is a name");
+                names.insert(name);
+                after
+            }
+        };
+    }
+    names
+}
+
+fn is_chinese(text: &str) -> bool {
+    text.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c))
+}
+
+#[test]
+fn every_text_has_one_translation_with_the_same_values_and_no_translation_is_left_over() {
+    let texts = texts();
+    let mut translations = BTreeMap::<String, String>::new();
+    for (room, file) in language::CATALOGUE {
+        let entries: BTreeMap<String, String> = toml::from_str(file).unwrap_or_else(|error| panic!("{room}: {error}"));
+        for (english, chinese) in entries {
+            assert!(is_chinese(&chinese), "{room}: {english:?} is not translated");
+            assert_eq!(placeholders(&english), placeholders(&chinese), "{room}: {english:?}");
+            assert!(translations.insert(english.clone(), chinese).is_none(), "{room}: {english:?} is there twice");
+        }
+    }
+    let missing: Vec<_> = texts.iter().filter(|(text, _)| !translations.contains_key(*text)).collect();
+    assert!(missing.is_empty(), "no Chinese in xtask/crates/conductor/src/language/zh for: {missing:#?}");
+    let unused: Vec<_> = translations.keys().filter(|text| !texts.contains_key(*text)).collect();
+    assert!(unused.is_empty(), "nothing says any more: {unused:#?}");
+}
+
+#[test]
+fn texts_are_found_however_they_are_written() {
+    let code = "x(tr!(\"a \\\"{n}\\\" \\\n      b\", n = 1)); tr!(\n  \"c\"\n); Error::disk(\"d\", p); shdisk(\"no\"); disk(e);";
+    assert_eq!(literals(code, "tr!("), ["a \"{n}\" b", "c"]);
+    assert_eq!(literals(code, "disk("), ["d"]);
+    assert!(!without_tests("x\n#[cfg(test)]\nmod tests {\n tr!(\"t\")").contains("tr!"));
+}
+
+/// The project of the other tests with a lock file that cannot be read, so that we have something to say.
+fn broken() -> Project {
+    let project = Project::new();
+    std::fs::create_dir(project.folder.0.join("xtask.lock")).unwrap();
+    project
+}
+
+#[test]
+fn the_strongest_word_decides_the_language() {
+    let project = broken();
+    let chinese = |ended: &Ended| ended.stderr.contains("错误[XT");
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let cases: &[(&str, Variables, bool)] = &[
+        ("", &[], false),
+        ("--lang zh", &[], true),
+        ("--lang=zh", &[("XTASK_LANG", "en")], true),
+        ("--lang en", &[("XTASK_LANG", "zh")], false),
+        ("", &[("XTASK_LANG", "zh"), ("LC_ALL", "en_US.UTF-8")], true),
+        ("", &[("LC_ALL", "C.UTF-8"), ("LANG", "zh_CN.UTF-8")], false),
+        ("", &[("LC_MESSAGES", "zh_CN.UTF-8"), ("LANG", "en_US.UTF-8")], true),
+        ("", &[("LANG", "zh_CN.UTF-8")], true),
+        ("", &[("LANG", "zh_CN.GBK")], false),
+        ("", &[("LANG", "zh_CN.UTF-8"), ("XTASK_FORMAT", "json")], false),
+    ];
+    for (flag, variables, expected) in cases {
+        let ended = project.run_with(&format!("plan {flag}"), variables);
+        assert_ne!(ended.exit, 0);
+        assert_eq!(chinese(&ended), *expected, "{flag} {variables:?}: {}", ended.stderr);
+    }
+    // A command line and a language that cannot be understood are told too.
+    assert!(chinese(&project.run("buidl --lang zh")));
+    assert!(project.run_with("plan --lang fr", &[("LANG", "zh_CN.UTF-8")]).stderr.contains("错误[XT"));
+}
+
+#[test]
+fn a_program_that_reads_json_never_notices_the_language() {
+    let told = |project: &Project, line: &str, variables: &[(&str, &str)]| {
+        let ended = project.run_with(&format!("{line} --format json"), variables);
+        (ended.stdout.lines().map(redacted).collect::<Vec<_>>(), ended.stderr, ended.exit)
+    };
+    for (project, line) in [
+        (broken(), "plan"),
+        (Project::new(), "plan"),
+        (Project::new(), "mirror show cn"),
+        (Project::new(), "explain"),
+        (Project::new(), "buidl"),
+        (Project::new(), "mirror show nobody"),
+    ] {
+        let english = told(&project, line, &[]);
+        assert_eq!(told(&project, &format!("{line} --lang zh"), &[]), english, "{line}");
+        assert_eq!(told(&project, line, &[("LC_ALL", "zh_CN.UTF-8"), ("XTASK_LANG", "zh")]), english, "{line}");
+    }
+}
