@@ -4,6 +4,8 @@
 //! this module turns that into a line. It never guesses a place from the text alone: comments and other tables hold the same words.
 
 use crate::error::{Code, Error, Result};
+use crate::language::{columns, columns_of};
+use crate::tr;
 use serde::de::DeserializeOwned;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -32,8 +34,8 @@ impl Source {
 
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         if let Some(offset) = self.broken {
-            let error = self.show(Code::Syntax, Some(offset..offset + 1), "this is not UTF-8");
-            return Err(error.hint("save the file as UTF-8"));
+            let error = self.show(Code::Syntax, Some(offset..offset + 1), &tr!("this is not UTF-8"));
+            return Err(error.hint(tr!("save the file as UTF-8")));
         }
         toml::from_str(&self.text).map_err(|error| {
             let message = error.message();
@@ -42,8 +44,8 @@ impl Source {
                 Ok(_) if message.starts_with("unknown field") => Code::UnknownKey,
                 Ok(_) => Code::WrongValue,
             };
-            let it = self.show(code, error.span(), &first_line(message));
-            match suggestion(message).map(|near| format!("did you mean `{near}`?")).or_else(|| remedy(message)) {
+            let it = self.show(code, error.span(), &in_our_words(&first_line(message)));
+            match suggestion(message).map(|near| tr!("did you mean `{near}`?", near)).or_else(|| remedy(message)) {
                 Some(hint) => it.hint(hint),
                 None => it,
             }
@@ -67,9 +69,10 @@ impl Source {
         let number = line.to_string();
         let margin = " ".repeat(number.len());
         // Tabs stay, so that the mark stands below what it marks.
-        let indent: String = source.chars().take(column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
+        let before = source.chars().take(column - 1);
+        let indent: String = before.map(|c| if c == '\t' { "\t" } else { &"  "[..columns_of(c)] }).collect();
         let marked = self.text.get(span).unwrap_or_default().lines().next().unwrap_or_default();
-        let mark = "^".repeat(marked.chars().count().max(1));
+        let mark = "^".repeat(columns(marked).max(1));
         it.excerpt(format!("{margin}--> {place}\n{margin} |\n{number} | {source}\n{margin} | {indent}{mark}"))
             .about(place)
     }
@@ -113,6 +116,26 @@ fn first_line(message: &str) -> String {
     message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
+/// What serde says, in the language of this process; what only the parser says stays as it is.
+fn in_our_words(message: &str) -> String {
+    let expected = |start: &str| message.strip_prefix(start)?.split_once(", expected ");
+    let known = |wanted: &str| wanted.trim_start_matches("one of ").replace(" or ", ", ");
+    if let Some((field, wanted)) = expected("unknown field ") {
+        return tr!("unknown field {field}, expected one of {known}", field, known = known(wanted));
+    }
+    if let Some((word, wanted)) = expected("unknown variant ") {
+        return tr!("unknown variant {word}, expected one of {known}", word, known = known(wanted));
+    }
+    if let Some((found, wanted)) = expected("invalid type: ") {
+        return tr!("invalid type: {found}, expected {wanted}", found, wanted);
+    }
+    match message.strip_prefix("missing field ") {
+        Some(field) => tr!("missing field {field}", field),
+        None if message == "duplicate key" => tr!("duplicate key"),
+        None => message.to_owned(),
+    }
+}
+
 /// serde words an unknown key as: unknown field `x`, expected one of `a`, `b`.
 fn suggestion(message: &str) -> Option<String> {
     let (_, rest) = message.split_once("unknown ")?;
@@ -126,21 +149,21 @@ fn remedy(message: &str) -> Option<String> {
     let line = message.lines().next()?;
     if let Some(field) = line.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
         return Some(match field {
-            "project" => "add two lines: [project], and below it name = \"…\"".to_owned(),
-            _ => format!("add `{field} = …` to this table"),
+            "project" => tr!("add two lines: [project], and below it name = \"…\""),
+            _ => tr!("add `{field} = …` to this table", field),
         });
     }
     let wanted = line.rsplit_once(", expected ").map(|(_, wanted)| wanted);
     let hint = match (line, wanted) {
-        ("duplicate key", _) => "keep one of the two",
-        (_, Some("u16")) => "write a port: a whole number, 1 to 65535, without quotes",
-        (_, Some("u32" | "u64" | "usize")) => "write a whole number, without quotes",
-        (_, Some("a string")) => "write a text, in quotes: \"…\"",
-        (_, Some("a sequence")) => "write a list: [\"…\"]",
-        (_, Some("a boolean")) => "write true or false, without quotes",
-        (_, Some("a map")) => "write a table: { key = … }, or a [header] with keys below it",
+        ("duplicate key", _) => tr!("keep one of the two"),
+        (_, Some("u16")) => tr!("write a port: a whole number, 1 to 65535, without quotes"),
+        (_, Some("u32" | "u64" | "usize")) => tr!("write a whole number, without quotes"),
+        (_, Some("a string")) => tr!("write a text, in quotes: \"…\""),
+        (_, Some("a sequence")) => tr!("write a list: [\"…\"]"),
+        (_, Some("a boolean")) => tr!("write true or false, without quotes"),
+        (_, Some("a map")) => tr!("write a table: {{ key = … }}, or a [header] with keys below it"),
         (_, Some(wanted)) if wanted.starts_with("struct ") => {
-            "write a table: { key = … }, or a [header] with keys below it"
+            tr!("write a table: {{ key = … }}, or a [header] with keys below it")
         }
         // What the parser takes a bare word for.
         (line, _)
@@ -148,20 +171,20 @@ fn remedy(message: &str) -> Option<String> {
                 .iter()
                 .any(|it| line.starts_with(&format!("invalid {it}, "))) =>
         {
-            "a text needs quotes: \"…\""
+            tr!("a text needs quotes: \"…\"")
         }
-        (line, _) if line.starts_with("string values must be quoted") => "a text needs quotes: \"…\"",
-        (line, _) if line.starts_with("invalid basic string") => "close the text with a quote",
-        (line, _) if line.starts_with("key with no value") => "write `key = value`",
+        (line, _) if line.starts_with("string values must be quoted") => tr!("a text needs quotes: \"…\""),
+        (line, _) if line.starts_with("invalid basic string") => tr!("close the text with a quote"),
+        (line, _) if line.starts_with("key with no value") => tr!("write `key = value`"),
         _ => return None,
     };
-    Some(hint.to_owned())
+    Some(hint)
 }
 
 /// The error with the nearest valid spelling as its hint, where there is one.
 pub fn did_you_mean<'a>(error: Error, wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Error {
     match nearest(wrong, candidates) {
-        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        Some(near) => error.hint(tr!("did you mean `{near}`?", near)),
         None => error,
     }
 }
@@ -201,7 +224,7 @@ mod tests {
             "path = \"x\"\n  featurs = []\n",
             parsed,
             expect_test::expect![[r#"
-            error[XT0303]: unknown field `featurs`, expected `features` or `path`
+            error[XT0303]: unknown field `featurs`, expected one of `features`, `path`
              --> xtask.toml:2:3
               |
             2 |   featurs = []

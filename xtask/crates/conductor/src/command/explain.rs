@@ -4,7 +4,9 @@ use super::print_as;
 use crate::cli;
 use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
+use crate::language;
 use crate::settings::Format;
+use crate::tr;
 
 pub fn explain(args: &cli::Explain, format: Format) -> Result<()> {
     let chosen = match &args.code {
@@ -13,12 +15,13 @@ pub fn explain(args: &cli::Explain, format: Format) -> Result<()> {
     };
     for code in chosen {
         let (id, exit) = (code.id(), code.exit() as i32);
+        let (title, explanation) = language::explanation(&id).unwrap_or((code.title(), code.explanation()));
         let value = serde_json::json!({
-            "code": id, "exit_code": exit, "title": code.title(), "explanation": code.explanation(),
+            "code": id, "exit_code": exit, "title": title, "explanation": explanation,
         });
         let text = match args.code {
-            Some(_) => format!("{id}: {} (exit code {exit})\n\n{}", code.title(), code.explanation()),
-            None => format!("{id}  {}", code.title()),
+            Some(_) => tr!("{id}: {title} (exit code {exit})", id, title, exit) + "\n\n" + explanation,
+            None => format!("{id}  {title}"),
         };
         print_as(format, "explanation", &value, &text)?;
     }
@@ -31,7 +34,7 @@ fn find(text: &str) -> Result<Code> {
     let id = format!("XT{:0>4}", upper.trim_start_matches("XT"));
     Code::ALL.iter().copied().find(|code| code.id() == id).ok_or_else(|| {
         let ids: Vec<String> = Code::ALL.iter().map(|code| code.id()).collect();
-        let error = Error::new(Code::UnknownName, format!("there is no code `{text}`"));
-        did_you_mean(error, &id, ids.iter().map(String::as_str)).hint("`cargo xtask explain` lists all")
+        let error = Error::new(Code::UnknownName, tr!("there is no code `{text}`", text));
+        did_you_mean(error, &id, ids.iter().map(String::as_str)).hint(tr!("`cargo xtask explain` lists all"))
     })
 }

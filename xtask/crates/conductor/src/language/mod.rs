@@ -18,7 +18,14 @@ pub enum Language {
 pub const WORDS: &[(&str, Language)] = &[("en", Language::English), ("zh", Language::Chinese)];
 
 /// English text → Chinese, a file for each room of the conductor, so that whoever changes a room changes its file.
-pub const CATALOGUE: &[(&str, &str)] = &[("error", include_str!("zh/error.toml"))];
+pub const CATALOGUE: &[(&str, &str)] = &[
+    ("command", include_str!("zh/command.toml")),
+    ("document", include_str!("zh/document.toml")),
+    ("error", include_str!("zh/error.toml")),
+];
+
+/// The page of error codes in Chinese, which `explain` prints by sections.
+pub const ERRORS: &str = include_str!("zh/errors.md");
 
 static CHOSEN: OnceLock<Language> = OnceLock::new();
 
@@ -70,6 +77,13 @@ pub fn template(english: &str) -> Option<&'static str> {
     PARSED.get_or_init(|| CATALOGUE.iter().flat_map(parse).collect()).get(english).map(String::as_str)
 }
 
+/// Title and explanation of an error's code where this process does not speak English.
+pub fn explanation(id: &str) -> Option<(&'static str, &'static str)> {
+    let section = ERRORS.split("\n## ").find_map(|section| section.strip_prefix(id)?.strip_prefix('：'));
+    let (title, text) = section.filter(|_| CHOSEN.get() == Some(&Language::Chinese))?.split_once('\n')?;
+    Some((title, text.trim()))
+}
+
 /// `template` with every `{name}` replaced; `{{` and `}}` are braces.
 pub fn fill(template: &str, values: &[(&str, &dyn fmt::Display)]) -> String {
     let mut text = String::with_capacity(template.len() * 2);
@@ -91,6 +105,23 @@ pub fn fill(template: &str, values: &[(&str, &dyn fmt::Display)]) -> String {
     text + rest
 }
 
+/// How wide a terminal shows `text`, in columns.
+pub fn columns(text: &str) -> usize {
+    text.chars().map(columns_of).sum()
+}
+
+/// Two for what East Asian scripts and their punctuation take, as Unicode's East Asian Width has them (UAX #11), one for the rest.
+pub fn columns_of(c: char) -> usize {
+    let wide = matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}' | '\u{f900}'..='\u{faff}'
+        | '\u{fe30}'..='\u{fe4f}' | '\u{ff00}'..='\u{ff60}' | '\u{ffe0}'..='\u{ffe6}' | '\u{20000}'..='\u{3fffd}');
+    if wide { 2 } else { 1 }
+}
+
+/// `text` with blanks before it up to a width of `width` columns.
+pub fn right_aligned(text: &str, width: usize) -> String {
+    " ".repeat(width.saturating_sub(columns(text))) + text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +134,13 @@ mod tests {
         for locale in ["", "C", "C.UTF-8", "POSIX", "en_US.UTF-8", "zh_CN.GB18030", "zh_TW.Big5", "zhx"] {
             assert_eq!(of_locale(locale), Language::English, "{locale}");
         }
+    }
+
+    #[test]
+    fn chinese_letters_and_their_punctuation_are_two_columns_wide() {
+        assert_eq!(["", "abc", "ä…“", "完成", "（x）：", "カ한"].map(columns), [0, 3, 3, 4, 7, 4]);
+        assert_eq!(right_aligned("完成", 6), "  完成");
+        assert_eq!(right_aligned("too long", 3), "too long");
     }
 
     #[test]

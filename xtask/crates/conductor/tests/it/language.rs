@@ -5,6 +5,7 @@
 
 use crate::cli::{Ended, Project, redacted};
 use crate::tidy::{conductor_sources, without_tests};
+use conductor::code::{Code, ExitCode};
 use conductor::language;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -114,6 +115,38 @@ fn broken() -> Project {
     let project = Project::new();
     std::fs::create_dir(project.folder.0.join("xtask.lock")).unwrap();
     project
+}
+
+/// What stands between single backquotes: names, commands, files.
+fn quoted(text: &str) -> BTreeSet<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn every_code_is_explained_in_both_languages_with_the_same_commands_and_names() {
+    let project = Project::new();
+    for code in Code::ALL {
+        let ended = project.run(&format!("explain {} --lang zh", code.id()));
+        assert_eq!(ended.exit, 0, "{}", ended.stderr);
+        let (title, text) = ended.stdout.split_once("\n\n").unwrap();
+        let exit = code.exit() as i32;
+        assert!(
+            title.starts_with(&format!("{}：", code.id())) && title.ends_with(&format!("（退出码 {exit}）")),
+            "{title}"
+        );
+        assert!(is_chinese(title.rsplit_once('（').unwrap().0), "{title}");
+        for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.starts_with("    ")) {
+            assert!(is_chinese(paragraph), "{}: {paragraph}", code.id());
+        }
+        assert_eq!(quoted(text), quoted(code.explanation()), "{}", code.id());
+        let examples = |text: &str| text.lines().filter(|line| line.starts_with("    ")).count();
+        assert_eq!(examples(text), examples(code.explanation()), "{}", code.id());
+    }
+    let sections = language::ERRORS.split("\n## XT").skip(1).map(|section| format!("XT{}", &section[..4]));
+    assert!(sections.eq(Code::ALL.iter().map(|code| code.id())), "errors.md has other codes, or another order");
+    let exits =
+        language::ERRORS.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse::<i32>().ok());
+    assert!(exits.eq(ExitCode::ALL.iter().map(|exit| *exit as i32)), "errors.md has other exit codes");
 }
 
 #[test]
