@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(
             answer,
             "error: there is no mirror profile `cm`\n  caused by: xtask.local.toml:1 cannot be read as TOML, so profiles \
-             declared there are unknown\nhint: known profiles: cn, direct, lab; `off` uses none"
+             declared there are unknown\nhint: known profiles: cn, corporate, direct, lab; `off` uses none"
         );
         for wrong in ["'https://a/'", "'sparse+https://a'", "'sparse+ftp://a/'", "1", "'sparse+https://a\"b/'"] {
             let profiles = profiles(&format!("[mirror.lab.crates]\nlist = [{wrong}]"), "");

@@ -215,11 +215,16 @@ pub fn ask(invocation: &Invocation) -> Result<String> {
 
 /// Runs a short question to its end and gives everything it said, whatever its status; ended after a few seconds.
 pub fn capture(invocation: &Invocation) -> io::Result<std::process::Output> {
+    capture_within(CAPTURE, invocation)
+}
+
+/// [`capture`] of an answer that is not worth more time than `patience`.
+pub fn capture_within(patience: Duration, invocation: &Invocation) -> io::Result<std::process::Output> {
     let mut child = invocation.command().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let start = Instant::now();
     // Answers are lines, far smaller than a pipe's buffer, so waiting before reading cannot block the child.
     while child.try_wait()?.is_none() {
-        if start.elapsed() > CAPTURE {
+        if start.elapsed() > patience {
             end(&mut child);
             return Err(io::ErrorKind::TimedOut.into());
         }

@@ -79,7 +79,8 @@ fn names(settings: &Settings, project: &Project) -> Result<Vec<(&'static str, Ve
     let layer =
         |origin: &str, section: &crate::mirror::Section| Layer { origin: origin.to_owned(), section: section.clone() };
     let layers = vec![layer("xtask.local.toml", &settings.local.mirror), layer("xtask.toml", &it.mirror)];
-    let profiles = Profiles::new(layers).map_err(|error| Error::bug("the built-in profiles").because(error))?;
+    let profiles = Profiles::new(layers, Default::default())
+        .map_err(|error| Error::bug("the built-in profiles").because(error))?;
     let pins = it.wheel_set.keys().chain(it.model.keys()).cloned().chain(["go".to_owned()]);
     Ok(vec![
         (cli::TARGET, it.native_library.keys().chain(it.go_binary.keys()).cloned().collect()),

@@ -8,6 +8,7 @@ use crate::files;
 use crate::mirror;
 use crate::project::Project;
 use crate::report::{Event, Sink};
+use crate::satellite;
 use crate::settings::{MirrorChoice, Settings};
 
 pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirror) -> Result<()> {
@@ -22,7 +23,8 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
         Mirror::List => {
             for profile in profiles.list(chosen) {
                 let mark = if profile.selected { "*" } else { " " };
-                let text = format!("{mark} {:<12} {}", profile.name, profile.origins.join(", "));
+                let date = profile.as_of.as_deref().map(|date| format!(", as of {date}")).unwrap_or_default();
+                let text = format!("{mark} {:<12} {}{date}", profile.name, profile.origins.join(", "));
                 print(settings, "mirror", &profile, &text)?;
             }
             match chosen {
@@ -62,10 +64,18 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
     Ok(())
 }
 
+/// What is said of the whole profile, then each ecosystem with who says so.
 fn described(profile: &mirror::Profile) -> String {
     let value = serde_json::to_value(profile).unwrap_or_default();
     let mut lines = Vec::new();
-    describe("", &value, &mut lines);
+    for (key, value) in value.as_object().into_iter().flatten().filter(|(key, _)| *key != "sources") {
+        describe(key, value, &mut lines);
+        let source = profile.sources.iter().find(|(ecosystem, _)| satellite::name(*ecosystem) == *key);
+        if let Some((_, declared)) = source {
+            let provenance = declared.provenance.as_ref().map(|text| format!(": {text}")).unwrap_or_default();
+            lines.push(format!("{:<20} {}{provenance}", format!("{key}.from"), declared.origin));
+        }
+    }
     lines.join("\n")
 }
 
@@ -74,8 +84,7 @@ fn describe(name: &str, value: &serde_json::Value, lines: &mut Vec<String>) {
     match value {
         serde_json::Value::Object(map) => {
             for (key, value) in map {
-                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-                describe(&name, value, lines);
+                describe(&format!("{name}.{key}"), value, lines);
             }
         }
         serde_json::Value::Array(items) => {

@@ -7,9 +7,9 @@
 use crate::document::Source;
 use crate::error::{Code, Error, ExitCode, Result};
 use crate::files;
-use crate::mirror::direct::{self, Answer, Defaults, Machine};
+use crate::mirror::direct::{self, Defaults, Machine};
 use crate::mirror::env::{Context, Gateway as Door, Tool, ToolEnvironment, tool_environment};
-use crate::mirror::{Ecosystem, Egress, Endpoint, Layer, Masked, MirrorUrl, Profile, Profiles};
+use crate::mirror::{Ecosystem, Egress, Endpoint, Layer, Masked, MirrorUrl, Profile, Profiles, Unexpanded, Unresolved};
 use crate::process::{self, Invocation};
 use crate::project::Project;
 use crate::report::{Sink, ToolMapping};
@@ -100,12 +100,15 @@ impl<'a> Outside<'a> {
             };
             let run = |argv: &[&str], environment: &BTreeMap<String, String>| {
                 let (program, arguments) = argv.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
-                process::capture(&Invocation {
-                    program: PathBuf::from(program),
-                    arguments: arguments.iter().map(OsString::from).collect(),
-                    directory: PathBuf::from("/"),
-                    environment: environment.iter().map(|(name, value)| (name.clone(), value.into())).collect(),
-                })
+                process::capture_within(
+                    direct::PATIENCE,
+                    &Invocation {
+                        program: PathBuf::from(program),
+                        arguments: arguments.iter().map(OsString::from).collect(),
+                        directory: PathBuf::from("/"),
+                        environment: environment.iter().map(|(name, value)| (name.clone(), value.into())).collect(),
+                    },
+                )
             };
             // A chosen profile means that inherited mirror variables are not what `direct` stands for.
             let environment = match &self.profile {
@@ -120,19 +123,9 @@ impl<'a> Outside<'a> {
                 run: &run,
                 pinned_go_env: None,
             };
-            let mut defaults = Defaults::new();
-            let mut ways = Vec::new();
-            let mut ask = |ecosystem: Ecosystem, answer: Answer| match answer {
-                Answer::Known(known) => {
-                    defaults.insert(ecosystem, known);
-                }
-                Answer::Unknown { ways: unknown } => ways.extend(unknown),
-            };
-            ask(Ecosystem::Go, direct::go(&machine));
-            ask(Ecosystem::Python, direct::python(&machine));
-            ask(Ecosystem::Crates, direct::crates(&machine));
+            let answer = direct::ask_all(&[Ecosystem::Go, Ecosystem::Python, Ecosystem::Crates].into(), &machine);
             let _ = files::remove(&scratch);
-            (defaults, ways)
+            answer
         })
     }
 
@@ -471,7 +464,9 @@ pub fn profiles(settings: &Settings, project: &Project) -> Result<Profiles> {
         |origin: &str, section: &crate::mirror::Section| Layer { origin: origin.to_owned(), section: section.clone() };
     let layers =
         vec![layer("xtask.local.toml", &settings.local.mirror), layer("xtask.toml", &project.declaration.mirror)];
-    Profiles::new(layers).map_err(|error| Error::bug("the built-in profiles").because(error))
+    let text = |(name, value): (&String, &OsString)| Some((name.clone(), value.to_str()?.to_owned()));
+    let variables = settings.environment.0.iter().filter_map(text).collect();
+    Profiles::new(layers, variables).map_err(|error| Error::bug("the built-in profiles").because(error))
 }
 
 /// The file whose `mirror.use` names the profile in force.
@@ -485,13 +480,25 @@ pub fn chosen_in<'p>(settings: &'p Settings, project: &'p Project) -> Option<&'p
 
 /// `source`: the file whose `mirror.use` named it.
 pub fn resolve(profiles: &Profiles, name: &str, egress: Option<Egress>, source: Option<&Source>) -> Result<Profile> {
-    profiles.resolve(name, egress).map_err(|unknown| {
-        let known = unknown.known.join(", ");
-        let hint = match &unknown.nearest {
-            Some(near) => format!("did you mean `{near}`? Known: {known}"),
-            None => format!("known profiles: {known}; define one as [mirror.{name}.…] in xtask.local.toml"),
+    profiles.resolve(name, egress).map_err(|unresolved| {
+        let message = unresolved.to_string();
+        let hint = match &unresolved {
+            Unresolved::Unknown { known, nearest: Some(near), .. } => {
+                format!("did you mean `{near}`? Known: {}", known.join(", "))
+            }
+            Unresolved::Unknown { known, .. } => {
+                let known = known.join(", ");
+                format!("known profiles: {known}; define one as [mirror.{name}.…] in xtask.local.toml")
+            }
+            Unresolved::Variables { key, source, .. } => {
+                let error = Error::new(Code::WrongValue, &message).because(source.to_string());
+                let instead = format!("say [mirror.{name}.{key}] in xtask.local.toml without it");
+                return error.hint(match &**source {
+                    Unexpanded::Unset(variable) => format!("export {variable}=…, or {instead}"),
+                    _ => instead,
+                });
+            }
         };
-        let message = unknown.to_string();
         match source {
             Some(source) => source.error(Code::NoProfile, &["mirror", "use"], &message),
             None => Error::new(Code::NoProfile, message),

@@ -1,13 +1,13 @@
 //! What `direct` means on this machine: each tool's own default, found out at run time, since no file of ours names one.
 //!
 //! One function an ecosystem; the first answer wins and says where it came from: the tool's variable, its configuration
-//! files, the installed tool itself, data of a pinned artefact. Nothing leaves the machine: cargo, which states its
-//! registry nowhere, is asked through a proxy of ours that refuses everything and reads the host it wanted.
+//! files, the installed tool itself, data of a pinned artefact. Nothing leaves the machine: cargo and rustup, which state
+//! their servers nowhere, are asked through a proxy of ours that refuses everything and reads the host they wanted.
 //! Only the path behind a host (`/`, `/simple/`) is our knowledge.
 
 use super::endpoint::{Masked, MirrorUrl};
 use super::profile::Ecosystem;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -26,6 +26,8 @@ pub type Defaults = BTreeMap<Ecosystem, Known>;
 pub struct Known {
     /// An index URL; for Go a whole `GOPROXY` list.
     pub value: Masked,
+    /// rustup's update root, the Debian security archive, Go's checksum database (`NAME`, `NAME+KEY URL`).
+    pub second: Option<Masked>,
     /// For messages: `PIP_INDEX_URL`, `/etc/pip.conf`, `go env GOPROXY`.
     pub origin: String,
 }
@@ -39,29 +41,74 @@ pub enum Answer {
     },
 }
 
-pub type Run<'a> = dyn Fn(&[&str], &BTreeMap<String, String>) -> io::Result<Output> + 'a;
+pub type ReadText<'a> = dyn Fn(&Path) -> io::Result<String> + Sync + 'a;
+pub type Run<'a> = dyn Fn(&[&str], &BTreeMap<String, String>) -> io::Result<Output> + Sync + 'a;
+
+/// How long one tool may think: every answer is a line that it has at hand.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What this module may ask of the machine. The only spawner of processes stays the caller's.
 pub struct Machine<'a> {
     pub environment: &'a BTreeMap<String, String>,
     pub current_dir: &'a Path,
-    /// An empty folder that cargo may write to; the caller removes it.
+    /// An empty folder that cargo and rustup may write to; the caller removes it.
     pub scratch: &'a Path,
-    pub read: &'a dyn Fn(&Path) -> io::Result<String>,
-    /// Runs argv with exactly this environment, for at most a few seconds.
+    pub read: &'a ReadText<'a>,
+    /// Runs argv with exactly this environment, for at most [`PATIENCE`].
     pub run: &'a Run<'a>,
     /// `go.env` of a pinned Go that is at hand.
     pub pinned_go_env: Option<&'a str>,
 }
 
+/// What `direct` means for one ecosystem. Files, registries and Git have no default: each upstream is its own.
+pub fn ask(ecosystem: Ecosystem, machine: &Machine) -> Answer {
+    match ecosystem {
+        Ecosystem::Rustup => rustup(machine),
+        Ecosystem::Crates => crates(machine),
+        Ecosystem::Go => go(machine),
+        Ecosystem::Python => python(machine),
+        Ecosystem::Hub => hub(machine),
+        Ecosystem::Npm => npm(machine),
+        Ecosystem::Apt => apt(machine),
+        Ecosystem::Files | Ecosystem::Oci | Ecosystem::Git => Answer::Unknown { ways: Vec::new() },
+    }
+}
+
+/// [`ask`] for several at once, side by side: what is known, and the ways to say what is not.
+pub fn ask_all(ecosystems: &BTreeSet<Ecosystem>, machine: &Machine) -> (Defaults, Vec<String>) {
+    let (mut defaults, mut unknown) = (Defaults::new(), Vec::new());
+    thread::scope(|scope| {
+        let asked: Vec<_> = ecosystems.iter().map(|&it| (it, scope.spawn(move || ask(it, machine)))).collect();
+        for (ecosystem, answer) in asked {
+            match answer.join() {
+                Ok(Answer::Known(known)) => drop(defaults.insert(ecosystem, known)),
+                Ok(Answer::Unknown { ways }) => unknown.extend(ways),
+                Err(_) => {}
+            }
+        }
+    });
+    (defaults, unknown)
+}
+
 impl Known {
-    fn new(value: &str, origin: impl fmt::Display) -> Self {
+    pub fn new(value: &str, origin: impl fmt::Display) -> Self {
         let shown = |entry: &str| MirrorUrl::parse(entry).map_or_else(|_| entry.to_owned(), |url| url.to_string());
         let masked = value.split_inclusive([',', '|']).map(|entry| {
             let end = entry.trim_end_matches([',', '|']).len();
             shown(&entry[..end]) + &entry[end..]
         });
-        Self { value: Masked::new(value, masked.collect::<String>()), origin: origin.to_string() }
+        Self { value: Masked::new(value, masked.collect::<String>()), second: None, origin: origin.to_string() }
+    }
+
+    /// With what [`Self::second`] says.
+    pub fn and(mut self, second: Option<&str>) -> Self {
+        self.second = second.map(|second| Self::new(second, "").value);
+        self
+    }
+
+    /// Both URLs of a default that needs two.
+    pub fn pair(&self) -> Option<(MirrorUrl, MirrorUrl)> {
+        MirrorUrl::parse(self.value.expose()).ok().zip(MirrorUrl::parse(self.second.as_ref()?.expose()).ok())
     }
 
     /// The URLs of the value; none for Go's `direct` and `off`.
@@ -69,8 +116,10 @@ impl Known {
         self.value.expose().split([',', '|']).filter_map(|entry| MirrorUrl::parse(entry).ok()).collect()
     }
 
+    /// Of the value; of a pair both. Go's checksum database is a name, which is not asked for by everybody.
     pub fn hosts(&self) -> Vec<String> {
-        self.urls().iter().map(|url| url.host().to_owned()).collect()
+        let second = self.pair().map(|(_, second)| second);
+        self.urls().iter().chain(&second).map(|url| url.host().to_owned()).collect()
     }
 }
 
@@ -100,8 +149,15 @@ impl Machine<'_> {
     }
 }
 
-/// Go's module proxies, as a `GOPROXY` list.
-pub fn go(machine: &Machine) -> Answer {
+/// Go's module proxies, as a `GOPROXY` list, and its checksum database.
+fn go(machine: &Machine) -> Answer {
+    match go_proxies(machine) {
+        Answer::Known(known) => Answer::Known(known.and(checksum_database(machine).as_deref())),
+        unknown => unknown,
+    }
+}
+
+fn go_proxies(machine: &Machine) -> Answer {
     if let Some(list) = machine.variable("GOPROXY") {
         return Answer::Known(Known::new(list, "GOPROXY"));
     }
@@ -109,17 +165,32 @@ pub fn go(machine: &Machine) -> Answer {
     if let Some((path, list)) = file.as_ref().and_then(|(path, values)| Some((path, values.get("GOPROXY")?))) {
         return Answer::Known(Known::new(list, path.display()));
     }
-    let mut environment = machine.environment.clone();
-    // Otherwise a go.mod nearby may make go look for another toolchain first.
-    environment.insert("GOTOOLCHAIN".to_owned(), "local".to_owned());
-    let said = machine.ask(&["go", "env", "GOPROXY"], &environment);
-    if let Some(list) = said.as_deref().map(str::trim).filter(|list| !list.is_empty()) {
-        return Answer::Known(Known::new(list, "go env GOPROXY"));
+    if let Some(list) = go_env(machine, "GOPROXY") {
+        return Answer::Known(Known::new(&list, "go env GOPROXY"));
     }
     if let Some(list) = machine.pinned_go_env.and_then(|text| parse_go_environment(text).remove("GOPROXY")) {
         return Answer::Known(Known::new(&list, "go.env of the pinned Go"));
     }
     unknown("set GOPROXY to a module proxy's URL")
+}
+
+/// `off` is no answer: it is refused wherever it is met.
+fn checksum_database(machine: &Machine) -> Option<String> {
+    let file = || go_environment_file(machine)?.1.remove("GOSUMDB");
+    let pinned = || parse_go_environment(machine.pinned_go_env?).remove("GOSUMDB");
+    let said = machine.variable("GOSUMDB").map(str::to_owned).or_else(file);
+    said.filter(|name| name != "off")
+        .or_else(|| go_env(machine, "GOSUMDB"))
+        .or_else(pinned)
+        .filter(|name| name != "off")
+}
+
+fn go_env(machine: &Machine, name: &str) -> Option<String> {
+    let mut environment = machine.environment.clone();
+    // Otherwise a go.mod nearby may make go look for another toolchain first.
+    environment.insert("GOTOOLCHAIN".to_owned(), "local".to_owned());
+    let said = machine.ask(&["go", "env", name], &environment)?;
+    Some(said.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
 /// The file that `go env -w` writes, and its values; `None` where there is none or `GOENV=off`.
@@ -142,7 +213,7 @@ fn parse_go_environment(text: &str) -> BTreeMap<String, String> {
 }
 
 /// The index URL of pip, which is uv's too.
-pub fn python(machine: &Machine) -> Answer {
+fn python(machine: &Machine) -> Answer {
     for name in ["PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL"] {
         if let Some(url) = machine.variable(name) {
             // uv allows `name=URL`.
@@ -228,7 +299,7 @@ fn pip_index_url(text: &str) -> Option<String> {
 }
 
 /// The index that cargo uses for crates without a registry of their own.
-pub fn crates(machine: &Machine) -> Answer {
+fn crates(machine: &Machine) -> Answer {
     match replaced_source(machine) {
         Some(Ok(known)) => return Answer::Known(known),
         Some(Err(way)) => return unknown(&way),
@@ -273,31 +344,130 @@ fn replaced_source(machine: &Machine) -> Option<Result<Known, String>> {
     })
 }
 
-/// Lets cargo look for a crate with an empty CARGO_HOME, through a proxy that refuses: it names its host in `CONNECT`.
+/// Lets cargo look for a crate with an empty CARGO_HOME.
 fn ask_cargo(machine: &Machine) -> io::Result<Option<String>> {
-    let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    // Where even loopback is down nobody ever connects, not even to end the wait.
-    proxy.set_nonblocking(true)?;
-    let address = proxy.local_addr()?;
-    let mut environment = machine.environment_without(&["NO_PROXY", "no_proxy", "CARGO_NET_OFFLINE"]);
+    let mut environment = machine.environment_without(&["CARGO_NET_OFFLINE"]);
     for (name, value) in [
-        ("CARGO_HOME", machine.scratch.display().to_string()),
-        ("CARGO_HTTP_PROXY", format!("http://{address}")),
+        ("CARGO_HOME", machine.scratch.join("cargo").display().to_string()),
         ("CARGO_HTTP_TIMEOUT", "2".to_owned()),
         ("CARGO_NET_RETRY", "0".to_owned()),
     ] {
         environment.insert(name.to_owned(), value);
     }
     let cargo = machine.variable("CARGO").unwrap_or("cargo");
+    let argv = [cargo, "search", "--registry", "crates-io", "--limit", "1", "x"];
+    wanted_host(machine, &argv, environment, &["CARGO_HTTP_PROXY"])
+}
+
+/// rustup's servers: `RUSTUP_DIST_SERVER` and `RUSTUP_UPDATE_ROOT`.
+fn rustup(machine: &Machine) -> Answer {
+    let root = |dist: &str| match machine.variable("RUSTUP_UPDATE_ROOT") {
+        Some(root) => root.to_owned(),
+        None => format!("{}/rustup", dist.trim_end_matches('/')),
+    };
+    if let Some(dist) = machine.variable("RUSTUP_DIST_SERVER") {
+        return Answer::Known(Known::new(dist, "RUSTUP_DIST_SERVER").and(Some(&root(dist))));
+    }
+    match ask_rustup(machine) {
+        Ok(Some(host)) => {
+            let dist = format!("https://{host}");
+            Answer::Known(Known::new(&dist, "rustup").and(Some(&root(&dist))))
+        }
+        Ok(None) | Err(_) => unknown("set RUSTUP_DIST_SERVER and RUSTUP_UPDATE_ROOT"),
+    }
+}
+
+/// Lets rustup look for a toolchain that cannot exist, with nothing of the user's in its reach: there is nothing that it
+/// could install or update.
+fn ask_rustup(machine: &Machine) -> io::Result<Option<String>> {
+    let mut environment = machine.environment_without(&["RUSTUP_UPDATE_ROOT", "RUSTUP_DIST_ROOT", "RUSTUP_TOOLCHAIN"]);
+    for (name, value) in [
+        ("RUSTUP_HOME", machine.scratch.join("rustup").display().to_string()),
+        ("CARGO_HOME", machine.scratch.join("rustup-cargo").display().to_string()),
+        ("RUSTUP_MAX_RETRIES", "0".to_owned()),
+        ("RUSTUP_AUTO_INSTALL", "0".to_owned()),
+    ] {
+        environment.insert(name.to_owned(), value);
+    }
+    let argv = ["rustup", "toolchain", "install", "--no-self-update", "--profile", "minimal", "0.0.0"];
+    wanted_host(machine, &argv, environment, &["HTTPS_PROXY", "https_proxy"])
+}
+
+/// The host that a program wants to reach: it is given a proxy that refuses, and names its host in `CONNECT`.
+fn wanted_host(
+    machine: &Machine,
+    argv: &[&str],
+    mut environment: BTreeMap<String, String>,
+    proxy_variables: &[&str],
+) -> io::Result<Option<String>> {
+    let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // Where even loopback is down nobody ever connects, not even to end the wait.
+    proxy.set_nonblocking(true)?;
+    let address = proxy.local_addr()?;
+    for name in ["NO_PROXY", "no_proxy"] {
+        environment.remove(name);
+    }
+    environment.extend(proxy_variables.iter().map(|&name| (name.to_owned(), format!("http://{address}"))));
     let done = Arc::new(AtomicBool::new(false));
     let listening = thread::spawn({
         let done = Arc::clone(&done);
         move || refuse(&proxy, &done)
     });
-    let run = (machine.run)(&[cargo, "search", "--registry", "crates-io", "--limit", "1", "x"], &environment);
+    let run = (machine.run)(argv, &environment);
     done.store(true, Ordering::SeqCst);
     let host = listening.join().ok().flatten();
     run.map(|_| host)
+}
+
+/// npm's registry.
+fn npm(machine: &Machine) -> Answer {
+    for name in ["npm_config_registry", "NPM_CONFIG_REGISTRY"] {
+        if let Some(url) = machine.variable(name) {
+            return Answer::Known(Known::new(url, name));
+        }
+    }
+    let mut environment = machine.environment.clone();
+    environment.insert("npm_config_update_notifier".to_owned(), "false".to_owned());
+    // It reads its files itself, the user's and the machine's.
+    let said = machine.ask(&["npm", "config", "get", "registry"], &environment);
+    match said.as_deref().map(str::trim).filter(|url| MirrorUrl::parse(url).is_ok()) {
+        Some(url) => Answer::Known(Known::new(url, "npm config")),
+        None => unknown("set npm_config_registry to a registry's URL"),
+    }
+}
+
+/// Debian's archive and its security archive, as this Debian uses them.
+fn apt(machine: &Machine) -> Answer {
+    let is_debian = |text: String| text.lines().any(|line| matches!(line, "ID=debian" | "ID=\"debian\""));
+    let debian = (machine.read)(Path::new("/etc/os-release")).is_ok_and(is_debian);
+    let targets = ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)"];
+    let said = debian.then(|| machine.ask(&targets, machine.environment)).flatten().unwrap_or_default();
+    match debian_archives(&said) {
+        Some((base, security)) => Answer::Known(Known::new(base, "apt").and(Some(&security))),
+        None => unknown("name a Debian archive and its security archive under [mirror.NAME.apt]"),
+    }
+}
+
+/// From lines `SITE RELEASE`: the archive that also has the release's updates, since others may carry a release's name too.
+fn debian_archives(targets: &str) -> Option<(&str, String)> {
+    let targets: Vec<(&str, &str)> = targets.lines().filter_map(|line| line.split_once(' ')).collect();
+    let (base, release) =
+        targets.iter().find_map(|(site, release)| Some((*site, release.strip_suffix("-updates")?)))?;
+    let security = targets.iter().find(|(_, it)| it.strip_suffix("-security") == Some(release)).map(|(site, _)| *site);
+    Some((base, security.map_or_else(|| format!("{base}-security"), str::to_owned)))
+}
+
+/// The Hugging Face hub.
+fn hub(machine: &Machine) -> Answer {
+    if let Some(url) = machine.variable("HF_ENDPOINT") {
+        return Answer::Known(Known::new(url, "HF_ENDPOINT"));
+    }
+    let script = "from huggingface_hub.constants import ENDPOINT; print(ENDPOINT)";
+    let said = machine.ask(&["python3", "-E", "-c", script], machine.environment);
+    match said.as_deref().map(str::trim).filter(|url| MirrorUrl::parse(url).is_ok()) {
+        Some(url) => Answer::Known(Known::new(url, "the installed huggingface_hub")),
+        None => unknown("set HF_ENDPOINT to the hub's URL, or install huggingface_hub, which knows it"),
+    }
 }
 
 /// Answers every connection with 403 until `done`; the host of the first `CONNECT`.
@@ -406,6 +576,11 @@ mod tests {
         let (url, origin) = known(ask(python, &[], &[]));
         assert!(url.starts_with("https://") && url.ends_with("/simple/"), "{url} from {origin}");
 
+        let Answer::Known(rustup) = ask(rustup, &[], &[]) else { panic!("rustup did not say its server") };
+        let (dist, root) = rustup.pair().unwrap();
+        assert_eq!((rustup.origin.as_str(), dist.host()), ("rustup", root.host()));
+        assert!(dist.host().contains('.') && root.expose().ends_with("/rustup"), "{rustup:?}");
+
         let (url, origin) = known(ask(crates, &[], &[]));
         assert_eq!(origin, "cargo");
         let url = MirrorUrl::parse(&url).unwrap();
@@ -452,6 +627,59 @@ mod tests {
         assert_eq!(ways, ["set PIP_INDEX_URL to a simple index"]);
         let nowhere = &[("PATH", "/nowhere"), ("CARGO", "/nowhere/cargo")];
         assert!(matches!(ask(crates, nowhere, &[]), Answer::Unknown { .. }));
+    }
+
+    #[test]
+    fn npm_and_apt_name_theirs_where_they_are_installed() {
+        for (question, program) in [(npm as fn(&Machine) -> Answer, "npm"), (apt, "apt-get")] {
+            if Command::new(program).arg("--version").output().is_err() {
+                eprintln!("skipped: there is no {program} here");
+                continue;
+            }
+            let debian = fs::read_to_string("/etc/os-release").is_ok_and(|text| text.contains("\nID=debian\n"));
+            match ask(question, &[], &[]) {
+                Answer::Known(it) => assert!(it.urls()[0].host().contains('.'), "{it:?}"),
+                Answer::Unknown { ways } => assert!(program == "apt-get" && !debian, "{ways:?}"),
+            }
+        }
+        let mine = [("npm_config_registry", "https://npm.example/"), ("HF_ENDPOINT", "https://hub.example")];
+        assert_eq!(known(ask(npm, &mine, &[])), pair("https://npm.example/", "npm_config_registry"));
+        assert_eq!(known(ask(hub, &mine, &[])), pair("https://hub.example", "HF_ENDPOINT"));
+        let npmrc = ("home/.npmrc", "registry=https://file.example/\n");
+        if Command::new("npm").arg("--version").output().is_ok() {
+            assert_eq!(known(ask(npm, &[], &[npmrc])), pair("https://file.example/", "npm config"));
+        }
+    }
+
+    #[test]
+    fn the_archive_with_updates_is_debians_whoever_else_uses_its_release_names() {
+        let targets = "https://other.example/linux/debian trixie\nhttp://a/debian trixie\nhttp://a/debian trixie-updates\n\
+                       http://s/debian-security trixie-security\n";
+        assert_eq!(debian_archives(targets), Some(("http://a/debian", "http://s/debian-security".to_owned())));
+        assert_eq!(debian_archives("http://a/debian trixie-updates\n").unwrap().1, "http://a/debian-security");
+        assert_eq!(debian_archives("http://a/debian trixie\n"), None);
+    }
+
+    #[test]
+    fn several_are_asked_side_by_side_and_what_is_unknown_is_said_how_to_say() {
+        let environment: BTreeMap<String, String> =
+            [("GOPROXY", "https://go"), ("GOSUMDB", "sum.example"), ("PIP_INDEX_URL", "https://pip/simple/")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into();
+        let root = env::temp_dir();
+        let machine = Machine {
+            environment: &environment,
+            current_dir: &root,
+            scratch: &root,
+            read: &|_| Err(io::ErrorKind::NotFound.into()),
+            run: &|_, _| Err(io::ErrorKind::NotFound.into()),
+            pinned_go_env: None,
+        };
+        let (defaults, ways) =
+            ask_all(&[Ecosystem::Go, Ecosystem::Python, Ecosystem::Apt, Ecosystem::Oci].into(), &machine);
+        assert_eq!(defaults.keys().copied().collect::<Vec<_>>(), [Ecosystem::Go, Ecosystem::Python]);
+        assert_eq!(defaults[&Ecosystem::Go].second.as_ref().unwrap().expose(), "sum.example");
+        assert_eq!(ways.len(), 1, "{ways:?}");
     }
 
     #[test]

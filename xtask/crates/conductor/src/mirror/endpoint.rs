@@ -1,6 +1,7 @@
 //! One place to ask. Credentials in a URL stay inside: whatever prints an endpoint prints it masked, and only methods
 //! whose name begins with `expose` give them out.
 
+use super::expand::{self, Expand, Unexpanded, Variables};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -58,9 +59,10 @@ impl Serialize for Masked {
     }
 }
 
-/// `https://user:password@host:port/path`, for a Cargo index with `sparse+` before it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "Masked")]
+/// `https://user:password@host:port/path`, for a Cargo index with `sparse+` before it. In the tables of a file it may hold
+/// `${NAME}`; in a profile that was resolved it never does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(into = "Masked")]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[cfg_attr(test, schemars(with = "String"))]
 pub struct MirrorUrl(Masked);
@@ -72,10 +74,24 @@ pub enum InvalidUrl {
     /// These characters separate entries or end strings where tools read them.
     #[error("`{0}` holds `{1}`, which must be written as %{2:02X} in a URL")]
     Character(Masked, char, u32),
+    #[error("`{0}`: {1}")]
+    Variable(Masked, &'static str),
 }
 
 impl MirrorUrl {
     pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
+        let url = Self::checked(text);
+        if !text.contains("${") {
+            return url;
+        }
+        let masked = url.map_or_else(|wrong| wrong.text().clone(), |url| url.0);
+        match expand::plausible(text) {
+            Err(_) => Err(InvalidUrl::Variable(masked, "`${` begins a variable as `${NAME}` or `${NAME:-text}`")),
+            Ok(text) => Self::checked(&text).map(|_| Self(masked)),
+        }
+    }
+
+    fn checked(text: &str) -> Result<Self, InvalidUrl> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
         let (authority, path) = rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
         let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
@@ -130,6 +146,19 @@ impl MirrorUrl {
         }
     }
 
+    /// `https://user:password@host:port` and `path`, without the slash between them.
+    pub fn split_at_path(&self) -> (Self, String) {
+        let start = self.expose().len() - self.expose().split_once("://").map_or("", |(_, rest)| rest).len();
+        let path = self.expose()[start..].split_once('/').map_or("", |(_, path)| path).to_owned();
+        let end = |text: &str| text.strip_suffix(&path).unwrap_or(text).trim_end_matches('/').to_owned();
+        (Self(self.0.map(end)), path)
+    }
+
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host().trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
     pub fn is_sparse_index(&self) -> bool {
         self.expose().starts_with("sparse+")
     }
@@ -137,6 +166,20 @@ impl MirrorUrl {
     fn authority(&self) -> &str {
         let rest = self.expose().split_once("://").map_or("", |(_, rest)| rest);
         rest.split('/').next().unwrap_or(rest)
+    }
+}
+
+impl InvalidUrl {
+    fn text(&self) -> &Masked {
+        let (Self::Shape(text) | Self::Character(text, ..) | Self::Variable(text, _)) = self;
+        text
+    }
+}
+
+impl Expand for MirrorUrl {
+    fn expand(self, variables: &Variables) -> Result<Option<Self>, Unexpanded> {
+        let text = expand::text(self.expose(), variables)?;
+        if text.is_empty() { Ok(None) } else { Ok(Some(Self::checked(&text)?)) }
     }
 }
 
@@ -160,8 +203,8 @@ impl fmt::Display for MirrorUrl {
 }
 
 /// An entry of a list of places.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "Masked")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(into = "Masked")]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[cfg_attr(test, schemars(with = "String"))]
 pub enum Endpoint {
@@ -175,6 +218,15 @@ impl Endpoint {
         match self {
             Self::Direct => None,
             Self::Url(url) => Some(url),
+        }
+    }
+}
+
+impl Expand for Endpoint {
+    fn expand(self, variables: &Variables) -> Result<Option<Self>, Unexpanded> {
+        match self {
+            Self::Direct => Ok(Some(self)),
+            Self::Url(url) => Ok(url.expand(variables)?.map(Self::Url)),
         }
     }
 }
@@ -195,6 +247,31 @@ impl From<Endpoint> for Masked {
     }
 }
 
+/// `Deserialize` by `TryFrom<String>` while the text itself is read, so that a mistake is blamed on its own line rather than
+/// on the list around it, which serde's `try_from` would do.
+macro_rules! deserialize_text {
+    ($($type:ty),+ $(,)?) => {
+        $(impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl serde::de::Visitor<'_> for Text {
+                    type Value = $type;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("a string")
+                    }
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
+                        <$type>::try_from(text.to_owned()).map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Text)
+            }
+        })+
+    };
+}
+pub(super) use deserialize_text;
+
+deserialize_text!(MirrorUrl, Endpoint);
+
 /// An entry of a list whose places need two URLs: `["https://first", "https://second"]` or `"direct"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -211,6 +288,13 @@ impl UrlPair {
             Self::Direct => None,
             Self::Urls(first, second) => Some((first, second)),
         }
+    }
+}
+
+impl Expand for UrlPair {
+    fn expand(self, variables: &Variables) -> Result<Option<Self>, Unexpanded> {
+        let Self::Urls(first, second) = self else { return Ok(Some(self)) };
+        Ok(first.expand(variables)?.zip(second.expand(variables)?).map(|(first, second)| Self::Urls(first, second)))
     }
 }
 
@@ -310,6 +394,29 @@ mod tests {
         let wrong = MirrorUrl::parse("https://u:secret@a/|https://b/").unwrap_err().to_string();
         assert_eq!(wrong, "`https://****@a/|https://b/` holds `|`, which must be written as %7C in a URL");
         assert_eq!(MirrorUrl::parse("sparse+http://[::1]:8080/index/").unwrap().host(), "[::1]");
+    }
+
+    #[test]
+    fn a_variable_may_stand_where_the_rest_makes_a_url() {
+        for written in
+            ["${BASE}/go", "https://${HOST}:8443/go", "https://${USER}:${TOKEN}@corp/", "sparse+${BASE}/index/"]
+        {
+            assert_eq!(MirrorUrl::parse(written).map(|url| url.expose().to_owned()).as_deref(), Ok(written));
+        }
+        for wrong in ["${BASE", "corp/${X}", "${BASE}/a b", "ftp://${X}/"] {
+            assert!(MirrorUrl::parse(wrong).is_err(), "{wrong}");
+        }
+        let url = |written: &str, value: &str| {
+            MirrorUrl::parse(written).unwrap().expand(&Variables::from([("X".to_owned(), value.to_owned())]))
+        };
+        let corp = url("${X}/go", "https://u:secret@corp/art").unwrap().unwrap();
+        assert_eq!(
+            (corp.expose(), corp.to_string().as_str()),
+            ("https://u:secret@corp/art/go", "https://****@corp/art/go")
+        );
+        assert_eq!(url("${Y:-}", ""), Ok(None));
+        let wrong = url("${X}/go", "u:secret@corp").unwrap_err().to_string();
+        assert!(wrong.contains("****@corp") && !wrong.contains("secret"), "{wrong}");
     }
 
     #[test]

@@ -589,7 +589,10 @@ mod tests {
             mirror: Section,
         }
         let File { mirror } = toml::from_str(LAB).unwrap();
-        Profiles::new(vec![Layer { origin: "lab".into(), section: mirror }]).unwrap().resolve(name, egress).unwrap()
+        Profiles::new(vec![Layer { origin: "lab".into(), section: mirror }], Default::default())
+            .unwrap()
+            .resolve(name, egress)
+            .unwrap()
     }
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -597,7 +600,7 @@ mod tests {
     }
 
     fn defaults() -> Defaults {
-        let go = Known { value: "https://default.example,direct".into(), origin: "test".into() };
+        let go = Known::new("https://default.example,direct", "test");
         Defaults::from([(Ecosystem::Go, go)])
     }
 

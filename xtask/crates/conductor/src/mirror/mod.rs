@@ -7,6 +7,9 @@
 //!
 //! ```text
 //! endpoint.rs   one place to ask; hides credentials
+//! expand.rs     `${NAME}` in texts
+//! names.rs      private names
+//! template.rs   places by what is asked for: files, registries
 //! profile.rs    the tables, their layers, a resolved profile, its hosts
 //! direct.rs     what `direct` means on this machine
 //! env.rs        profile x tool -> variables and arguments
@@ -16,12 +19,18 @@
 pub mod direct;
 mod endpoint;
 pub mod env;
+mod expand;
+mod names;
 mod profile;
 mod selection;
+mod template;
 
 pub use endpoint::{Endpoint, InvalidUrl, Masked, MirrorUrl, UrlPair};
+pub use expand::{Unexpanded, Variables};
+pub use names::{Pattern, Private};
 pub use profile::{
-    Apt, ChecksumDatabase, Crates, Ecosystem, Egress, Fallthrough, Go, Hub, Layer, Listed, Npm, Profile, ProfileTable,
-    Profiles, Python, Rustup, Section, UnknownProfile,
+    Apt, ChecksumDatabase, Crates, Declared, Ecosystem, Egress, Fallthrough, Git, GitPrefix, Go, Host, Hub, Layer,
+    Listed, Npm, Profile, ProfileTable, Profiles, Python, Rustup, Section, Unresolved,
 };
 pub use selection::select;
+pub use template::{Files, Oci, OciPlace};

@@ -62,6 +62,10 @@ pub const LOCK_TIMEOUT: &str = "XTASK_LOCK_TIMEOUT";
 pub const LAUNCHER: &str = "XTASK_LAUNCHER";
 /// Set by the launcher: the checkout that it belongs to.
 pub const REPO_ROOT: &str = "XTASK_REPO_ROOT";
+/// For the built-in mirror profile `corporate`: its host, a PEM file, a proxy.
+pub const CORP_HOST: &str = "XTASK_CORP_HOST";
+pub const CORP_CA: &str = "XTASK_CORP_CA";
+pub const CORP_PROXY: &str = "XTASK_CORP_PROXY";
 /// For tests: names of parts that must not be skipped, separated by commas, or `all`.
 pub const REQUIRE: &str = "XTASK_REQUIRE";
 /// Old: the configuration of the running stack.

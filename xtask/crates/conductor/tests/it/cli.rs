@@ -217,7 +217,7 @@ fn an_unknown_profile_is_answered_with_those_there_are() {
         "mirror env --mirror nc",
         &expect![[r#"
             error[XT0308]: there is no mirror profile `nc`
-            hint: did you mean `cn`? Known: cn, direct
+            hint: did you mean `cn`? Known: cn, corporate, direct
             exit 3
         "#]],
     );
@@ -226,7 +226,7 @@ fn an_unknown_profile_is_answered_with_those_there_are() {
         "mirror use lab",
         &expect![[r#"
             error[XT0308]: there is no mirror profile `lab`
-            hint: known profiles: cn, direct; define one as [mirror.lab.…] in xtask.local.toml
+            hint: known profiles: cn, corporate, direct; define one as [mirror.lab.…] in xtask.local.toml
             exit 3
         "#]],
     );
@@ -243,7 +243,8 @@ fn a_profile_of_ones_own_is_listed_shown_and_used() {
         "mirror list",
         &expect![[r#"
             no profile is in force: each tool does what you configured (`cargo xtask mirror use NAME` chooses one)
-              cn           built-in
+              cn           built-in, as of 2026-11
+              corporate    built-in
               direct       built-in
               lab          xtask.local.toml
             exit 0
@@ -260,6 +261,7 @@ fn a_profile_of_ones_own_is_listed_shown_and_used() {
             hub.send_token       false
             name                 lab
             python.list          https://****@mirror.example/simple/
+            python.from          xtask.local.toml
             exit 0
         "#]],
     );
@@ -290,12 +292,13 @@ fn a_profile_of_ones_own_is_listed_shown_and_used() {
         &project,
         "mirror list --format json",
         &expect![[r#"
-        {"egress":"prefer-mirrors","event":"mirror","name":"cn","origins":["built-in"],"schema":1,"selected":false}
-        {"egress":"direct","event":"mirror","name":"direct","origins":["built-in"],"schema":1,"selected":false}
-        {"egress":"mirrors-only","event":"mirror","name":"lab","origins":["xtask.local.toml"],"schema":1,"selected":true}
-        {"cache":{"hit":0,"ran":0,"restored":0},"event":"summary","exit_code":0,"hosts_contacted":[],"mirror":{},"ok":true,"schema":1,"seconds":[TIME]}
-        exit 0
-    "#]],
+            {"as_of":"2026-11","egress":"prefer-mirrors","event":"mirror","name":"cn","origins":["built-in"],"schema":1,"selected":false}
+            {"egress":"mirrors-only","event":"mirror","name":"corporate","origins":["built-in"],"schema":1,"selected":false}
+            {"egress":"direct","event":"mirror","name":"direct","origins":["built-in"],"schema":1,"selected":false}
+            {"egress":"mirrors-only","event":"mirror","name":"lab","origins":["xtask.local.toml"],"schema":1,"selected":true}
+            {"cache":{"hit":0,"ran":0,"restored":0},"event":"summary","exit_code":0,"hosts_contacted":[],"mirror":{},"ok":true,"schema":1,"seconds":[TIME]}
+            exit 0
+        "#]],
     );
     let text = fs::read_to_string(project.folder.0.join("xtask.local.toml")).unwrap();
     assert!(text.contains("# mine") && text.contains("[mirror.lab.python]"), "{text}");
