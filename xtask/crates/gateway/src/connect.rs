@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Kind};
 use crate::url::{Origin, Url};
-use protocol::{Limits, Proxy};
+use protocol::{Proxy, Setup};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::future::Future;
@@ -52,6 +52,7 @@ pub struct Forward {
 pub struct Connector {
     proxy: ProxyRules,
     ca_bundles: Vec<PathBuf>,
+    further_authorities: Vec<PathBuf>,
     /// Made on first use: reading a system store costs more than many a whole run over plain http.
     tls: OnceCell<TlsConnector>,
     bound: Duration,
@@ -59,12 +60,13 @@ pub struct Connector {
 
 impl Connector {
     /// # Errors: Configuration, for a proxy URL that cannot be used.
-    pub fn new(proxy: &Proxy, ca_bundles: &[PathBuf], limits: &Limits) -> Result<Self, Error> {
+    pub fn new(setup: &Setup) -> Result<Self, Error> {
         Ok(Self {
-            proxy: ProxyRules::new(proxy)?,
-            ca_bundles: ca_bundles.to_vec(),
+            proxy: ProxyRules::new(&setup.proxy)?,
+            ca_bundles: setup.ca_bundles.clone(),
+            further_authorities: setup.further_authorities.clone(),
             tls: OnceCell::new(),
-            bound: Duration::from_secs(limits.connect_seconds),
+            bound: Duration::from_secs(setup.limits.connect_seconds),
         })
     }
 
@@ -98,7 +100,8 @@ impl Connector {
     }
 
     async fn handshake(&self, target: &Origin, stream: TcpStream) -> Result<Box<dyn Stream>, Error> {
-        let connector = self.tls.get_or_try_init(|| async { tls_connector(&self.ca_bundles) }).await?;
+        let connector =
+            self.tls.get_or_try_init(|| async { tls_connector(&self.ca_bundles, &self.further_authorities) }).await?;
         let host = target.host.trim_matches(['[', ']']).to_owned();
         let name = ServerName::try_from(host).map_err(|cause| Error::new(Kind::Tls, cause.to_string()))?;
         match self.bounded(connector.connect(name, stream)).await {
@@ -173,7 +176,8 @@ async fn tunnel(stream: &mut TcpStream, target: &Origin, authorization: Option<&
     }
 }
 
-fn tls_connector(ca_bundles: &[PathBuf]) -> Result<TlsConnector, Error> {
+/// `further`: trusted in addition to the bundles, or to the system's store where there are none.
+fn tls_connector(ca_bundles: &[PathBuf], further: &[PathBuf]) -> Result<TlsConnector, Error> {
     let mut roots = rustls::RootCertStore::empty();
     let configuration = |message: String| Error::new(Kind::Configuration, message);
     if ca_bundles.is_empty() {
@@ -186,7 +190,7 @@ fn tls_connector(ca_bundles: &[PathBuf]) -> Result<TlsConnector, Error> {
             )));
         }
     }
-    for path in ca_bundles {
+    for path in ca_bundles.iter().chain(further) {
         let unreadable = |cause| configuration(format!("cannot read the CA bundle {}: {cause}", path.display()));
         let certificates = CertificateDer::pem_file_iter(path)
             .map_err(unreadable)?

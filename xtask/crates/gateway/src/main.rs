@@ -70,7 +70,7 @@ impl Gateway {
             );
             return Err(Error::new(Kind::Configuration, message));
         }
-        let connector = Connector::new(&setup.proxy, &setup.ca_bundles, &setup.limits)?;
+        let connector = Connector::new(&setup)?;
         Ok(Self {
             client: Rc::new(Client::new(connector, setup.limits.clone(), setup.allowed_hosts.clone())),
             downloads: Downloads::open(&setup.downloads)?,

@@ -5,13 +5,16 @@
 //! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
+use protocol::names::covers;
 use protocol::{Ecosystem, ProbeVerdict, Upstream};
 
 impl Gateway {
     /// The upstreams for a name (a crate, module, project, package, repository), best first.
     pub async fn upstreams(&self, ecosystem: Ecosystem, name: &str) -> Vec<Upstream> {
         let private = self.setup.private.get(&ecosystem).into_iter().flatten();
-        if let Some(own) = private.into_iter().find(|it| it.names.iter().any(|glob| matches(glob, name))) {
+        if let Some(own) =
+            private.into_iter().find(|it| it.names.iter().any(|pattern| covers(ecosystem, pattern, name)))
+        {
             return own.upstreams.clone();
         }
         let mut upstreams = self.setup.upstreams.get(&ecosystem).cloned().unwrap_or_default();
@@ -26,43 +29,6 @@ impl Gateway {
             Some(report) if report.verdict == ProbeVerdict::Ok => (0, report.score_milliseconds.unwrap_or(u64::MAX)),
             None => (0, u64::MAX),
             Some(report) => (1, report.score_milliseconds.unwrap_or(u64::MAX)),
-        }
-    }
-}
-
-/// Whether `name` is one that a glob means, in which `*` is any run of characters.
-pub fn matches(glob: &str, name: &str) -> bool {
-    let mut parts = glob.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
-    let parts: Vec<&str> = parts.collect();
-    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
-    for part in middle {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches;
-
-    #[test]
-    fn a_star_is_any_run_of_characters() {
-        for (glob, name, expected) in [
-            ("corp-*", "corp-auth", true),
-            ("corp-*", "my-corp-auth", false),
-            ("@corp/*", "@corp/a/b", true),
-            ("*.corp.example/*", "git.corp.example/x", true),
-            ("*.corp.example/*", "corp.example.org/x", false),
-            ("a*a", "a", false),
-            ("exact", "exact", true),
-            ("exact", "exactly", false),
-            ("*", "", true),
-        ] {
-            assert_eq!(matches(glob, name), expected, "{glob} {name}");
         }
     }
 }

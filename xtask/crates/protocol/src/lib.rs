@@ -7,6 +7,8 @@
 //! This crate holds plain data only: no I/O, no policy. Secrets cross this pipe and nowhere else: they are never in
 //! argv, never in an [`Event`].
 
+pub mod names;
+
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -72,6 +74,10 @@ pub struct Setup {
     pub downloads: PathBuf,
     /// Ordered upstreams per ecosystem; one without an entry cannot be asked.
     pub upstreams: BTreeMap<Ecosystem, Vec<Upstream>>,
+    /// Where the next upstream is asked after 404 and 410 only: its list begins with a private place, and when that refuses
+    /// or is down the names of private things must not be asked of a public one.
+    #[serde(default)]
+    pub only_after_absence: BTreeSet<Ecosystem>,
     /// Hosts that serve Go's checksum database themselves, for when no module proxy passes it on: `{url}/lookup/…`.
     #[serde(default)]
     pub databases: Vec<Upstream>,
@@ -100,6 +106,9 @@ pub struct Setup {
     /// PEM bundles to trust (`SSL_CERT_FILE`); empty: the system's store.
     #[serde(default)]
     pub ca_bundles: Vec<PathBuf>,
+    /// PEM bundles that are trusted in addition to those.
+    #[serde(default)]
+    pub further_authorities: Vec<PathBuf>,
     #[serde(default)]
     pub limits: Limits,
 }
@@ -107,7 +116,7 @@ pub struct Setup {
 /// Private names of one ecosystem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Private {
-    /// Globs in which `*` matches any run of characters: `corp-*`, `@corp/*`, `git.corp.example/*`.
+    /// Patterns, see [`names::covers`]: `corp-*`, `@corp/*`, `git.corp.example/*`.
     pub names: Vec<String>,
     /// Who may be asked for them; empty: nobody.
     pub upstreams: Vec<Upstream>,

@@ -8,18 +8,22 @@ use crate::document::Source;
 use crate::error::{Code, Error, ExitCode, Result};
 use crate::files;
 use crate::mirror::direct::{self, Defaults, Machine};
-use crate::mirror::env::{Context, Gateway as Door, Tool, ToolEnvironment, tool_environment};
-use crate::mirror::{Ecosystem, Egress, Endpoint, Layer, Masked, MirrorUrl, Profile, Profiles, Unexpanded, Unresolved};
+use crate::mirror::env::{Context, Gateway as Door, HUB_TOKENS, Tool, ToolEnvironment, tool_environment};
+use crate::mirror::setup::{Places, defaults_needed, places};
+use crate::mirror::{Ecosystem, Egress, Endpoint, Layer, Masked, Profile, Profiles, Unexpanded, Unresolved};
 use crate::process::{self, Invocation};
 use crate::project::Project;
 use crate::report::{Sink, ToolMapping};
 use crate::satellite::{self, Gateway};
 use crate::settings::{MirrorChoice, Origin, Settings, env};
-use protocol::{Limits, Pins, Proxy, SCHEMA, Samples, Setup, Upstream};
+use protocol::{Limits, Pins, Proxy, SCHEMA, Samples, Setup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// What builds fetch from.
+const BUILDS: [Ecosystem; 4] = [Ecosystem::Crates, Ecosystem::Go, Ecosystem::Python, Ecosystem::Hub];
 
 /// The release that Debian packages are taken from.
 const DEBIAN_RELEASE: &str = "bookworm";
@@ -32,6 +36,8 @@ pub struct Outside<'a> {
     log: PathBuf,
     /// Our environment as text, for the mapping.
     environment: BTreeMap<String, String>,
+    /// Whose defaults are asked for: each answer costs a child or two.
+    scope: BTreeSet<Ecosystem>,
     defaults: OnceLock<(Defaults, Vec<String>)>,
     /// Known hashes, told before the gateway starts.
     pins: Mutex<Pins>,
@@ -67,10 +73,17 @@ impl<'a> Outside<'a> {
             profile,
             sink,
             log,
+            scope: BUILDS.into(),
             defaults: OnceLock::new(),
             pins: Mutex::default(),
             gateway: Mutex::default(),
         })
+    }
+
+    /// The same for somebody who asks about every ecosystem, and not only about those that builds fetch from.
+    pub fn for_every_ecosystem(mut self) -> Self {
+        self.scope.extend(defaults_needed(None));
+        self
     }
 
     /// Any profile by its name.
@@ -123,7 +136,7 @@ impl<'a> Outside<'a> {
                 run: &run,
                 pinned_go_env: None,
             };
-            let answer = direct::ask_all(&[Ecosystem::Go, Ecosystem::Python, Ecosystem::Crates].into(), &machine);
+            let answer = direct::ask_all(&(&defaults_needed(self.profile.as_ref()) & &self.scope), &machine);
             let _ = files::remove(&scratch);
             answer
         })
@@ -313,72 +326,43 @@ impl<'a> Outside<'a> {
         let variable = |names: [&str; 2]| {
             names.iter().find_map(|name| self.environment.get(*name).cloned()).filter(|it| !it.is_empty())
         };
+        let offline = self.settings.offline.value;
+        let token = HUB_TOKENS.iter().find_map(|name| self.environment.get(*name)).filter(|it| !it.is_empty());
+        let places = match &self.profile {
+            _ if offline => Places::default(),
+            profile => places(profile.as_ref(), &self.direct().0, token.map(String::as_str)),
+        };
+        let own_proxy =
+            self.profile.as_ref().and_then(|profile| profile.proxy.as_ref()).map(|url| url.expose().to_owned());
+        let own_exceptions =
+            self.profile.as_ref().map(|profile| profile.no_proxy.join(",")).filter(|it| !it.is_empty());
+        let bundle = self.profile.as_ref().and_then(|profile| profile.ca_bundle.as_ref());
         Setup {
             schema: SCHEMA,
             downloads: self.settings.cache.downloads(),
-            upstreams: if self.settings.offline.value { BTreeMap::new() } else { self.upstreams() },
-            databases: Vec::new(),
-            registries: BTreeMap::new(),
-            files: BTreeMap::new(),
-            private: BTreeMap::new(),
-            allowed_hosts: None,
+            upstreams: places.upstreams,
+            only_after_absence: places.only_after_absence,
+            databases: places.databases,
+            registries: places.registries,
+            files: places.files,
+            private: places.private,
+            allowed_hosts: if offline { Some(BTreeSet::new()) } else { places.allowed_hosts },
             pins: self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             samples: Samples::default(),
             measured: Vec::new(),
             proxy: Proxy {
-                https: variable(["HTTPS_PROXY", "https_proxy"]).or_else(|| variable(["ALL_PROXY", "all_proxy"])),
-                http: variable(["HTTP_PROXY", "http_proxy"]).or_else(|| variable(["ALL_PROXY", "all_proxy"])),
-                no_proxy: variable(["NO_PROXY", "no_proxy"]),
+                https: own_proxy
+                    .clone()
+                    .or_else(|| variable(["HTTPS_PROXY", "https_proxy"]))
+                    .or_else(|| variable(["ALL_PROXY", "all_proxy"])),
+                http: own_proxy
+                    .or_else(|| variable(["HTTP_PROXY", "http_proxy"]))
+                    .or_else(|| variable(["ALL_PROXY", "all_proxy"])),
+                no_proxy: own_exceptions.or_else(|| variable(["NO_PROXY", "no_proxy"])),
             },
-            ca_bundles: self
-                .environment
-                .get("SSL_CERT_FILE")
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from)
-                .into_iter()
-                .collect(),
+            ca_bundles: variable(["SSL_CERT_FILE"; 2]).map(PathBuf::from).into_iter().collect(),
+            further_authorities: bundle.map(|path| self.settings.workspace.root.join(path)).into_iter().collect(),
             limits: Limits::default(),
-        }
-    }
-
-    fn upstreams(&self) -> BTreeMap<protocol::Ecosystem, Vec<Upstream>> {
-        type List = fn(&Profile) -> &[Endpoint];
-        let direct = [Endpoint::Direct];
-        let lists: [(protocol::Ecosystem, Ecosystem, List); 4] = [
-            (protocol::Ecosystem::Crates, Ecosystem::Crates, |profile| &profile.crates.list),
-            (protocol::Ecosystem::Go, Ecosystem::Go, |profile| &profile.go.proxy),
-            (protocol::Ecosystem::Python, Ecosystem::Python, |profile| &profile.python.list),
-            (protocol::Ecosystem::Hub, Ecosystem::Hub, |profile| &profile.hub.endpoints),
-        ];
-        let defaults = &self.direct().0;
-        let mut upstreams = BTreeMap::new();
-        for (name, ecosystem, list) in lists {
-            let endpoints = self.profile.as_ref().map_or(&direct[..], list);
-            let found: Vec<Upstream> =
-                endpoints.iter().flat_map(|it| self.upstream(it, defaults.get(&ecosystem))).collect();
-            if !found.is_empty() {
-                upstreams.insert(name, found);
-            }
-        }
-        upstreams
-    }
-
-    /// The places behind one entry; none for a default that is not known.
-    fn upstream(&self, endpoint: &Endpoint, default: Option<&direct::Known>) -> Vec<Upstream> {
-        let named = |url: &MirrorUrl, origin: String| Upstream {
-            // `sparse+` is cargo's word for a protocol, which the gateway knows by the ecosystem.
-            url: url.without_credentials().trim_start_matches("sparse+").to_owned(),
-            second: None,
-            origin,
-            authorization: url.expose_authorization(),
-        };
-        match (endpoint, &self.profile, default) {
-            (Endpoint::Url(url), Some(profile), _) => vec![named(url, format!("mirror {}", profile.name))],
-            (Endpoint::Url(url), None, _) => vec![named(url, "direct".to_owned())],
-            (Endpoint::Direct, _, Some(known)) => {
-                known.urls().iter().map(|url| named(url, format!("direct ({})", known.origin))).collect()
-            }
-            (Endpoint::Direct, _, None) => Vec::new(),
         }
     }
 
@@ -550,7 +534,7 @@ mod tests {
         let settings = Settings::resolve(&args, workspace, environment, Local::default(), &declaration, false).unwrap();
         let project = Project { declaration, pins: Default::default(), source: Default::default() };
         let outside = Outside::new(&settings, &project, Sink::nowhere(), "log".into()).unwrap();
-        let upstreams = outside.upstreams();
+        let upstreams = outside.setup().upstreams;
         let first = |ecosystem| upstreams[&ecosystem][0].clone();
         assert_eq!(first(protocol::Ecosystem::Crates).url, "https://rsproxy.cn/index/");
         assert_eq!(first(protocol::Ecosystem::Go).url, "https://goproxy.cn");

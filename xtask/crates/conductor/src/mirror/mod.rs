@@ -13,6 +13,7 @@
 //! profile.rs    the tables, their layers, a resolved profile, its hosts
 //! direct.rs     what `direct` means on this machine
 //! env.rs        profile x tool -> variables and arguments
+//! setup.rs      profile -> what the gateway is told
 //! selection.rs  `mirror use`: the text of xtask.local.toml
 //! ```
 
@@ -23,6 +24,7 @@ mod expand;
 mod names;
 mod profile;
 mod selection;
+pub mod setup;
 mod template;
 
 pub use endpoint::{Endpoint, InvalidUrl, Masked, MirrorUrl, UrlPair};

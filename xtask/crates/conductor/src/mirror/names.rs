@@ -1,11 +1,10 @@
 //! Names that are nobody else's business: asked of their own places only, never of a public list.
-//!
-//! `*` is any run of characters; for Go modules the patterns mean what they mean in `GOPRIVATE`: they match a path from its
-//! beginning, element by element. Source: `go help module-private`, `golang.org/x/mod/module.MatchPrefixPatterns`.
+//! What a pattern covers is said in one place for this side and the gateway: [`covers`].
 
 use super::endpoint::{MirrorUrl, deserialize_text};
 use super::expand::{Expand, Unexpanded, Variables};
 use super::profile::Ecosystem;
+use protocol::names::covers;
 use serde::{Deserialize, Serialize};
 
 /// `{ names = ["corp-*"], list = ["https://…"] }`.
@@ -52,59 +51,9 @@ impl Pattern {
         &self.0
     }
 
-    /// Whether this pattern covers `name` as its ecosystem compares names: Python's are normalised (PEP 503), cargo takes
-    /// `-` and `_` for the same, hub and npm names are compared without case.
     pub fn matches(&self, ecosystem: Ecosystem, name: &str) -> bool {
-        match ecosystem {
-            Ecosystem::Go => {
-                let pattern = self.0.trim_end_matches('/');
-                let elements = pattern.matches('/').count() + 1;
-                let prefix: Vec<&str> = name.split('/').take(elements).collect();
-                prefix.len() == elements
-                    && pattern
-                        .split('/')
-                        .zip(prefix)
-                        .all(|(pattern, element)| covers(pattern.as_bytes(), element.as_bytes()))
-            }
-            Ecosystem::Python => covers(normalised(&self.0).as_bytes(), normalised(name).as_bytes()),
-            Ecosystem::Crates => {
-                let same = |name: &str| name.to_lowercase().replace('_', "-");
-                covers(same(&self.0).as_bytes(), same(name).as_bytes())
-            }
-            _ => covers(self.0.to_lowercase().as_bytes(), name.to_lowercase().as_bytes()),
-        }
+        ecosystem.protocol().is_some_and(|ecosystem| covers(ecosystem, &self.0, name))
     }
-}
-
-/// `*` in `pattern` is any run of bytes. Linear in practice: only the last `*` is ever tried again.
-fn covers(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut at, mut position, mut again) = (0, 0, None);
-    while position < name.len() {
-        if pattern.get(at) == Some(&b'*') {
-            again = Some((at + 1, position));
-            at += 1;
-        } else if pattern.get(at) == Some(&name[position]) {
-            (at, position) = (at + 1, position + 1);
-        } else if let Some((star, from)) = again {
-            (at, position, again) = (star, from + 1, Some((star, from + 1)));
-        } else {
-            return false;
-        }
-    }
-    pattern[at..].iter().all(|&byte| byte == b'*')
-}
-
-/// Source: PEP 503, "Normalized Names".
-fn normalised(name: &str) -> String {
-    let mut normalised = String::with_capacity(name.len());
-    for c in name.chars().flat_map(char::to_lowercase) {
-        match c {
-            '-' | '_' | '.' if normalised.ends_with('-') => {}
-            '-' | '_' | '.' => normalised.push('-'),
-            c => normalised.push(c),
-        }
-    }
-    normalised
 }
 
 impl Expand for Pattern {

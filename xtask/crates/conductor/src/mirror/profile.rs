@@ -36,6 +36,24 @@ pub enum Ecosystem {
     Git,
 }
 
+impl Ecosystem {
+    /// Its name towards the gateway; `None`: the gateway does not speak it.
+    pub fn protocol(self) -> Option<protocol::Ecosystem> {
+        Some(match self {
+            Self::Rustup => protocol::Ecosystem::Rustup,
+            Self::Crates => protocol::Ecosystem::Crates,
+            Self::Go => protocol::Ecosystem::Go,
+            Self::Python => protocol::Ecosystem::Python,
+            Self::Hub => protocol::Ecosystem::Hub,
+            Self::Npm => protocol::Ecosystem::Npm,
+            Self::Apt => protocol::Ecosystem::Apt,
+            Self::Files => protocol::Ecosystem::File,
+            Self::Oci => protocol::Ecosystem::Oci,
+            Self::Git => return None,
+        })
+    }
+}
+
 /// How far a profile may be left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

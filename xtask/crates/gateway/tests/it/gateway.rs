@@ -65,6 +65,7 @@ pub fn setup(folder: &Folder, ecosystem: Ecosystem, urls: &[&str]) -> Setup {
         schema: SCHEMA,
         downloads: folder.0.join("downloads"),
         upstreams: BTreeMap::from([(ecosystem, urls.iter().map(|url| upstream(url)).collect())]),
+        only_after_absence: Default::default(),
         databases: Vec::new(),
         registries: BTreeMap::new(),
         files: BTreeMap::new(),
@@ -75,6 +76,7 @@ pub fn setup(folder: &Folder, ecosystem: Ecosystem, urls: &[&str]) -> Setup {
         measured: Vec::new(),
         proxy: Proxy::default(),
         ca_bundles: Vec::new(),
+        further_authorities: Vec::new(),
         limits: Limits {
             connect_seconds: 2,
             first_byte_seconds: 2,
