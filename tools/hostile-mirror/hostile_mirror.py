@@ -1,50 +1,50 @@
 #!/usr/bin/env python3
 """A test server that plays public package mirrors, healthy or broken, and writes down every request.
 
-Owns: the endpoints (one of each scheme a host, so that a fault of a connection hits one host only), sending, and the
-access log. routes.py says who plays what, protocols.py what a healthy mirror answers, faults.py what goes wrong.
-Never: listens on an address it was not given, or lets a client see a whole answer before the access log has its line.
+Owns: the endpoints (one of each scheme a host, so that a fault of a connection hits one host only) and the access log.
+routes.py says who plays what, protocols/ what a healthy mirror answers, faults.py what goes wrong, conversation.py how
+it is sent. Beside the hosts of the table there are two of its own: an upstream CDN (fault `leak`) and a proxy.
+Never: listens on an address it was not given.
 
-    hostile_mirror.py serve --routes cn.toml --state DIR [--fault 'rsproxy.cn/*.crate=flip'] [--fixtures hub=DIR]
+    hostile_mirror.py serve --routes lab.toml --profile xtask.local.toml [--fault 'go-1.lab=dead'] [--fixtures hub=DIR]
 
 prints one JSON line when it is ready:
-    {"ca": PATH, "log": PATH, "hosts": {"rsproxy.cn": {"http": "http://127.0.0.1:PORT", "https": "https://…"}, …}}
+    {"ca": PATH, "log": PATH, "proxy": URL, "hosts": {"go-1.lab": {"http": "http://127.0.0.1:PORT", "https": …}, …}}
 and serves until SIGINT or SIGTERM. The access log has one JSON object a line:
-    {"time", "ecosystem", "host", "scheme", "method", "path", "status", "bytes", "range", "user_agent", "fault"}
-`status` is 0 where nothing was answered: silence, or a TLS handshake that failed (`method` and `path` are then null).
-From Python: `with serve_on_loopback(options) as mirror: mirror.url("rsproxy.cn", "http") …; mirror.log_entries()`.
+    {"time", "ecosystem", "host", "scheme", "proxied", "method", "path", "status", "bytes", "range", "user_agent",
+     "credentials", "fault"}
+`status` is 0 where this program answered nothing: silence, a TLS handshake that failed (`method` and `path` are then
+null), what an open proxy passed on. `credentials` names the headers that carried one, never their values.
+From Python: `with serve_on_loopback(options) as mirror: mirror.url("go-1.lab", "http") …; mirror.log_entries()`.
 """
 
 import argparse
 import datetime
-import hashlib
 import json
 import os
-import re
 import selectors
 import signal
 import socket
 import sys
 import tempfile
 import threading
-import time
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from answers import NOT_FOUND, Answer
 from authority import Authority, AuthorityError
-from faults import COUNTING_FAULTS, Fault, FaultError, FaultPlan, altered
-from protocols import NOT_FOUND, Answer, Protocols, Request
+from conversation import IDLE_TIMEOUT_SECONDS, Conversation
+from faults import CDN_HOST, OWN_HOSTS, PROXY_HOST, Fault, FaultError, FaultPlan
+from lab_profile import profile, write_profile
+from protocols import Request, Sources, healthy
 from routes import ECOSYSTEMS, Route, RouteError, RouteTable
 from upstream import Cache, Registries, UpstreamError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-CHUNK_BYTES = 64 * 1024
-IDLE_TIMEOUT_SECONDS = 60
-DRIP_INTERVAL_SECONDS = 1.0
+PROFILE_NAME = "lab"
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class Options:
     cache: Path
     faults: list[str] = field(default_factory=list)
     fixtures: dict[str, Path] = field(default_factory=dict)
+    oci_registries: dict[str, str] = field(default_factory=dict)
+    proxy_user: str | None = None
+    proxy_open: bool = False
+    profile: Path | None = None
 
     @staticmethod
     def declare(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +83,15 @@ class Options:
         parser.add_argument("--state", type=Path, help="certificates and access log (default: a new directory)")
         parser.add_argument("--cache", type=Path, default=cache_home / "hostile-mirror", help="(default: %(default)s)")
         parser.add_argument("--fault", action="append", default=[], metavar="HOST/GLOB=NAME", help="see faults.py")
-        parser.add_argument("--fixtures", action="append", default=[], metavar="ECOSYSTEM=DIR", help="see protocols.py")
+        parser.add_argument(
+            "--fixtures", action="append", default=[], metavar="ECOSYSTEM=DIR", help="layouts: protocols/__init__.py"
+        )
+        parser.add_argument(
+            "--registry", action="append", default=[], metavar="NAME=URL", help="copy this OCI registry from there"
+        )
+        parser.add_argument("--proxy-user", metavar="NAME:PASSWORD", help="what the proxy wants to be told")
+        parser.add_argument("--proxy-open", action="store_true", help="the proxy also leads to hosts of other people")
+        parser.add_argument("--profile", type=Path, metavar="FILE", help=f"write mirror profile `{PROFILE_NAME}` there")
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> "Options":
@@ -88,12 +100,23 @@ class Options:
         for text in arguments.fixtures:
             ecosystem, _, directory = text.partition("=")
             if ecosystem not in ECOSYSTEMS.values() or not Path(directory).is_dir():
-                raise RouteError(
-                    f"--fixtures {text}: write crates, go, simple or hub, `=`, and a directory that exists"
-                )
+                known = ", ".join(sorted(set(ECOSYSTEMS.values()) - {"redirect"}))
+                raise RouteError(f"--fixtures {text}: write one of {known}, `=`, and a directory that exists")
             fixtures[ecosystem] = Path(directory)
-        state = arguments.state or Path(tempfile.mkdtemp(prefix="hostile-mirror-"))
-        return cls(arguments.routes, state, arguments.cache, arguments.fault, fixtures)
+        for text in arguments.registry:
+            if "=http" not in text:
+                raise RouteError(f"--registry {text}: write for example docker.io=http://127.0.0.1:5000")
+        return cls(
+            arguments.routes,
+            arguments.state or Path(tempfile.mkdtemp(prefix="hostile-mirror-")),
+            arguments.cache,
+            arguments.fault,
+            fixtures,
+            dict(text.split("=", 1) for text in arguments.registry),
+            arguments.proxy_user,
+            arguments.proxy_open,
+            arguments.profile,
+        )
 
 
 class HostileMirror:
@@ -101,19 +124,31 @@ class HostileMirror:
 
     def __init__(self, options: Options):
         """Raises RouteError, FaultError, AuthorityError, OSError."""
+        self.options = options
         self.table = RouteTable.load(options.routes)
+        self.hosts = [*self.table.hosts, *OWN_HOSTS]
         self.plan = FaultPlan([Fault.parse(text) for text in options.faults])
         self.authority = Authority(options.state.resolve() / "authority")
         self.log_path = options.state.resolve() / "access.jsonl"
         self.endpoints: dict[tuple[str, str], Endpoint] = {}
-        self._protocols = Protocols(Cache(options.cache), Registries(), options.fixtures)
+        self._sources = Sources(Cache(options.cache), Registries(), options.fixtures, options.oci_registries)
         self._log = open(self.log_path, "w", buffering=1)
         self._log_lock = threading.Lock()
         self._wake, self._waker = socket.socketpair()
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
 
-    def start(self, endpoints: list[Endpoint]) -> None:
+    def start(self, endpoints: list[Endpoint], profile_scheme: str = "http") -> None:
         self.endpoints = {(endpoint.host, endpoint.scheme): endpoint for endpoint in endpoints}
+        self._by_address = {
+            (name, port): endpoint
+            for endpoint in endpoints
+            for name, port in (
+                endpoint.listener.getsockname(),
+                (endpoint.host, DEFAULT_PORTS[endpoint.scheme]),
+            )
+        }
+        if self.options.profile:
+            write_profile(self.options.profile, self.profile(profile_scheme))
         self._acceptor.start()
 
     def close(self) -> None:
@@ -134,25 +169,47 @@ class HostileMirror:
         parts = urllib.parse.urlsplit(url)
         if (parts.hostname, scheme) not in self.endpoints:
             return url
-        return self.url(parts.hostname, scheme) + parts.path
+        return self.url(parts.hostname, scheme) + urllib.parse.urlunsplit(("", "", parts.path, parts.query, ""))
 
-    def answer(self, found: tuple[Route, str] | None, scheme: str, path: str, accept: str) -> Answer:
+    def endpoint_at(self, host: str, port: int) -> Endpoint | None:
+        """Who listens there, by the host's own name and usual port or by address."""
+        return self._by_address.get((host, port))
+
+    def profile(self, scheme: str) -> str:
+        """TOML for xtask.local.toml: a mirror profile of everything that is played here."""
+        below = {
+            ecosystem: sorted(
+                {path.name for path in self.options.fixtures.get(ecosystem, Path(os.devnull)).glob("*")}
+                | (self.options.oci_registries.keys() if ecosystem == "oci" else set())
+            )
+            for ecosystem in ("files", "oci")
+        }
+        return profile(PROFILE_NAME, self.table, lambda host: self.url(host, scheme), below)
+
+    def find(self, host: str, path: str) -> tuple[Route, str] | None:
+        """The route and the prefix of `path` that it was found by; the CDN has every host's below its name."""
+        if host != CDN_HOST:
+            return self.table.find(host, path)
+        origin, _, rest = path[1:].partition("/")
+        found = self.table.find(origin, f"/{rest}")
+        return found and (found[0], f"/{origin}{found[1]}")
+
+    def answer(self, found: tuple[Route, str] | None, scheme: str, path: str, query: str, accept: str) -> Answer:
         """What a healthy mirror answers to `path`, which `found` was found for."""
         if found is None:
             return NOT_FOUND
         route, prefix = found
-        request = Request(path, prefix, path[len(prefix) :], accept, lambda url: self.rebase(url, scheme))
+        request = Request(path, prefix, path[len(prefix) :], query, accept, lambda url: self.rebase(url, scheme))
         try:
-            return self._protocols.answer(route, request)
+            return healthy(self._sources, route, request)
         except UpstreamError as error:
             print(f"hostile-mirror: {route.host}{path}: {error}", file=sys.stderr)
             return Answer(502, f"{error}\n".encode())
 
     def log(self, **entry) -> None:
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
         with self._log_lock:
             if not self._log.closed:
-                self._log.write(json.dumps({"time": now, **entry}) + "\n")
+                self._log.write(json.dumps({"time": now(), **entry}) + "\n")
 
     def log_entries(self) -> list[dict]:
         return [json.loads(line) for line in self.log_path.read_text().splitlines()]
@@ -172,9 +229,10 @@ class HostileMirror:
                         connection, _ = key.data.listener.accept()
                     except OSError:  # The client went away between select and accept.
                         continue
-                    threading.Thread(target=self._converse, args=(connection, key.data), daemon=True).start()
+                    threading.Thread(target=self.converse, args=(connection, key.data), daemon=True).start()
 
-    def _converse(self, connection: socket.socket, endpoint: Endpoint) -> None:
+    def converse(self, connection: socket.socket, endpoint: Endpoint, proxied: bool = False) -> None:
+        """Serves one connection until it ends, and closes it."""
         connection.setblocking(True)
         connection.settimeout(IDLE_TIMEOUT_SECONDS)
         fault = self.plan.of_connection(endpoint.host)
@@ -187,143 +245,27 @@ class HostileMirror:
                 ecosystem=None,
                 host=endpoint.host,
                 scheme=endpoint.scheme,
+                proxied=proxied,
                 method=None,
                 path=None,
                 status=0,
                 bytes=0,
                 range=None,
                 user_agent=None,
+                credentials=[],
                 fault=fault,
             )
             connection.close()
             return
         try:
             with connection:
-                Handler(connection, self, endpoint)
+                Conversation(connection, self, endpoint, proxied)
         except OSError:
             pass  # The client hung up; what it was sent is in the log.
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection, HTTP/1.1 with keep-alive."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def __init__(self, connection: socket.socket, mirror: HostileMirror, endpoint: Endpoint):
-        self.mirror, self.endpoint = mirror, endpoint
-        super().__init__(connection, connection.getpeername(), None)
-
-    def version_string(self) -> str:
-        return "hostile-mirror"
-
-    def log_message(self, *_arguments) -> None:
-        """Silences the base class; the access log has its own form."""
-
-    def do_GET(self) -> None:
-        mirror, host, scheme = self.mirror, self.endpoint.host, self.endpoint.scheme
-        path = self.path.partition("?")[0]
-        found = mirror.table.find(host, path)
-        self.ecosystem = found[0].ecosystem if found else None
-        fault = mirror.plan.of_request(host, path)
-        instead = mirror.plan.instead(fault, host, path) if fault else None
-        if fault and instead is None and fault.name in COUNTING_FAULTS:
-            fault = None  # Its turns are over.
-        self.fault = fault.name if fault else None
-        if self.fault == "silent":
-            self._log(0, 0)
-            self._await_hangup()
-            return
-        if instead is not None:
-            answer = instead
-        else:
-            answer = with_etag(mirror.answer(found, scheme, path, self.headers.get("Accept", "*/*")))
-            answer = altered(fault, answer) if fault else answer
-            answer = self._conditional(answer)
-        if "Location" in answer.headers:
-            location = mirror.rebase(answer.headers["Location"], scheme)
-            answer = replace(answer, headers={**answer.headers, "Location": location})
-        self._send(answer)
-
-    do_HEAD = do_GET
-
-    def _conditional(self, answer: Answer) -> Answer:
-        """RFC 9110: If-None-Match, then one byte range, with If-Range."""
-        if answer.status != 200:
-            return answer
-        etag = answer.headers["ETag"]
-        if self.headers.get("If-None-Match") == etag:
-            return replace(answer, status=304, body=b"")
-        if self.fault == "norange" or self.command == "HEAD":
-            return answer
-        answer = replace(answer, headers={**answer.headers, "Accept-Ranges": "bytes"})
-        wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        if not wanted or wanted.groups() == ("", "") or self.headers.get("If-Range", etag) != etag:
-            return answer
-        size, (first, last) = len(answer.body), wanted.groups()
-        start = int(first) if first else max(0, size - int(last))
-        end = min(int(last), size - 1) if first and last else size - 1
-        if start > end:
-            return Answer(416, b"", headers={"Content-Range": f"bytes */{size}"})
-        headers = {**answer.headers, "Content-Range": f"bytes {start}-{end}/{size}"}
-        return replace(answer, status=206, body=answer.body[start : end + 1], headers=headers)
-
-    def _send(self, answer: Answer) -> None:
-        """The log line is written before the last bytes leave, so whoever has the whole answer also finds its line."""
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        if answer.status != 304:
-            self.send_header("Content-Length", str(len(answer.body)))
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        body = b"" if self.command == "HEAD" else answer.body
-        if self.fault == "trunc":
-            body = body[: len(body) // 2]
-            self.close_connection = True
-        piece_bytes = 1 if self.fault == "drip" else CHUNK_BYTES
-        pieces = [body[start : start + piece_bytes] for start in range(0, len(body), piece_bytes)]
-        sent_bytes = 0
-        try:
-            if not pieces:
-                self._log(answer.status, 0)
-            self.end_headers()
-            for piece in pieces:
-                sent_bytes += len(piece)
-                if sent_bytes == len(body):
-                    self._log(answer.status, sent_bytes)
-                self.wfile.write(piece)
-                if self.fault == "drip":
-                    time.sleep(DRIP_INTERVAL_SECONDS)
-        except OSError:
-            self.close_connection = True
-            if sent_bytes < len(body):
-                self._log(answer.status, sent_bytes)
-
-    def _await_hangup(self) -> None:
-        self.close_connection = True
-        self.connection.settimeout(None)
-        while self.connection.recv(CHUNK_BYTES):
-            pass
-
-    def _log(self, status: int, sent_bytes: int) -> None:
-        self.mirror.log(
-            ecosystem=self.ecosystem,
-            host=self.endpoint.host,
-            scheme=self.endpoint.scheme,
-            method=self.command,
-            path=self.path,
-            status=status,
-            bytes=sent_bytes,
-            range=self.headers.get("Range"),
-            user_agent=self.headers.get("User-Agent"),
-            fault=self.fault,
-        )
-
-
-def with_etag(answer: Answer) -> Answer:
-    """The registry's own ETag, else one of the healthy bytes: a mirror that alters bytes does not alter its ETag."""
-    etag = f'"{hashlib.sha256(answer.body).hexdigest()[:32]}"'
-    return replace(answer, headers={"ETag": etag, **answer.headers}) if answer.status == 200 else answer
+def now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 def listen(address: str, port: int, fault: str | None) -> list[socket.socket]:
@@ -335,7 +277,7 @@ def listen(address: str, port: int, fault: str | None) -> list[socket.socket]:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((address, port))
-    if fault == "refuse":
+    if fault == "dead":
         return [listener]
     if fault == "blackhole":
         listener.listen(0)
@@ -349,7 +291,7 @@ def serve_on_loopback(options: Options, address: str = "127.0.0.1") -> Iterator[
     """A running mirror, each host on ports of its own."""
     mirror = HostileMirror(options)
     opened, endpoints = [], []
-    for host in mirror.table.hosts:
+    for host in mirror.hosts:
         for scheme in DEFAULT_PORTS:
             opened.append(listen(address, 0, mirror.plan.of_connection(host)))
             endpoints.append(Endpoint(host, scheme, opened[-1][0]))
@@ -367,8 +309,13 @@ def serve(options: Options, address: str) -> int:
     # Blocked before any thread starts, so that only sigwait below receives them.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     with serve_on_loopback(options, address) as mirror:
-        hosts = {host: {scheme: mirror.url(host, scheme) for scheme in DEFAULT_PORTS} for host in mirror.table.hosts}
-        ready = {"ca": str(mirror.authority.bundle), "log": str(mirror.log_path), "hosts": hosts}
+        hosts = {host: {scheme: mirror.url(host, scheme) for scheme in DEFAULT_PORTS} for host in mirror.hosts}
+        ready = {
+            "ca": str(mirror.authority.bundle),
+            "log": str(mirror.log_path),
+            "proxy": mirror.url(PROXY_HOST, "http"),
+            "hosts": hosts,
+        }
         print(json.dumps(ready), flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
     return 0

@@ -4,13 +4,15 @@
     netns.py run [--routes cn.toml] [--fault HOST/GLOB=NAME] [--env K=V] -- COMMAND…
     netns.py empty [--env K=V] -- COMMAND…
 
-Owns: the namespaces (network, mount, process) around the command, its hosts file, its environment.
+Owns: the namespaces (network, mount, process) around the command, its resolver files, its environment.
 Never: changes an interface, a file or a process outside of them, so there is nothing to clean up: the sockets are
 opened inside and handed to this process, which serves them from the outside, where the real registries are. The
 network inside has the loopback device only. When either side ends, however it ends, the kernel ends the rest.
 
-Every host has an address of its own in 10.231.0.0/16 on that device. The command's environment is the caller's, less
-every variable that names a proxy, a CA bundle or a mirror; SSL_CERT_FILE names the test authority alone.
+Every host has an address of its own in 10.231.0.0/16 on that device, which a name server of ours gives out. It writes
+every name that is looked up to lookups.jsonl beside the access log (nameserver.py); no other names exist. The command's
+environment is the caller's, less every variable that names a proxy, a CA bundle or a mirror; SSL_CERT_FILE names the
+test authority alone.
 Needs Linux, util-linux and iproute2, and root or unprivileged user namespaces. Exits with the command's own code.
 """
 
@@ -24,13 +26,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable
 
 from authority import AuthorityError
 from faults import FaultError
-from hostile_mirror import DEFAULT_PORTS, Endpoint, HostileMirror, Options, listen
+from hostile_mirror import DEFAULT_PORTS, Endpoint, HostileMirror, Options, listen, now
+from nameserver import NameServer
 from routes import RouteError
 
 FIRST_ADDRESS = ipaddress.IPv4Address("10.231.0.1")
+NAME_SERVER = ("10.231.255.53", 53)
+LOCAL_NAMES = "127.0.0.1 localhost\n"
 READY, START = b"ready", b"start"
 
 # What would lead the command to the caller's own mirrors, proxies or authorities.
@@ -88,7 +94,7 @@ def run(options: Options | None, assignments: dict[str, str], command: list[str]
     Raises NamespaceError, and what HostileMirror raises.
     """
     mirror = HostileMirror(options) if options else None
-    faults = {host: mirror.plan.of_connection(host) for host in mirror.table.hosts} if mirror else {}
+    faults = {host: mirror.plan.of_connection(host) for host in mirror.hosts} if mirror else {}
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -108,13 +114,16 @@ def run(options: Options | None, assignments: dict[str, str], command: list[str]
     ):
         theirs.close()
         try:
-            message, descriptors, _, _ = socket.recv_fds(ours, len(READY), 2 * len(faults))
+            message, descriptors, _, _ = socket.recv_fds(ours, len(READY), 2 * len(faults) + 1)
             if message != READY:
                 raise NamespaceError(f"the namespaces could not be made (exit {process.wait()})")
             if mirror:
                 names = [(host, scheme) for host in faults for scheme in DEFAULT_PORTS]
                 listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-                mirror.start([Endpoint(*name, listener) for name, listener in zip(names, listeners, strict=True)])
+                lookups = mirror.log_path.with_name("lookups.jsonl")
+                name_server = NameServer(listeners.pop(), addresses_of(faults), lookups, now)
+                endpoints = [Endpoint(*name, listener) for name, listener in zip(names, listeners, strict=True)]
+                mirror.start(endpoints, profile_scheme="https")
                 print(f"netns: access log {mirror.log_path}", file=sys.stderr)
             ours.sendall(START)
             while True:
@@ -125,21 +134,30 @@ def run(options: Options | None, assignments: dict[str, str], command: list[str]
         finally:
             process.kill()
             if mirror and mirror.endpoints:
+                name_server.close()
                 mirror.close()
+
+
+def addresses_of(hosts: Iterable[str]) -> dict[str, str]:
+    return {host: str(FIRST_ADDRESS + index) for index, host in enumerate(hosts)}
 
 
 def inside(control: socket.socket, faults: dict[str, str | None], command: list[str]) -> int:
     """Process 1 of the new namespaces: opens the sockets, hands them out, runs the command, reaps what it leaves."""
-    addresses = {host: str(FIRST_ADDRESS + index) for index, host in enumerate(faults)}
-    commands = ["link set lo up", *(f"address add {address}/32 dev lo" for address in addresses.values())]
+    addresses = addresses_of(faults)
+    local = [*addresses.values(), NAME_SERVER[0]]
+    commands = ["link set lo up", *(f"address add {address}/32 dev lo" for address in local)]
     subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
-    with tempfile.NamedTemporaryFile("w") as hosts_file:
-        lines = ["127.0.0.1 localhost", *(f"{address} {host}" for host, address in addresses.items())]
-        hosts_file.write("".join(f"{line}\n" for line in lines))
-        hosts_file.flush()
-        os.chmod(hosts_file.name, 0o644)
-        subprocess.run(["mount", "--bind", hosts_file.name, "/etc/hosts"], check=True)
+    replace_file("/etc/hosts", LOCAL_NAMES)
+    if faults:
+        replace_file("/etc/resolv.conf", f"nameserver {NAME_SERVER[0]}\n")
+        if os.path.exists("/etc/nsswitch.conf"):
+            replace_file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
     opened = [listen(addresses[host], port, fault) for host, fault in faults.items() for port in DEFAULT_PORTS.values()]
+    if faults:
+        name_server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        name_server.bind(NAME_SERVER)
+        opened.append([name_server])
     socket.send_fds(control, [READY], [sockets[0].fileno() for sockets in opened])
     if control.recv(len(START)) != START:
         return 1
@@ -152,6 +170,15 @@ def inside(control: socket.socket, faults: dict[str, str | None], command: list[
         if pid == child.pid:
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
+
+
+def replace_file(path: str, content: str) -> None:
+    """For this mount namespace; the file that is mounted there needs no name."""
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(content)
+        file.flush()
+        os.chmod(file.name, 0o644)
+        subprocess.run(["mount", "--bind", file.name, path], check=True)
 
 
 def end_with(control: socket.socket) -> None:

@@ -17,12 +17,19 @@ ECOSYSTEMS = {
     "go": "go",
     "sumdb": "go",
     "simple": "simple",
+    "npm": "npm",
+    "apt": "apt",
+    "rustup-dist": "rustup",
+    "rustup-self": "rustup",
     "hub": "hub",
+    "oci": "oci",
+    "files": "files",
     "redirect": "redirect",
 }
 """Route kind -> the ecosystem that the access log names."""
 
-REQUIRED_FIELDS = {"simple": "files", "redirect": "to"}
+REQUIRED_FIELDS = {"simple": "files", "redirect": "to", "apt": "archive"}
+REGISTRY_ROOT = "/v2/"
 
 
 class RouteError(Exception):
@@ -39,6 +46,9 @@ class Route:
     files: str | None = None
     absolute: bool = False
     to: str | None = None
+    archive: str | None = None
+    registry: str | None = None
+    origin: str | None = None
 
     @property
     def ecosystem(self) -> str:
@@ -46,6 +56,9 @@ class Route:
 
     @property
     def prefixes(self) -> list[str]:
+        """Where it answers: a simple index also has files, and every registry is first asked for its root."""
+        if self.kind == "oci":
+            return [self.path, REGISTRY_ROOT]
         return [self.path, self.files] if self.files else [self.path]
 
 

@@ -8,16 +8,15 @@ XTASK_REQUIRE names `netns` or is `all`.
 import hashlib
 import http.client
 import importlib.util
+import io
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
 import urllib.error
@@ -25,49 +24,17 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-DIRECTORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(DIRECTORY))
+from rig import DIRECTORY, TEST_TIMEOUT_SECONDS, LoopbackTest, TimedTest, unavailable
 
-import hostile_mirror  # noqa: E402
-import netns  # noqa: E402
-import upstream  # noqa: E402
-from faults import Fault, FaultError  # noqa: E402
-from protocols import relative  # noqa: E402
-from routes import Route, RouteError, RouteTable  # noqa: E402
+import netns
+import upstream
+from faults import Fault, FaultError
+from protocols.simple import relative
+from routes import Route, RouteError, RouteTable
 
-TEST_TIMEOUT_SECONDS = 120
 CRATE, CRATE_VERSION = "fnv", "1.0.7"
 MODULE, MODULE_VERSION = "github.com/pkg/errors", "v0.9.1"
 WHEEL, WHEEL_VERSION = "six", "1.16.0"
-REQUIRED = {"netns", "all"} & set(os.environ.get("XTASK_REQUIRE", "").split(","))
-
-
-def unavailable(reason: str):
-    """Skips the class or test, loudly; fails it where XTASK_REQUIRE says so."""
-    print(f"skipped: {reason}", file=sys.stderr)
-    raise RuntimeError(reason) if REQUIRED else unittest.SkipTest(reason)
-
-
-class TimedTest(unittest.TestCase):
-    def setUp(self):
-        def expire(_number, _frame):
-            raise TimeoutError(f"the test took longer than {TEST_TIMEOUT_SECONDS} s")
-
-        signal.signal(signal.SIGALRM, expire)
-        signal.alarm(TEST_TIMEOUT_SECONDS)
-        self.addCleanup(signal.alarm, 0)
-
-    def temporary_directory(self) -> Path:
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        return Path(directory.name)
-
-    def await_condition(self, condition, what: str):
-        deadline = time.monotonic() + 10
-        while not (result := condition()):
-            self.assertLess(time.monotonic(), deadline, f"never came true: {what}")
-            time.sleep(0.02)
-        return result
 
 
 class Tables(TimedTest):
@@ -83,8 +50,8 @@ class Tables(TimedTest):
             self.assertEqual((route.kind, prefix), expected)
         nested = RouteTable([Route("h", "/", "go"), Route("h", "/a/b/", "sumdb"), Route("h", "/a/", "hub")])
         self.assertEqual(nested.find("h", "/a/b/c")[0].kind, "sumdb")
-        self.assertIsNone(table.find("rsproxy.cn", "/elsewhere"))
-        self.assertIn("registry.npmmirror.com", table.hosts)
+        self.assertIsNone(table.find("pypi.tuna.tsinghua.edu.cn", "/elsewhere"))
+        self.assertIn("golang.google.cn", table.hosts)
 
     def test_broken_tables_are_named_with_file_and_entry(self):
         cases = {
@@ -103,14 +70,19 @@ class Tables(TimedTest):
     def test_faults_are_parsed_or_refused_with_the_right_spelling(self):
         self.assertEqual(Fault.parse("a/*.whl=flip"), Fault("a", "/*.whl", "flip", ""))
         self.assertEqual(Fault.parse("a=429"), Fault("a", "/*", "429", "1"))
+        self.assertEqual(Fault.parse("a=refuse"), Fault.parse("a=dead"))
+        self.assertEqual(Fault.parse("a=502-then-ok:3"), Fault("a", "/*", "5xx-then-fine", "3"))
         self.assertEqual(Fault.parse("a/x=redirect:https://b/?c=d"), Fault("a", "/x", "redirect", "https://b/?c=d"))
         cases = {
             "flip": "write HOST/GLOB=NAME",
             "a/*=flop": "unknown name `flop`; known: ",
             "a/*=stale": "stale:VERSION",
-            "a/x=refuse": "write a=refuse",
+            "a/x=refuse": "write a=dead",
             "a/*=flip:2": "takes no argument",
             "a/*=429:soon": "takes a number",
+            "a/*=reset": "reset:BYTES",
+            "a/*=rate:0": "takes a number",
+            "a/*=proxy-required:500": "takes 407 or 403",
         }
         for text, message in cases.items():
             with self.subTest(text), self.assertRaisesRegex(FaultError, re.escape(message)):
@@ -125,53 +97,6 @@ class Tables(TimedTest):
         for target, page, expected in cases:
             self.assertEqual(relative(target, page), expected)
             self.assertEqual(urllib.parse.urljoin(f"https://h{page}", expected), f"https://h{target}")
-
-
-class LoopbackTest(TimedTest):
-    """A mirror over a directory of fixtures; `serve(*faults)` starts it."""
-
-    CONTENT = bytes(range(256)) * 400
-
-    def setUp(self):
-        super().setUp()
-        self.root = self.temporary_directory()
-        files = {
-            "crates/index/fn/v/fnv": b'{"name":"fnv","vers":"1.0.6"}\n{"name":"fnv","vers":"1.0.7"}\n',
-            "crates/fnv-1.0.7.crate": self.CONTENT,
-            "go/sumdb/x/supported": b"",
-            "go/example.org/m/@v/list": b"v1.0.0\nv1.1.0\n",
-            "go/example.org/m/@v/v1.1.0.zip": self.CONTENT,
-            "simple/Some_Pkg-1.0-py3-none-any.whl": b"wheel one",
-            "simple/some_pkg-2.0-py3-none-any.whl": self.CONTENT,
-            "hub/org/repo/model.safetensors": self.CONTENT,
-            "secret": b"outside of every fixture directory",
-        }
-        for name, content in files.items():
-            path = self.root / "fixtures" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-
-    def serve(self, *faults: str) -> hostile_mirror.HostileMirror:
-        fixtures = {name: self.root / "fixtures" / name for name in ("crates", "go", "simple", "hub")}
-        options = hostile_mirror.Options(
-            DIRECTORY / "cn.toml", self.root / "state", self.root / "cache", list(faults), fixtures
-        )
-        serving = hostile_mirror.serve_on_loopback(options)
-        self.mirror = serving.__enter__()
-        self.addCleanup(serving.__exit__, None, None, None)
-        return self.mirror
-
-    def get(self, host, path, headers=None, method="GET", timeout=10):
-        """Returns (status, headers, body), redirects not followed."""
-        connection = http.client.HTTPConnection(self.mirror.url(host, "http").removeprefix("http://"), timeout=timeout)
-        try:
-            connection.request(method, path, headers=headers or {})
-            response = connection.getresponse()
-            return response.status, response.headers, response.read()
-        finally:
-            connection.close()
-
-    CRATE_PATH = "/api/v1/crates/fnv/1.0.7/download"
 
 
 class LoopbackProtocols(LoopbackTest):
@@ -274,25 +199,29 @@ class LoopbackProtocols(LoopbackTest):
 
     def test_log_has_one_line_for_every_answer_by_the_time_the_client_has_it(self):
         mirror = self.serve("rsproxy.cn/index/*=html")
+        headers = {"User-Agent": "probe", "Authorization": "canary", "X-Hub-Token": "canary", "Accept": "*/*"}
         for _ in range(50):
-            self.get("goproxy.cn", "/example.org/m/@v/list", {"User-Agent": "probe"})
+            self.get("goproxy.cn", "/example.org/m/@v/list", headers)
         self.get("rsproxy.cn", self.CRATE_PATH, {"Range": "bytes=0-9"})
         self.get("rsproxy.cn", "/index/fn/v/fnv")
-        self.get("rsproxy.cn", "/nowhere")
+        self.get("golang.google.cn", "/nowhere")
         entries = mirror.log_entries()
         self.assertEqual(len(entries), 53)
+        self.assertNotIn("canary", mirror.log_path.read_text())
         self.assertEqual(
             {name: value for name, value in entries[0].items() if name != "time"},
             {
                 "ecosystem": "go",
                 "host": "goproxy.cn",
                 "scheme": "http",
+                "proxied": False,
                 "method": "GET",
                 "path": "/example.org/m/@v/list",
                 "status": 200,
                 "bytes": 14,
                 "range": None,
                 "user_agent": "probe",
+                "credentials": ["authorization", "x-hub-token"],
                 "fault": None,
             },
         )
@@ -353,8 +282,8 @@ class LoopbackFaults(LoopbackTest):
         self.assertIn(b'"dl"', self.get("rsproxy.cn", "/index/config.json")[2])
         self.assertEqual(self.get("mirrors.aliyun.com", f"/crates{self.CRATE_PATH}")[2], self.CONTENT)
 
-    def test_refuse(self):
-        self.serve("rsproxy.cn=refuse")
+    def test_dead(self):
+        self.serve("rsproxy.cn=dead")
         with self.assertRaises(ConnectionRefusedError):
             self.fetch()
         self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/list")[0], 200)
@@ -596,7 +525,7 @@ class InNamespaceTools(InNamespaceTest):
         registries = upstream.Registries()
         try:
             for url in (registries.crates_index + "config.json", registries.go_proxy, registries.simple_index + "six/"):
-                upstream.fetch(url, "*/*")
+                upstream.fetch(url, "*/*", io.BytesIO())
         except upstream.UpstreamError as error:
             unavailable(f"the real registries cannot be reached: {error}")
 
