@@ -191,12 +191,13 @@ class Conversation(BaseHTTPRequestHandler):
         piece_bytes = max(1, bytes_a_second // RATE_STEPS_A_SECOND) if bytes_a_second else CHUNK_BYTES
         sent_bytes, started = 0, time.monotonic()
         try:
-            if not body:
-                self._log(answer.status, 0)
+            in_one_piece = len(body) <= piece_bytes
+            if in_one_piece:  # Some clients go by the headers alone.
+                self._log(answer.status, len(body))
             self.end_headers()
             for piece in pieces(body, piece_bytes):
                 sent_bytes += len(piece)
-                if sent_bytes == len(body):
+                if sent_bytes == len(body) and not in_one_piece:
                     self._log(answer.status, sent_bytes)
                 self._write(piece)
                 if bytes_a_second:

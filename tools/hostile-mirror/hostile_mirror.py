@@ -30,7 +30,7 @@ import tempfile
 import threading
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,7 +153,8 @@ class HostileMirror:
 
     def close(self) -> None:
         self._waker.close()
-        self._acceptor.join()
+        if self._acceptor.is_alive():
+            self._acceptor.join()
         self._wake.close()
         for endpoint in self.endpoints.values():
             endpoint.listener.close()
@@ -289,20 +290,18 @@ def listen(address: str, port: int, fault: str | None) -> list[socket.socket]:
 @contextmanager
 def serve_on_loopback(options: Options, address: str = "127.0.0.1") -> Iterator[HostileMirror]:
     """A running mirror, each host on ports of its own."""
-    mirror = HostileMirror(options)
-    opened, endpoints = [], []
-    for host in mirror.hosts:
-        for scheme in DEFAULT_PORTS:
-            opened.append(listen(address, 0, mirror.plan.of_connection(host)))
-            endpoints.append(Endpoint(host, scheme, opened[-1][0]))
-    mirror.start(endpoints)
-    try:
+    with ExitStack() as held:
+        mirror = HostileMirror(options)
+        held.callback(mirror.close)
+        endpoints = []
+        for host in mirror.hosts:
+            for scheme in DEFAULT_PORTS:
+                sockets = listen(address, 0, mirror.plan.of_connection(host))
+                for opened in sockets:
+                    held.enter_context(opened)
+                endpoints.append(Endpoint(host, scheme, sockets[0]))
+        mirror.start(endpoints)
         yield mirror
-    finally:
-        mirror.close()
-        for sockets in opened:
-            for held in sockets:
-                held.close()
 
 
 def serve(options: Options, address: str) -> int:

@@ -47,7 +47,8 @@ def profile(name: str, table: RouteTable, base_url: Callable[[str], str], below:
             inside = "" if route.origin else f"{origin}/"
             tables["files"].setdefault(origin, []).append(f"{url(route)}{inside}{{path}}")
     for route in of_kind("oci"):
-        place = url(route).partition("://")[2].replace(REGISTRY_ROOT, "/", 1)
+        # A reference, which is reached by https; plain http has to be said.
+        place = url(route).replace(REGISTRY_ROOT, "/", 1).removeprefix("https://")
         for registry in [route.registry] if route.registry else below["oci"]:
             inside = "" if route.registry else f"{registry}/"
             tables["oci"].setdefault(registry, []).append(f"{place}{inside}{{repo}}")

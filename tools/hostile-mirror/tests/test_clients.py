@@ -2,7 +2,7 @@
 test_hostile_mirror.py.
 
 Where a registry can be asked it is the real one, else a directory of fixtures in the registry's own form. A client or a
-registry that is not there is skipped, or fails if XTASK_REQUIRE names `netns` or is `all`.
+registry that is not there is skipped, or fails if XTASK_REQUIRE names `clients` or is `all`.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ HUB_CLIENT = "huggingface_hub==2.4.0"
 def need(tool: str) -> str:
     path = shutil.which(tool)
     if path is None:
-        unavailable(f"{tool} not found")
+        unavailable("clients", f"{tool} not found")
     return path
 
 
@@ -72,7 +72,7 @@ def reachable(name_url) -> None:
     try:
         upstream.fetch(name_url(upstream.Registries()), "*/*", io.BytesIO())
     except upstream.UpstreamError as error:
-        unavailable(f"the real registry cannot be reached: {error}")
+        unavailable("clients", f"the real registry cannot be reached: {error}")
 
 
 class Npm(ClientTest):
@@ -153,13 +153,13 @@ class Apt(ClientTest):
         super().setUp()
         need("apt-get")
         if not self.KEYRING.exists():
-            unavailable(f"{self.KEYRING} not found")
+            unavailable("clients", f"{self.KEYRING} not found")
         targets = upstream.tool_output(
             ["apt-get", "indextargets", "--format", "$(SITE) $(CODENAME) $(SUITE) $(RELEASE)"], dict(os.environ)
         )
         releases = re.findall(r"/debian-security \S* ?\S* ?(\S+-security)$", targets, re.MULTILINE)
         if not releases:
-            unavailable("apt-get names no release of the archive `debian-security`")
+            unavailable("clients", "apt-get names no release of the archive `debian-security`")
         self.release = releases[0]
         reachable(lambda registries: registries.apt_archive("debian-security") + f"dists/{self.release}/InRelease")
         for folder in ("lists/partial", "archives/partial", "etc"):
@@ -329,7 +329,7 @@ class Hub(ClientTest):
             done = subprocess.run(argv, capture_output=True, text=True)
             if done.returncode != 0:
                 shutil.rmtree(beside, ignore_errors=True)
-                unavailable(f"pip cannot install {HUB_CLIENT}: {done.stderr.strip()}")
+                unavailable("clients", f"pip cannot install {HUB_CLIENT}: {done.stderr.strip()}")
             with contextlib.suppress(OSError):  # Somebody else was first.
                 beside.rename(cls.packages)
 

@@ -6,7 +6,6 @@ XTASK_REQUIRE names `netns` or is `all`.
 """
 
 import hashlib
-import http.client
 import importlib.util
 import io
 import json
@@ -30,7 +29,7 @@ import netns
 import upstream
 from faults import Fault, FaultError
 from protocols.simple import relative
-from routes import Route, RouteError, RouteTable
+from routes import Route, RouteError, RouteTable, tomllib
 
 CRATE, CRATE_VERSION = "fnv", "1.0.7"
 MODULE, MODULE_VERSION = "github.com/pkg/errors", "v0.9.1"
@@ -97,6 +96,43 @@ class Tables(TimedTest):
         for target, page, expected in cases:
             self.assertEqual(relative(target, page), expected)
             self.assertEqual(urllib.parse.urljoin(f"https://h{page}", expected), f"https://h{target}")
+
+
+class Profile(LoopbackTest):
+    TABLE = "lab.toml"
+
+    def test_has_every_ecosystem_where_it_is_played(self):
+        (self.root / "oci/docker.io").mkdir(parents=True)
+        path = self.root / "xtask.local.toml"
+        mirror = self.serve(fixtures={"oci": self.root / "oci", "files": self.root / "oci"}, profile=path)
+        profile = tomllib.loads(path.read_text())["mirror"]["lab"]
+        url = lambda name: mirror.url(f"{name}.lab", "http")  # noqa: E731
+        first = {
+            ("crates", "list"): f"sparse+{url('crates-1')}/index/",
+            ("go", "proxy"): url("go-1"),
+            ("python", "list"): f"{url('python-1')}/simple/",
+            ("npm", "list"): f"{url('npm-1')}/",
+            ("hub", "endpoints"): url("hub-1"),
+            ("apt", "list"): [f"{url('apt-1')}/debian", f"{url('apt-1')}/debian-security"],
+            ("rustup", "list"): [url("rustup-1"), f"{url('rustup-1')}/rustup"],
+            ("files", "docker.io"): f"{url('files-1')}/docker.io/{{path}}",
+            ("oci", "docker.io"): f"{url('oci-1')}/docker.io/{{repo}}",
+        }
+        self.assertEqual(profile.pop("egress"), "mirrors-only")
+        lists = {(table, key): entries for table, keys in profile.items() for key, entries in keys.items()}
+        self.assertEqual({place: entries[0] for place, entries in lists.items()}, first)
+        self.assertEqual({len(entries) for entries in lists.values()}, {2})
+        self.assertEqual(profile["oci"]["docker.io"][1], f"{url('oci-2')}/{{repo}}")
+
+    def test_does_not_replace_what_somebody_else_wrote(self):
+        path = self.root / "xtask.local.toml"
+        path.write_text('mirror = "mine"\n')
+        with self.assertRaisesRegex(RouteError, "was not written by this program"):
+            self.serve(profile=path)
+        self.assertEqual(path.read_text(), 'mirror = "mine"\n')
+        path.unlink()
+        for _ in range(2):
+            self.serve(profile=path)
 
 
 class LoopbackProtocols(LoopbackTest):
@@ -268,132 +304,11 @@ class LoopbackProtocols(LoopbackTest):
         self.assertIn("unknown name `y`", broken.stderr)
 
 
-class LoopbackFaults(LoopbackTest):
-    def fetch(self, **keywords):
-        return self.get("rsproxy.cn", self.CRATE_PATH, **keywords)
-
-    def last_fault(self):
-        entry = self.mirror.log_entries()[-1]
-        return entry["fault"], entry["status"]
-
-    def test_a_fault_hits_its_host_and_path_only(self):
-        self.serve("rsproxy.cn/*/download=html")
-        self.assertNotEqual(self.fetch()[2], self.CONTENT)
-        self.assertIn(b'"dl"', self.get("rsproxy.cn", "/index/config.json")[2])
-        self.assertEqual(self.get("mirrors.aliyun.com", f"/crates{self.CRATE_PATH}")[2], self.CONTENT)
-
-    def test_dead(self):
-        self.serve("rsproxy.cn=dead")
-        with self.assertRaises(ConnectionRefusedError):
-            self.fetch()
-        self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/list")[0], 200)
-
-    def test_blackhole(self):
-        self.serve("rsproxy.cn=blackhole")
-        with self.assertRaises(TimeoutError):
-            socket.create_connection(("127.0.0.1", int(self.mirror.url("rsproxy.cn", "http").rpartition(":")[2])), 0.5)
-        self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/list")[0], 200)
-
-    def test_tls(self):
-        mirror = self.serve("rsproxy.cn=tls")
-        context = ssl.create_default_context(cafile=mirror.authority.bundle)
-        with self.assertRaises(urllib.error.URLError) as caught:
-            urllib.request.urlopen(mirror.url("rsproxy.cn", "https"), context=context, timeout=10)
-        self.assertIn("self-signed", str(caught.exception).replace("self signed", "self-signed"))
-        self.await_condition(mirror.log_entries, "a log line for the failed handshake")
-        self.assertEqual(self.last_fault(), ("tls", 0))
-
-    def test_silent(self):
-        self.serve("rsproxy.cn/*=silent")
-        with self.assertRaises(TimeoutError):
-            self.fetch(timeout=0.5)
-        self.assertEqual(self.last_fault(), ("silent", 0))
-
-    def test_drip(self):
-        self.serve("rsproxy.cn/*=drip")
-        connection = http.client.HTTPConnection(
-            self.mirror.url("rsproxy.cn", "http").removeprefix("http://"), timeout=10
-        )
-        self.addCleanup(connection.close)
-        connection.request("GET", self.CRATE_PATH)
-        response = connection.getresponse()
-        self.assertEqual((response.status, response.length), (200, len(self.CONTENT)))
-        response.read(1)
-        started = time.monotonic()
-        response.read(2)
-        self.assertGreater(time.monotonic() - started, 1.5)
-        connection.close()
-        response.close()
-        self.await_condition(self.mirror.log_entries, "a log line once the client hung up")
-        self.assertEqual(self.last_fault(), ("drip", 200))
-        self.assertLess(self.mirror.log_entries()[-1]["bytes"], 10)
-
-    def test_html(self):
-        self.serve("rsproxy.cn/*=html")
-        status, headers, body = self.fetch()
-        self.assertEqual((status, headers["Content-Type"]), (200, "text/html; charset=utf-8"))
-        self.assertTrue(body.startswith(b"<!doctype html>"))
-
-    def test_trunc(self):
-        self.serve("rsproxy.cn/*=trunc")
-        with self.assertRaises(http.client.IncompleteRead) as caught:
-            self.fetch()
-        self.assertEqual(caught.exception.partial, self.CONTENT[: len(self.CONTENT) // 2])
-
-    def test_429_ends_when_its_retry_after_has_passed(self):
-        self.serve("rsproxy.cn/*=429:1", "goproxy.cn/*=429:3600")
-        started = time.monotonic()
-        status, headers, _ = self.fetch()
-        self.assertEqual((status, headers["Retry-After"]), (429, "1"))
-        self.assertEqual(self.fetch()[0], 429)
-        self.await_condition(lambda: self.fetch()[0] == 200, "200 after the time of Retry-After")
-        self.assertGreater(time.monotonic() - started, 0.9)
-        self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/list")[1]["Retry-After"], "3600")
-
-    def test_502_then_ok_counts_by_path(self):
-        self.serve("rsproxy.cn/*=502-then-ok:2")
-        self.assertEqual([self.fetch()[0] for _ in range(4)], [502, 502, 200, 200])
-        self.assertEqual(self.last_fault(), (None, 200))
-        self.assertEqual(self.get("rsproxy.cn", "/index/config.json")[0], 502)
-
-    def test_flip_changes_one_byte_whether_ranged_or_whole_and_keeps_the_etag(self):
-        self.serve("rsproxy.cn/*=flip")
-        _, headers, body = self.fetch()
-        differing = [index for index, (got, sent) in enumerate(zip(body, self.CONTENT, strict=True)) if got != sent]
-        self.assertEqual((len(body), len(differing)), (len(self.CONTENT), 1))
-        self.assertEqual(headers["ETag"], f'"{hashlib.sha256(self.CONTENT).hexdigest()[:32]}"')
-        position = differing[0]
-        ranged = self.fetch(headers={"Range": f"bytes={position}-{position}"})[2]
-        self.assertEqual(ranged, body[position : position + 1])
-
-    def test_redirect(self):
-        self.serve("rsproxy.cn/*=redirect:https://goproxy.cn", "goproxy.io/*=redirect:https://leak.invalid/cdn/")
-        self.assertEqual(self.fetch()[1]["Location"], self.mirror.url("goproxy.cn", "http") + self.CRATE_PATH)
-        self.assertEqual(self.get("goproxy.io", "/x")[1]["Location"], "https://leak.invalid/cdn/x")
-
-    def test_norange(self):
-        self.serve("rsproxy.cn/*=norange")
-        status, headers, body = self.fetch(headers={"Range": "bytes=10-19"})
-        self.assertEqual((status, headers["Accept-Ranges"], body), (200, None, self.CONTENT))
-
-    def test_stale_hides_one_version_in_every_ecosystem(self):
-        self.serve("rsproxy.cn/*=stale:1.0.7", "goproxy.cn/*=stale:1.1.0", "mirrors.aliyun.com/*=stale:2.0")
-        self.assertEqual(self.get("rsproxy.cn", "/index/fn/v/fnv")[2], b'{"name":"fnv","vers":"1.0.6"}\n')
-        self.assertEqual(self.fetch()[0], 404)
-        self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/list")[2], b"v1.0.0\n")
-        self.assertEqual(self.get("goproxy.cn", "/example.org/m/@v/v1.1.0.zip")[0], 404)
-        for headers in ({}, {"Accept": "application/vnd.pypi.simple.v1+json"}):
-            page = self.get("mirrors.aliyun.com", "/pypi/simple/some-pkg/", headers)[2]
-            self.assertIn(b"Some_Pkg-1.0-py3", page)
-            self.assertNotIn(b"some_pkg-2.0-py3", page)
-        self.assertEqual(self.get("mirrors.aliyun.com", "/pypi/packages/some_pkg-2.0-py3-none-any.whl")[0], 404)
-
-
 class InNamespaceTest(TimedTest):
     @classmethod
     def setUpClass(cls):
         if reason := netns.why_impossible():
-            unavailable(f"no network namespaces here: {reason}")
+            unavailable("netns", f"no network namespaces here: {reason}")
 
     def setUp(self):
         super().setUp()
@@ -444,6 +359,28 @@ for attempt in (lambda: socket.gethostbyname("example.com"), lambda: socket.crea
             network="empty",
         )
         self.assertEqual(done.stdout.split(), ["127.0.0", "failed", "failed"], done.stderr)
+
+    def test_every_name_that_is_looked_up_is_logged_and_others_do_not_exist(self):
+        script = """
+import socket
+for host in ("go-1.lab", "GO-1.lab", "example.com", "localhost"):
+    try:
+        print(socket.gethostbyname(host))
+    except OSError as error:
+        print(error.errno == socket.EAI_NONAME)
+"""
+        options = [sys.executable, "-B", str(DIRECTORY / "netns.py"), "run", "--state", str(self.state)]
+        profile = self.directory / "profile.toml"
+        options += ["--routes", str(DIRECTORY / "lab.toml"), "--profile", str(profile), "--", sys.executable]
+        done = subprocess.run([*options, "-c", script], capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS)
+        address, again, *others = done.stdout.split()
+        self.assertEqual((again, others), (address, ["True", "127.0.0.1"]), done.stderr)
+        lookups = [json.loads(line) for line in (self.state / "lookups.jsonl").read_text().splitlines()]
+        self.assertEqual(
+            [(it["name"], it["type"], it["answer"]) for it in lookups],
+            [("go-1.lab", "A", address)] * 2 + [("example.com", "A", "nxdomain")],
+        )
+        self.assertEqual(tomllib.loads(profile.read_text())["mirror"]["lab"]["go"]["proxy"][0], "https://go-1.lab")
 
     def test_environment_keeps_no_mirror_proxy_or_real_authority(self):
         hostile = {"PIP_INDEX_URL": "http://x", "https_proxy": "http://x", "CURL_CA_BUNDLE": "/x", "GOPROXY": "off"}
@@ -521,13 +458,13 @@ class InNamespaceTools(InNamespaceTest):
         missing = [tool for tool in ("cargo", "go") if shutil.which(tool) is None]
         missing += ["pip"] if importlib.util.find_spec("pip") is None else []
         if missing:
-            unavailable(f"{', '.join(missing)} not found")
+            unavailable("netns", f"{', '.join(missing)} not found")
         registries = upstream.Registries()
         try:
             for url in (registries.crates_index + "config.json", registries.go_proxy, registries.simple_index + "six/"):
                 upstream.fetch(url, "*/*", io.BytesIO())
         except upstream.UpstreamError as error:
-            unavailable(f"the real registries cannot be reached: {error}")
+            unavailable("netns", f"the real registries cannot be reached: {error}")
 
     def cargo(self, *faults, index="https://rsproxy.cn/index/"):
         package = self.directory / "package"
