@@ -358,7 +358,7 @@ pub fn base64_decoded(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn percent_decode(text: &str) -> Vec<u8> {
+pub fn percent_decode(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut index = 0;

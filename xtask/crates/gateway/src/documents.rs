@@ -93,6 +93,19 @@ pub async fn seek(
     accept: impl Fn(&Document) -> Result<Kept, Error>,
     settled: impl Fn(&Kept) -> bool,
 ) -> Result<Option<Kept>, Failure> {
+    let upstreams = gateway.upstreams(sought.ecosystem, sought.name);
+    seek_from(gateway, sought, upstreams, locate, accept, settled).await
+}
+
+/// As [`seek`], of upstreams that are not the ecosystem's own.
+pub async fn seek_from(
+    gateway: &Gateway,
+    sought: &Sought<'_>,
+    upstreams: impl Future<Output = Vec<Upstream>>,
+    locate: impl AsyncFn(&Upstream) -> Result<Url, Error>,
+    accept: impl Fn(&Document) -> Result<Kept, Error>,
+    settled: impl Fn(&Kept) -> bool,
+) -> Result<Option<Kept>, Failure> {
     let path = gateway.documents.path(sought.ecosystem, &sought.key);
     let stored = {
         let path = path.clone();
@@ -101,7 +114,7 @@ pub async fn seek(
     if let Some(stored) = stored.as_ref().filter(|stored| settled(stored)) {
         return Ok(Some(stored.clone()));
     }
-    let upstreams = gateway.upstreams(sought.ecosystem, sought.name).await;
+    let upstreams = upstreams.await;
     let answer = ask_each(&sought.subject, &upstreams, &gateway.limits, async |upstream: &Upstream| {
         let url = locate(upstream).await?;
         let headers = sought.headers.clone();

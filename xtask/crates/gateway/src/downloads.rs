@@ -30,6 +30,9 @@ pub enum Pin {
     Sha256(String),
     /// Go's directory hash, `h1:` and base64 of 32 bytes: the same for every zip with the same contents.
     H1(String),
+    /// `module@version` of a Go module that no go.sum names: any sound zip whose entries are below it. It decides nothing,
+    /// so what is stored under it serves only when nobody can be asked.
+    Module(String),
     /// A hash of the bytes that is no sha256: `sha512-` and base64 (npm's `integrity`), `sha1-` and hex (npm's old
     /// `shasum`), `gitblob-` and hex (a hub's small files).
     Other(String),
@@ -92,7 +95,7 @@ impl Pin {
 
     pub fn text(&self) -> &str {
         match self {
-            Self::Sha256(text) | Self::H1(text) | Self::Other(text) => text,
+            Self::Sha256(text) | Self::H1(text) | Self::Module(text) | Self::Other(text) => text,
         }
     }
 
@@ -122,7 +125,7 @@ impl Pin {
     fn file_name(&self) -> String {
         match self {
             Self::Sha256(hex) => hex.clone(),
-            Self::H1(text) | Self::Other(text) => hex(&Sha256::digest(text.as_bytes())),
+            Self::H1(text) | Self::Module(text) | Self::Other(text) => hex(&Sha256::digest(text.as_bytes())),
         }
     }
 }
@@ -171,7 +174,7 @@ impl Downloads {
     pub fn find(&self, pin: &Pin) -> Result<Found, Error> {
         let sha256 = match pin {
             Pin::Sha256(sha256) => sha256.clone(),
-            Pin::H1(_) | Pin::Other(_) => match fs::read_to_string(self.pointer(pin)) {
+            Pin::H1(_) | Pin::Module(_) | Pin::Other(_) => match fs::read_to_string(self.pointer(pin)) {
                 Ok(text) => match Pin::sha256(text.trim()) {
                     Ok(pin) => pin.text().to_owned(),
                     Err(_) => return Ok(Found::Absent),

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind};
 use crate::go;
 use crate::ledger::emit;
 use crate::request::{Answer, Ask, looks_like_a_web_page, web_page};
-use crate::upstream::ask_each;
+use crate::upstream::{NOBODY_HAS_IT, ask_each};
 use crate::url::Url;
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
@@ -64,12 +64,14 @@ pub async fn fetch(
 ) -> Result<Fetched, Failure> {
     let fail = |error: Error| error.failure(&wanted.subject, Vec::new());
     let here = |verified| Ok(Fetched { verified, upstream: None });
-    if let Some(verified) = find(gateway, wanted).await.map_err(fail)? {
+    // What nothing pins is asked for, whatever is here.
+    let pinned = !matches!(wanted.pin, Pin::Module(_));
+    if pinned && let Some(verified) = find(gateway, wanted).await.map_err(fail)? {
         return here(verified);
     }
     let partial = adopt(gateway, wanted).await.map_err(fail)?;
     // Whoever held the lock before us may have finished it.
-    if let Some(verified) = find(gateway, wanted).await.map_err(fail)? {
+    if pinned && let Some(verified) = find(gateway, wanted).await.map_err(fail)? {
         discard(&partial);
         return here(verified);
     }
@@ -90,6 +92,14 @@ pub async fn fetch(
         Err(failure) => {
             if failure.kind == FailureKind::Disk || lock(&partial).len() == 0 {
                 discard(&partial);
+            }
+            let nobody_answers = failure.kind == FailureKind::Network && failure.message != NOBODY_HAS_IT;
+            let no_upstream = failure.kind == FailureKind::Configuration;
+            if !pinned
+                && (nobody_answers || no_upstream)
+                && let Some(verified) = find(gateway, wanted).await.map_err(fail)?
+            {
+                return here(verified);
             }
             Err(failure)
         }
@@ -153,17 +163,25 @@ async fn verify(partial: &Shared, pin: &Pin) -> Result<(), Error> {
             let (path, pin) = (lock(partial).path().to_owned(), pin.clone());
             (expected.clone(), blocking(move || pin.hash_of(&path)).await?)
         }
-        Pin::H1(expected) => {
-            let (path, expected) = (lock(partial).path().to_owned(), expected.clone());
-            let got = blocking(move || match go::directory_hash(&path) {
-                Err(refusal) if refusal.kind == FailureKind::Disk => Err(Error::new(Kind::Disk, refusal.message)),
-                Err(refusal) => Ok(refusal.message),
-                Ok(hash) => Ok(hash),
-            });
-            (expected, got.await?)
+        Pin::H1(expected) => (expected.clone(), directory_hash(partial, "").await?),
+        Pin::Module(name) => {
+            let got = directory_hash(partial, &format!("{name}/")).await?;
+            let expected = format!("a zip of the files below {name}/");
+            if got.starts_with("h1:") { (got.clone(), got) } else { (expected, got) }
         }
     };
     if expected == got { Ok(()) } else { Err(Error::hash(&expected, &got)) }
+}
+
+/// Go's hash of a module zip whose entries begin with `prefix`, or what is wrong with it.
+async fn directory_hash(partial: &Shared, prefix: &str) -> Result<String, Error> {
+    let (path, prefix) = (lock(partial).path().to_owned(), prefix.to_owned());
+    let hashed = blocking(move || match go::directory_hash(&path, &prefix) {
+        Err(refusal) if refusal.kind == FailureKind::Disk => Err(Error::new(Kind::Disk, refusal.message)),
+        Err(refusal) => Ok(refusal.message),
+        Ok(hash) => Ok(hash),
+    });
+    hashed.await
 }
 
 async fn publish(gateway: &Gateway, partial: Shared, pin: &Pin) -> Result<Verified, Error> {
@@ -192,7 +210,7 @@ async fn receive(
             // Zips of one module may differ between proxies: only the same URL continues them.
             let mut partial = lock(partial);
             let same = partial.source().is_some_and(|source| source.url == url.to_string());
-            if partial.len() > 0 && matches!(wanted.pin, Pin::H1(_)) && !same {
+            if partial.len() > 0 && matches!(wanted.pin, Pin::H1(_) | Pin::Module(_)) && !same {
                 partial.restart()?;
             }
         }

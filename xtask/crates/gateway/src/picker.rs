@@ -6,21 +6,23 @@
 
 use crate::Gateway;
 use protocol::names::covers;
-use protocol::{Ecosystem, ProbeVerdict, Upstream};
+use protocol::{Ecosystem, Private, ProbeVerdict, Upstream};
 
 impl Gateway {
     /// The upstreams for a name (a crate, module, project, package, repository), best first.
     pub async fn upstreams(&self, ecosystem: Ecosystem, name: &str) -> Vec<Upstream> {
-        let private = self.setup.private.get(&ecosystem).into_iter().flatten();
-        if let Some(own) =
-            private.into_iter().find(|it| it.names.iter().any(|pattern| covers(ecosystem, pattern, name)))
-        {
+        if let Some(own) = self.private(ecosystem, name) {
             return own.upstreams.clone();
         }
         let mut upstreams = self.setup.upstreams.get(&ecosystem).cloned().unwrap_or_default();
         // A stable sort: what was not measured keeps its place behind what was found good.
         upstreams.sort_by_key(|upstream| self.measured(ecosystem, upstream));
         upstreams
+    }
+
+    pub fn private(&self, ecosystem: Ecosystem, name: &str) -> Option<&Private> {
+        let private = self.setup.private.get(&ecosystem).into_iter().flatten();
+        private.into_iter().find(|it| it.names.iter().any(|pattern| covers(ecosystem, pattern, name)))
     }
 
     fn measured(&self, ecosystem: Ecosystem, upstream: &Upstream) -> (u8, u64) {

@@ -4,6 +4,7 @@
 mod children;
 mod fetch;
 mod gateway;
+mod go;
 mod outside;
 mod server;
 mod unpack;
