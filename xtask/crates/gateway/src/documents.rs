@@ -13,7 +13,7 @@ use crate::downloads::hex;
 use crate::error::{Error, Kind};
 use crate::fetch::blocking;
 use crate::request::{Ask, Document};
-use crate::upstream::{NOBODY_HAS_IT, ask_each};
+use crate::upstream::{NOBODY_HAS_IT, ask_in_turn};
 use crate::url::Url;
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -85,7 +85,7 @@ impl Kept {
 /// The text from the store where `settled` accepts it, else from the first upstream whose answer `accept` makes into one,
 /// else from the store. `None`: every upstream says that there is no such text.
 ///
-/// # Errors: as [`ask_each`].
+/// # Errors: as [`ask_in_turn`].
 pub async fn seek(
     gateway: &Gateway,
     sought: &Sought<'_>,
@@ -115,7 +115,8 @@ pub async fn seek_from(
         return Ok(Some(stored.clone()));
     }
     let upstreams = upstreams.await;
-    let answer = ask_each(&sought.subject, &upstreams, &gateway.limits, async |upstream: &Upstream| {
+    let next = gateway.next(sought.ecosystem);
+    let answer = ask_in_turn(&sought.subject, &upstreams, &gateway.limits, next, async |upstream: &Upstream| {
         let url = locate(upstream).await?;
         let headers = sought.headers.clone();
         let ask = Ask {

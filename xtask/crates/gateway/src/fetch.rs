@@ -10,7 +10,7 @@ use crate::error::{Error, Kind};
 use crate::go;
 use crate::ledger::emit;
 use crate::request::{Answer, Ask, looks_like_a_web_page, web_page};
-use crate::upstream::{NOBODY_HAS_IT, ask_each};
+use crate::upstream::{NOBODY_HAS_IT, ask_in_turn};
 use crate::url::Url;
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
@@ -83,7 +83,8 @@ pub async fn fetch(
         let url = locate(upstream).await?;
         receive(gateway, wanted, upstream, &url, &partial).await.map(|()| upstream.url.clone())
     };
-    let outcome = ask_each(&wanted.subject, upstreams, &gateway.limits, download).await;
+    let next = gateway.next(wanted.ecosystem);
+    let outcome = ask_in_turn(&wanted.subject, upstreams, &gateway.limits, next, download).await;
     match outcome {
         Ok(upstream) => {
             let verified = publish(gateway, partial, &wanted.pin).await.map_err(fail)?;

@@ -5,6 +5,7 @@
 //! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
+use crate::upstream::Next;
 use protocol::names::covers;
 use protocol::{Ecosystem, Private, ProbeVerdict, Upstream};
 
@@ -20,6 +21,12 @@ impl Gateway {
         upstreams
     }
 
+    pub fn next(&self, ecosystem: Ecosystem) -> Next {
+        let strict = self.setup.only_after_absence.contains(&ecosystem);
+        if strict { Next::AfterAbsence } else { Next::AfterAnyError }
+    }
+
+    /// Who may be asked for a name that is not for the public.
     pub fn private(&self, ecosystem: Ecosystem, name: &str) -> Option<&Private> {
         let private = self.setup.private.get(&ecosystem).into_iter().flatten();
         private.into_iter().find(|it| it.names.iter().any(|pattern| covers(ecosystem, pattern, name)))

@@ -68,12 +68,31 @@ pub fn classify(error: &Error, limits: &Limits) -> Reaction {
     }
 }
 
+/// When the next upstream's turn comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    AfterAnyError,
+    /// Whoever failed otherwise had the last word.
+    AfterAbsence,
+}
+
 /// Asks the upstreams in their order until one attempt succeeds.
 /// # Errors: the failure with the last error of each upstream; Integrity where any of them sent wrong bytes.
 pub async fn ask_each<T>(
     subject: &str,
     upstreams: &[Upstream],
     limits: &Limits,
+    attempt: impl AsyncFnMut(&Upstream) -> Result<T, Error>,
+) -> Result<T, Failure> {
+    ask_in_turn(subject, upstreams, limits, Next::AfterAnyError, attempt).await
+}
+
+/// As [`ask_each`], with the rule for an ecosystem's next upstream.
+pub async fn ask_in_turn<T>(
+    subject: &str,
+    upstreams: &[Upstream],
+    limits: &Limits,
+    next: Next,
     mut attempt: impl AsyncFnMut(&Upstream) -> Result<T, Error>,
 ) -> Result<T, Failure> {
     if upstreams.is_empty() {
@@ -99,7 +118,8 @@ pub async fn ask_each<T>(
             tokio::time::sleep(ROUND_PAUSE * round).await;
         }
         let mut again = Vec::new();
-        for index in pending {
+        let mut left = pending.into_iter();
+        while let Some(index) = left.next() {
             let mut waits = 0;
             loop {
                 let error = match attempt(&upstreams[index]).await {
@@ -120,6 +140,7 @@ pub async fn ask_each<T>(
                 }
                 let tries = last[index].as_ref().map_or(0, |(_, tries)| *tries) + 1;
                 last[index] = Some((error.clone(), tries));
+                let final_word = next == Next::AfterAbsence && error.kind != Kind::Absent;
                 match reaction {
                     Reaction::Continue => {}
                     Reaction::Wait(time) if waits < MAX_WAITS => {
@@ -128,7 +149,13 @@ pub async fn ask_each<T>(
                     }
                     Reaction::Transient => {
                         again.push(index);
+                        if final_word {
+                            again.extend(left.by_ref());
+                        }
                         break;
+                    }
+                    Reaction::Wait(_) | Reaction::NextUpstream if final_word => {
+                        return Err(verdict(subject, &last, account(&last)));
                     }
                     Reaction::Wait(_) | Reaction::NextUpstream => break,
                     Reaction::Fatal => return Err(error.failure(subject, account(&last))),

@@ -199,8 +199,6 @@ impl<'a> Outside<'a> {
         };
         Ok(match self.route() {
             Route::Configured => self.mapping(tool, None),
-            // Until the gateway speaks Go's protocol.
-            Route::Gateway | Route::Store if tool == Tool::Go => self.mapping(tool, None),
             Route::Gateway => self.mapping(tool, Some(&door(&*self.gateway()?))),
             Route::Nowhere => closed(tool, self.mapping(tool, None)),
             Route::Store => match self.gateway() {

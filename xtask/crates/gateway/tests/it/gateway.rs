@@ -5,7 +5,7 @@ use protocol::{
     Artifact, Ecosystem, Egress, Event, Failure, Job, Limits, Outcome, Pins, Proxy, Request, SCHEMA, Samples, Setup,
     Upstream, Verdict,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -65,8 +65,8 @@ pub fn setup(folder: &Folder, ecosystem: Ecosystem, urls: &[&str]) -> Setup {
         schema: SCHEMA,
         downloads: folder.0.join("downloads"),
         upstreams: BTreeMap::from([(ecosystem, urls.iter().map(|url| upstream(url)).collect())]),
-        only_after_absence: Default::default(),
         databases: Vec::new(),
+        only_after_absence: BTreeSet::new(),
         registries: BTreeMap::new(),
         files: BTreeMap::new(),
         private: BTreeMap::new(),

@@ -373,3 +373,23 @@ fn what_is_nowhere_is_404_and_what_cannot_be_had_502() {
         assert_eq!(get(&gateway, &format!("example.com/leaf/@v/{file}")).0, 502, "{file}");
     }
 }
+
+#[test]
+fn a_list_with_commas_ends_at_the_first_error_that_is_not_absence() {
+    let folder = Folder::new();
+    let modules = Modules::new(&folder);
+    let fine = Server::start(modules.serve());
+    for (status, next_is_asked) in [(404, true), (410, true), (500, false), (403, false)] {
+        let own = Folder::new();
+        let first = Server::start(move |_| Reply::status(status));
+        let mut setup = modules.setup(&own, &[&first.url, &fine.url]);
+        setup.only_after_absence.insert(Ecosystem::Go);
+        let gateway = Gateway::start(&setup);
+        for file in ["list", "v0.1.0.zip"] {
+            let before = fine.hits().len();
+            let got = gateway.get(&format!("{PROXY}/example.com/leaf/@v/{file}"), &gateway.password).0;
+            assert_eq!(got, if next_is_asked { 200 } else { 502 }, "{status} {file}");
+            assert_eq!(fine.hits().len() > before, next_is_asked, "{status} {file}");
+        }
+    }
+}
