@@ -23,6 +23,7 @@ mod file;
 mod go;
 mod hub;
 mod ledger;
+mod npm;
 mod picker;
 mod reply;
 mod request;

@@ -11,6 +11,7 @@ use crate::Gateway;
 use crate::connect::base64_decoded;
 use crate::crates;
 use crate::go;
+use crate::npm;
 use crate::reply::{Reply, absent, refuse, text};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -111,6 +112,7 @@ async fn answer(gateway: &Rc<Gateway>, password: &str, request: &Request<Incomin
     let answered: Result<Response<Reply>, Failure> = match protocol {
         "crates" => crates::serve(gateway, &asked).await,
         "go" => go::serve(gateway, &asked).await,
+        "npm" => npm::serve(gateway, &asked).await,
         _ => Ok(absent(&format!("{uri} is nothing that this gateway serves"))),
     };
     answered.unwrap_or_else(|failure| refuse(gateway, &failure))

@@ -237,3 +237,15 @@ pub fn shell(folder: &Path, script: &str) {
     let output = Command::new("sh").args(["-euc", script]).current_dir(folder).output().unwrap();
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Whether a real client is installed; where not, the test says so, and fails if XTASK_REQUIRE names it or is `all`.
+pub fn installed(program: &str) -> bool {
+    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap()).any(|folder| folder.join(program).exists());
+    let required = std::env::var("XTASK_REQUIRE").unwrap_or_default();
+    assert!(found || !required.split(',').any(|it| it == program || it == "all"), "{program} is required");
+    if !found {
+        // Past libtest, which shows nothing of a test that passes.
+        let _ = writeln!(std::io::stderr(), "skipped: {program}: it is not installed");
+    }
+    found
+}
