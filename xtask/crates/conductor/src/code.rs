@@ -256,6 +256,15 @@ Check the version in `xtask.toml`. If the index is a mirror, it may lag behind o
 `--mirror NAME` for this command.
 ";
 
+    OutsideProfile = 405, "only a host outside the profile could deliver it", "
+`--egress mirrors-only` (or a profile that says so itself) is a promise that nothing outside the profile is contacted. An
+endpoint led there, by a redirect or by the links of its index, and the connection was not made. The lines below the message
+name each URL that wanted out.
+
+If that host may be contacted, add it to `hosts` of the profile: `[mirror.NAME] hosts = [\"cdn.example.com\"]` in
+`xtask.local.toml`. If it may not, put an endpoint that keeps the files itself first.
+";
+
     OtherBytes = 501, "the bytes are not the pinned ones", "
 Something arrived, or was found in a folder of yours, whose hash differs from the one in `xtask.lock` or in a lock file of
 cargo or Go. It was thrown away and used by nobody. No setting switches this check off.

@@ -266,7 +266,7 @@ pub fn explain(failure: &Failure) -> Error {
         FailureKind::Integrity => Code::OtherBytes,
         FailureKind::Disk => os_error(&failure.message).map_or(Code::Disk, |error| disk_code(error.kind())),
         FailureKind::Configuration => Code::NoEndpoint,
-        FailureKind::Egress => Code::Unreachable,
+        FailureKind::Egress => Code::OutsideProfile,
         FailureKind::Bug => Code::Bug,
     };
     let attempts: Vec<String> = failure.attempts.iter().map(|attempt| format!("  - {}", describe(attempt))).collect();
@@ -279,6 +279,9 @@ pub fn explain(failure: &Failure) -> Error {
         ),
         FailureKind::Integrity => error.hint(
             "the bytes are not the pinned ones and were thrown away; take that mirror out of the list, or use another with --mirror",
+        ),
+        FailureKind::Egress => error.hint(
+            "add that host to `hosts` of the profile, or put an endpoint first that keeps its files itself",
         ),
         FailureKind::Configuration => error.hint("list one under [mirror.NAME.ECOSYSTEM] in xtask.local.toml"),
         FailureKind::Disk if code == Code::DiskFull => {
@@ -320,6 +323,7 @@ mod tests {
         for (kind, code) in [
             (FailureKind::Network, Code::Unreachable),
             (FailureKind::Configuration, Code::NoEndpoint),
+            (FailureKind::Egress, Code::OutsideProfile),
             (FailureKind::Disk, Code::Disk),
             (FailureKind::Bug, Code::Bug),
         ] {

@@ -401,6 +401,7 @@ fn pip(context: &Context) -> ToolEnvironment {
             it.set("PIP_INDEX_URL", GATEWAY_FOR_PIP);
             it.set("PIP_PROXY", gateway.proxy());
             it.set("PIP_DEFAULT_TIMEOUT", PATIENCE_SECONDS);
+            it.set("PIP_RETRIES", "0");
             // Whatever its files add to the index is another place to ask, and merged with ours.
             it.set("PIP_CONFIG_FILE", "/dev/null");
         }
@@ -424,6 +425,7 @@ fn uv(context: &Context) -> ToolEnvironment {
         (Some(gateway), _) => {
             it.set("UV_DEFAULT_INDEX", format!("http://{GATEWAY_HOST}/python/simple/"));
             it.set("UV_HTTP_TIMEOUT", PATIENCE_SECONDS);
+            it.set("UV_HTTP_RETRIES", "0");
             it.enter(context, gateway);
         }
         (None, Some(Some(Endpoint::Url(url)))) => it.set("UV_DEFAULT_INDEX", url.masked().clone()),
@@ -485,6 +487,8 @@ fn npm(context: &Context) -> ToolEnvironment {
             it.set("npm_config_registry", format!("http://{GATEWAY_HOST}/npm/"));
             it.set("npm_config_proxy", gateway.proxy());
             it.set("npm_config_noproxy", "");
+            // It has tried every place already; npm would wait ten and sixty seconds in between.
+            it.set("npm_config_fetch_retries", "0");
             for name in ["npm_config_audit", "npm_config_fund", "npm_config_update_notifier"] {
                 it.set(name, "false");
             }
