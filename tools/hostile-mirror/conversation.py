@@ -189,9 +189,9 @@ class Conversation(BaseHTTPRequestHandler):
         body = body[:cut_at]
         bytes_a_second = {"drip": DRIP_BYTES_A_SECOND, "rate": amount}.get(sending)
         piece_bytes = max(1, bytes_a_second // RATE_STEPS_A_SECOND) if bytes_a_second else CHUNK_BYTES
+        in_one_piece = len(body) <= piece_bytes
         sent_bytes, started = 0, time.monotonic()
         try:
-            in_one_piece = len(body) <= piece_bytes
             if in_one_piece:  # Some clients go by the headers alone.
                 self._log(answer.status, len(body))
             self.end_headers()
@@ -208,7 +208,7 @@ class Conversation(BaseHTTPRequestHandler):
                     self._arm_reset()
         except OSError:
             self.close_connection = True
-            if sent_bytes < len(body):
+            if sent_bytes < len(body) and not in_one_piece:
                 self._log(answer.status, sent_bytes)
 
     def _write(self, piece: Body) -> None:

@@ -100,7 +100,7 @@ class Npm(ClientTest):
     def fixtures(self, *faults: str):
         self.pack("leaf", "1.9.0")
         self.pack("leaf", "1.10.0")
-        self.pack("@lab/tree", "2.0.0", dependencies={"leaf": "^1.0.0"})
+        self.pack("@lab/tree", "2.0.0", description="not abbreviated", dependencies={"leaf": "^1.0.0"})
         self.serve(*faults, fixtures={"npm": self.root / "npm"})
 
     def installed(self, name: str) -> dict:
@@ -128,8 +128,20 @@ class Npm(ClientTest):
         shutil.rmtree(self.root / "npm-cache")
         self.assert_done(self.npm("ci"))
         self.assertEqual(self.installed("@lab/tree")["version"], "2.0.0")
-        abbreviated = self.get("npm-1.lab", "/leaf", {"Accept": "application/vnd.npm.install-v1+json"})
-        self.assertEqual(set(json.loads(abbreviated[2])), {"name", "dist-tags", "versions"})
+
+    def test_abbreviated_packuments_have_what_an_installation_needs(self):
+        self.fixtures()
+        accept = "application/vnd.npm.install-v1+json"
+        _, headers, body = self.get("npm-1.lab", "/@lab%2ftree", {"Accept": f"{accept}; q=1.0, */*"})
+        tarball = f"{self.mirror.url('npm-1.lab', 'http')}/@lab/tree/-/lab-tree-2.0.0.tgz"
+        self.assertEqual(headers["Content-Type"], accept)
+        packument = json.loads(body)
+        dist = packument["versions"]["2.0.0"].pop("dist")
+        self.assertEqual((set(dist), dist["tarball"]), ({"tarball", "shasum", "integrity"}, tarball))
+        version = {"name": "@lab/tree", "version": "2.0.0", "dependencies": {"leaf": "^1.0.0"}}
+        self.assertEqual(
+            packument, {"name": "@lab/tree", "dist-tags": {"latest": "2.0.0"}, "versions": {"2.0.0": version}}
+        )
 
     def test_refuses_a_flipped_tarball(self):
         need("npm")

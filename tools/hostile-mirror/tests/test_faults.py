@@ -164,17 +164,25 @@ class LoopbackFaults(LoopbackTest):
         hits = [(it["ecosystem"], it["status"]) for it in mirror.log_entries() if it["host"] == CDN_HOST]
         self.assertEqual(hits, [("crates", 200)])
 
+    def test_own_hosts_are_hit_by_their_own_name_only(self):
+        mirror = self.serve("*=dead", f"{CDN_HOST}/*=html")
+        with self.assertRaises(ConnectionRefusedError):
+            self.fetch()
+        self.assertIn(b"<html>", self.get(CDN_HOST, f"/rsproxy.cn{CRATE}")[2])
+        with self.assertRaisesRegex(OSError, "502"):
+            self.through_proxy(mirror, mirror.url("rsproxy.cn", "http") + CRATE)
+
     def test_slow_delays_the_first_byte_only(self):
         self.serve("rsproxy.cn/*=slow:300")
         started = time.monotonic()
         self.assertEqual(self.fetch()[2], CONTENT)
-        self.assertTrue(0.3 <= time.monotonic() - started < 2)
+        self.assertTrue(0.3 <= time.monotonic() - started < 10)
 
     def test_rate_limits_every_answer(self):
         self.serve(f"rsproxy.cn/*=rate:{2 * len(CONTENT)}")
         started = time.monotonic()
         self.assertEqual(self.fetch()[2], CONTENT)
-        self.assertTrue(0.4 <= time.monotonic() - started < 2)
+        self.assertTrue(0.4 <= time.monotonic() - started < 10)
 
     def test_reset_delivers_its_bytes_each_time_so_that_ranges_come_to_an_end(self):
         step = 30_000
@@ -209,6 +217,24 @@ class LoopbackFaults(LoopbackTest):
             return got, True
         finally:
             connection.close()
+
+    def test_reset_waits_for_a_slow_reader(self):
+        large, cut = self.root / "fixtures/hub/org/repo/large.bin", 4 * 1024 * 1024
+        with open(large, "wb") as file:
+            file.truncate(2 * cut)
+        mirror = self.serve(f"hf-mirror.com/*=reset:{cut}")
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            connection.connect(("127.0.0.1", int(mirror.url("hf-mirror.com", "http").rpartition(":")[2])))
+            connection.sendall(b"GET /org/repo/resolve/main/large.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+            time.sleep(0.3)
+            with connection.makefile("rb") as stream, self.assertRaises(ConnectionResetError):
+                while stream.readline() != b"\r\n":
+                    pass
+                got = 0
+                while got < 2 * cut:
+                    got += len(stream.read1(65536))
+        self.assertEqual(got, cut)
 
     def test_norange_and_reset_together(self):
         self.serve("rsproxy.cn/*=norange", "rsproxy.cn/*=reset:1000")
