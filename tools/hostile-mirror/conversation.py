@@ -55,7 +55,7 @@ class Conversation(BaseHTTPRequestHandler):
         if self.arrived_at.host == PROXY_HOST and not self._pass_proxy():
             return
         mirror, host, scheme = self.mirror, self.endpoint.host, self.endpoint.scheme
-        path, _, query = self.path.partition("?")
+        path = self.path.partition("?")[0]
         found = mirror.find(host, path)
         self.ecosystem = found[0].ecosystem if found else None
         fault = mirror.plan.of_answer(host, path)
@@ -70,7 +70,7 @@ class Conversation(BaseHTTPRequestHandler):
         if instead is not None:
             answer = instead
         else:
-            answer = mirror.answer(found, scheme, path, query, self.headers.get("Accept", "*/*")).with_etag()
+            answer = mirror.answer(found, scheme, path, self.headers.get("Accept", "*/*")).with_etag()
             answer = altered(fault, answer, path) if fault else answer
             answer = self._conditional(answer)
         if "Location" in answer.headers:

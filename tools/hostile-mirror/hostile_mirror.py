@@ -195,12 +195,12 @@ class HostileMirror:
         found = self.table.find(origin, f"/{rest}")
         return found and (found[0], f"/{origin}{found[1]}")
 
-    def answer(self, found: tuple[Route, str] | None, scheme: str, path: str, query: str, accept: str) -> Answer:
+    def answer(self, found: tuple[Route, str] | None, scheme: str, path: str, accept: str) -> Answer:
         """What a healthy mirror answers to `path`, which `found` was found for."""
         if found is None:
             return NOT_FOUND
         route, prefix = found
-        request = Request(path, prefix, path[len(prefix) :], query, accept, lambda url: self.rebase(url, scheme))
+        request = Request(path, prefix, path[len(prefix) :], accept, lambda url: self.rebase(url, scheme))
         try:
             return healthy(self._sources, route, request)
         except UpstreamError as error:
@@ -292,7 +292,6 @@ def serve_on_loopback(options: Options, address: str = "127.0.0.1") -> Iterator[
     """A running mirror, each host on ports of its own."""
     with ExitStack() as held:
         mirror = HostileMirror(options)
-        held.callback(mirror.close)
         endpoints = []
         for host in mirror.hosts:
             for scheme in DEFAULT_PORTS:
@@ -300,6 +299,7 @@ def serve_on_loopback(options: Options, address: str = "127.0.0.1") -> Iterator[
                 for opened in sockets:
                     held.enter_context(opened)
                 endpoints.append(Endpoint(host, scheme, sockets[0]))
+        held.callback(mirror.close)  # Before its sockets.
         mirror.start(endpoints)
         yield mirror
 

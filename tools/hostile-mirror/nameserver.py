@@ -21,7 +21,7 @@ class NameServer:
     """Answers on a UDP socket that others opened, until `close`. `now` gives the time of a line."""
 
     def __init__(self, listener: socket.socket, addresses: dict[str, str], log_path: Path, now: Callable[[], str]):
-        self.listener, self.addresses, self.log_path, self.now = listener, addresses, log_path, now
+        self.listener, self.addresses, self.now = listener, addresses, now
         self._log = open(log_path, "w", buffering=1)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()

@@ -17,7 +17,6 @@ class Request:
     path: str
     prefix: str
     rest: str
-    query: str
     accept: str
     base_url: Callable[[str], str]
 
@@ -42,6 +41,6 @@ def below(directory: Path, rest: str) -> Path | None:
     return path if path.is_relative_to(directory.resolve()) else None
 
 
-def fixture(directory: Path, rest: str, content_type: str = BINARY) -> Answer:
+def fixture(directory: Path, rest: str) -> Answer:
     path = below(directory, rest)
-    return Answer(200, FileBody.whole(path), content_type) if path is not None and path.is_file() else NOT_FOUND
+    return Answer(200, FileBody.whole(path), BINARY) if path is not None and path.is_file() else NOT_FOUND

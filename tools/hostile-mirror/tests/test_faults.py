@@ -195,8 +195,8 @@ class LoopbackFaults(LoopbackTest):
                     self.assertEqual(len(piece), min(step, len(CONTENT) - len(got)))
                     got, cuts = got + piece, cuts + cut
                 self.assertEqual(hashlib.sha256(got).digest(), hashlib.sha256(CONTENT).digest())
-                # Python's TLS client takes a reset for the end.
-                self.assertEqual(cuts, len(CONTENT) // step if scheme == "http" else 0)
+                if scheme == "http":  # Older TLS clients of Python take a reset for the end.
+                    self.assertEqual(cuts, len(CONTENT) // step)
                 self.assertEqual([it["bytes"] for it in mirror.log_entries()][:2], [step, step])
 
     def read_until_reset(self, mirror, scheme: str, start: int) -> tuple[bytes, bool]:
