@@ -10,9 +10,10 @@ opened inside and handed to this process, which serves them from the outside, wh
 network inside has the loopback device only. When either side ends, however it ends, the kernel ends the rest.
 
 Every host has an address of its own in 10.231.0.0/16 on that device, which a name server of ours gives out. It writes
-every name that is looked up to lookups.jsonl beside the access log (nameserver.py); no other names exist. The command's
-environment is the caller's, less every variable that names a proxy, a CA bundle or a mirror; SSL_CERT_FILE names the
-test authority alone.
+every name that is looked up to lookups.jsonl beside the access log (nameserver.py); no other names exist. Whoever tries
+an address without asking is refused, and named in strays.jsonl (recorder.py; IPv4: the network has no other). The
+command's environment is the caller's, less every variable that names a proxy, a CA bundle or a mirror; SSL_CERT_FILE
+names the test authority alone.
 Needs Linux, util-linux and iproute2, and root or unprivileged user namespaces. Exits with the command's own code.
 """
 
@@ -32,9 +33,10 @@ from authority import AuthorityError
 from faults import FaultError
 from hostile_mirror import DEFAULT_PORTS, Endpoint, HostileMirror, Options, listen, now
 from nameserver import NameServer
+from recorder import Recorder, open_recorder
 from routes import RouteError
 
-FIRST_ADDRESS = ipaddress.IPv4Address("10.231.0.1")
+OWN_NETWORK = ipaddress.IPv4Network("10.231.0.0/16")
 NAME_SERVER = ("10.231.255.53", 53)
 LOCAL_NAMES = "127.0.0.1 localhost\n"
 READY, START = b"ready", b"start"
@@ -114,12 +116,13 @@ def run(options: Options | None, assignments: dict[str, str], command: list[str]
     ):
         theirs.close()
         try:
-            message, descriptors, _, _ = socket.recv_fds(ours, len(READY), 2 * len(faults) + 1)
+            message, descriptors, _, _ = socket.recv_fds(ours, len(READY), 2 * len(faults) + 2)
             if message != READY:
                 raise NamespaceError(f"the namespaces could not be made (exit {process.wait()})")
             if mirror:
                 names = [(host, scheme) for host in faults for scheme in DEFAULT_PORTS]
                 listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+                recorder = Recorder(listeners.pop(), mirror.log_path.with_name("strays.jsonl"), now)
                 lookups = mirror.log_path.with_name("lookups.jsonl")
                 name_server = NameServer(listeners.pop(), addresses_of(faults), lookups, now)
                 endpoints = [Endpoint(*name, listener) for name, listener in zip(names, listeners, strict=True)]
@@ -134,12 +137,13 @@ def run(options: Options | None, assignments: dict[str, str], command: list[str]
         finally:
             process.kill()
             if mirror and mirror.endpoints:
+                recorder.close()
                 name_server.close()
                 mirror.close()
 
 
 def addresses_of(hosts: Iterable[str]) -> dict[str, str]:
-    return {host: str(FIRST_ADDRESS + index) for index, host in enumerate(hosts)}
+    return {host: str(address) for host, address in zip(hosts, OWN_NETWORK.hosts(), strict=False)}
 
 
 def inside(control: socket.socket, faults: dict[str, str | None], command: list[str]) -> int:
@@ -147,6 +151,8 @@ def inside(control: socket.socket, faults: dict[str, str | None], command: list[
     addresses = addresses_of(faults)
     local = [*addresses.values(), NAME_SERVER[0]]
     commands = ["link set lo up", *(f"address add {address}/32 dev lo" for address in local)]
+    if faults:
+        commands.append("route add local default dev lo")
     subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
     replace_file("/etc/hosts", LOCAL_NAMES)
     if faults:
@@ -157,7 +163,7 @@ def inside(control: socket.socket, faults: dict[str, str | None], command: list[
     if faults:
         name_server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         name_server.bind(NAME_SERVER)
-        opened.append([name_server])
+        opened += [[name_server], [open_recorder(OWN_NETWORK)]]
     socket.send_fds(control, [READY], [sockets[0].fileno() for sockets in opened])
     if control.recv(len(START)) != START:
         return 1

@@ -382,6 +382,26 @@ for host in ("go-1.lab", "GO-1.lab", "example.com", "localhost"):
         )
         self.assertEqual(tomllib.loads(profile.read_text())["mirror"]["lab"]["go"]["proxy"][0], "https://go-1.lab")
 
+    def test_whoever_tries_an_address_is_named_and_nothing_of_the_mirrors_is(self):
+        script = """
+import socket, urllib.request
+try:
+    socket.create_connection(("203.0.113.7", 443), 3)
+except ConnectionRefusedError:
+    print("refused")
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("198.51.100.9", 53))
+socket.create_connection(("goproxy.cn", 80), 3)
+with socket.create_server(("127.0.0.1", 0)) as server:
+    socket.create_connection(server.getsockname(), 3)
+"""
+        done = self.run_inside([sys.executable, "-c", script])
+        self.assertEqual(done.stdout.split(), ["refused"], done.stderr)
+        strays = [json.loads(line) for line in (self.state / "strays.jsonl").read_text().splitlines()]
+        self.assertEqual(
+            [(it["protocol"], it["address"], it["port"]) for it in strays],
+            [("tcp", "203.0.113.7", 443), ("udp", "198.51.100.9", 53)],
+        )
+
     def test_environment_keeps_no_mirror_proxy_or_real_authority(self):
         hostile = {"PIP_INDEX_URL": "http://x", "https_proxy": "http://x", "CURL_CA_BUNDLE": "/x", "GOPROXY": "off"}
         for name, value in hostile.items():
