@@ -21,6 +21,7 @@ use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
+use std::future::Future;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,19 @@ pub struct Sought<'a> {
     /// Sent with the request; accept and user agent belong here.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub max_bytes: usize,
+}
+
+impl<'a> Sought<'a> {
+    pub fn ask(&'a self, upstream: &'a Upstream, url: &'a Url) -> Ask<'a> {
+        Ask {
+            step: self.step,
+            ecosystem: self.ecosystem,
+            artifact: &self.subject,
+            upstream,
+            url,
+            headers: self.headers.clone(),
+        }
+    }
 }
 
 /// A text and what is known about it.
@@ -106,35 +120,37 @@ pub async fn seek_from(
     accept: impl Fn(&Document) -> Result<Kept, Error>,
     settled: impl Fn(&Kept) -> bool,
 ) -> Result<Option<Kept>, Failure> {
+    let attempt = async |upstream: &Upstream| accept(&read(gateway, sought, upstream, &locate(upstream).await?).await?);
+    seek_among(gateway, sought, upstreams, attempt, settled).await
+}
+
+/// The document at one upstream.
+pub async fn read(gateway: &Gateway, sought: &Sought<'_>, upstream: &Upstream, url: &Url) -> Result<Document, Error> {
+    gateway.client.document(sought.ask(upstream, url), sought.max_bytes).await
+}
+
+/// As [`seek_from`] (the upstreams are not computed where the store settles it), each asked in the caller's own way.
+pub async fn seek_among(
+    gateway: &Gateway,
+    sought: &Sought<'_>,
+    upstreams: impl Future<Output = Vec<Upstream>>,
+    attempt: impl AsyncFn(&Upstream) -> Result<Kept, Error>,
+    settled: impl Fn(&Kept) -> bool,
+) -> Result<Option<Kept>, Failure> {
     let path = gateway.documents.path(sought.ecosystem, &sought.key);
-    let stored = {
-        let path = path.clone();
-        blocking(move || Ok(load(&path))).await.map_err(|error| error.failure(&sought.subject, Vec::new()))?
-    };
+    let stored = blocking(move || Ok(load(&path))).await;
+    let stored = stored.map_err(|error| error.failure(&sought.subject, Vec::new()))?;
     if let Some(stored) = stored.as_ref().filter(|stored| settled(stored)) {
         return Ok(Some(stored.clone()));
     }
     let upstreams = upstreams.await;
     let next = gateway.next(sought.ecosystem);
     let answer = ask_in_turn(&sought.subject, &upstreams, &gateway.limits, next, async |upstream: &Upstream| {
-        let url = locate(upstream).await?;
-        let headers = sought.headers.clone();
-        let ask = Ask {
-            step: sought.step,
-            ecosystem: sought.ecosystem,
-            artifact: &sought.subject,
-            upstream,
-            url: &url,
-            headers,
-        };
-        accept(&gateway.client.document(ask, sought.max_bytes).await?)
-    })
-    .await;
-    match answer {
+        attempt(upstream).await
+    });
+    match answer.await {
         Ok(kept) => {
-            let (copy, folder) = (kept.clone(), gateway.documents.root.clone());
-            // A text that cannot be kept is asked for again: nothing is lost but time.
-            let _ = blocking(move || save(&folder, &path, &copy)).await;
+            keep(gateway, sought.ecosystem, &sought.key, &kept).await;
             Ok(Some(kept))
         }
         Err(failure) if failure.message == NOBODY_HAS_IT => Ok(None),
@@ -146,6 +162,13 @@ pub async fn seek_from(
             _ => Err(failure),
         },
     }
+}
+
+/// Keeps a text under one more key. One that cannot be kept is asked for again: nothing is lost but time.
+pub async fn keep(gateway: &Gateway, ecosystem: Ecosystem, key: &str, kept: &Kept) {
+    let (path, folder) = (gateway.documents.path(ecosystem, key), gateway.documents.root.clone());
+    let copy = kept.clone();
+    let _ = blocking(move || save(&folder, &path, &copy)).await;
 }
 
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@
 //! Rules: ARCHITECTURE.md, "Invariants".
 //!
 //! One thread does the talking, so state is shared without locks; hashing, inflating and disks are on blocking threads.
-//! Reading order: `server` and `crates`, `go`, `simple`, `hub`, `file` (a file a protocol) → `fetch` (one pinned artifact),
+//! Reading order: `server` and `crates`, `go`, `simple`, `hub`, `oci`, `file` (a file a protocol) → `fetch` (one pinned artifact),
 //! `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in which order) and `upstream`
 //! (who is asked next) → `request` (one GET) → `connect` (one connection); beside them `downloads` (the folder), `unpack`
 //! (archives), `ledger` (standard output), `url`, `error`.
@@ -24,6 +24,7 @@ mod go;
 mod hub;
 mod ledger;
 mod npm;
+mod oci;
 mod picker;
 mod reply;
 mod request;

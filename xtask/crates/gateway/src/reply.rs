@@ -49,6 +49,17 @@ pub fn whole(status: StatusCode, bytes: Bytes) -> Response<Reply> {
     reply
 }
 
+/// The answer to a HEAD, of something that was not downloaded for it.
+pub fn head(headers: Vec<(HeaderName, HeaderValue)>, size_bytes: Option<u64>) -> Response<Reply> {
+    let mut reply = whole(StatusCode::OK, Bytes::new());
+    reply.headers_mut().extend(headers);
+    reply.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Some(size) = size_bytes {
+        reply.headers_mut().insert(header::CONTENT_LENGTH, size.into());
+    }
+    reply
+}
+
 /// 404, with what was looked for.
 pub fn absent(what: &str) -> Response<Reply> {
     text(StatusCode::NOT_FOUND, &format!("xtask gateway: {what}\n"))

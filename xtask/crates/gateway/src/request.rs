@@ -1,4 +1,4 @@
-//! One GET to one upstream: admission, connection, redirects, and a body that cannot keep us waiting.
+//! One GET or HEAD to one upstream: admission, connection, redirects, and a body that cannot keep us waiting.
 //!
 //! Owns: the redirect policy, the time bounds of an answer, kept-alive connections. Never: follow https down to http, send
 //! a credential to another origin than its own, or hold more of a body in memory than the caller's bound.
@@ -7,13 +7,14 @@
 use crate::connect::{Connector, Forward, Peer};
 use crate::error::{Error, Kind};
 use crate::ledger::Entry;
+use crate::oci::{self, Challenge};
 use crate::upstream::Hosts;
 use crate::url::{Origin, Url};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use protocol::{Ecosystem, Limits, Upstream, Verdict};
 use std::cell::RefCell;
@@ -29,6 +30,7 @@ const MAX_HOPS: usize = 10;
 const MAX_IDLE_PER_ORIGIN: usize = 8;
 /// As much of a web page or an error page as is read to cite its first words.
 const CITED_BYTES: usize = 2048;
+const MAX_TOKEN_BYTES: usize = 1 << 20;
 const USER_AGENT: &str = concat!("cargo-xtask-gateway/", env!("CARGO_PKG_VERSION"));
 
 pub struct Client {
@@ -38,6 +40,10 @@ pub struct Client {
     /// `Some`: nobody else is connected to.
     allowed_hosts: Option<BTreeSet<String>>,
     idle: RefCell<HashMap<Origin, Vec<Idle>>>,
+    /// Base URL of an upstream's repository → what its token service gave for it; sent to that URL's origin only.
+    tokens: RefCell<HashMap<String, String>>,
+    /// Registries that have shown to be alive, and how long their blobs' first byte is waited for.
+    patience: RefCell<HashMap<Origin, Duration>>,
 }
 
 struct Idle {
@@ -70,6 +76,15 @@ pub struct Answer {
     pace: Pace,
 }
 
+/// What a HEAD said on its way.
+pub struct Head {
+    /// 2xx, 3xx where the way was not followed to its end, or 404.
+    pub status: StatusCode,
+    /// One a hop, the last is the answer's.
+    pub hops: Vec<HeaderMap>,
+    pub peer: Peer,
+}
+
 /// A short text held in memory: an index entry, a project page.
 pub struct Document {
     pub status: u16,
@@ -80,19 +95,32 @@ pub struct Document {
 
 impl Client {
     pub fn new(connector: Connector, limits: Limits, allowed_hosts: Option<BTreeSet<String>>) -> Self {
-        Self { connector, hosts: Hosts::default(), limits, allowed_hosts, idle: RefCell::default() }
+        Self {
+            connector,
+            hosts: Hosts::default(),
+            limits,
+            allowed_hosts,
+            idle: RefCell::default(),
+            tokens: RefCell::default(),
+            patience: RefCell::default(),
+        }
+    }
+
+    /// From now on blobs of this registry may take so long to begin: it was heard of in this run, so it is not dead.
+    pub fn wait_for_blobs(&self, registry: &Origin, first_byte: Duration) {
+        self.patience.borrow_mut().insert(registry.clone(), first_byte);
     }
 
     /// Sends the request and follows redirects until an answer that carries content.
     /// # Errors: any kind but Hash, Range and Disk; the ledger has its line in each case.
     pub async fn get(self: &Rc<Self>, ask: &Ask<'_>) -> Result<Answer, Error> {
-        // An index may name files on a host of its own choice: the ledger says who led us there.
-        let asked = Url::parse(&ask.upstream.url).map_or_else(|_| ask.url.origin.clone(), |home| home.origin);
-        let mut entry = Entry::begin(ask.step, ask.ecosystem, ask.artifact, &asked.host);
-        if asked != ask.url.origin {
-            entry.redirected_to(&ask.url.origin.host);
-        }
-        match self.follow(ask, &mut entry).await {
+        self.get_from(ask, true).await
+    }
+
+    /// `authorize`: whether a registry's request for a token is answered; its token service itself gets none.
+    async fn get_from(self: &Rc<Self>, ask: &Ask<'_>, authorize: bool) -> Result<Answer, Error> {
+        let mut entry = begin(ask);
+        match self.follow(ask, &Method::GET, authorize, &mut entry, &mut |_| false).await {
             Ok((response, idle, url)) => Ok(Answer {
                 status: response.status().as_u16(),
                 headers: response.headers().clone(),
@@ -103,20 +131,46 @@ impl Client {
                 entry,
                 pace: Pace::new(&self.limits),
             }),
-            Err(error) => {
-                entry.judged(error.verdict());
-                if error.kind == Kind::KnownDead {
-                    entry.withdraw_unless_answered();
+            Err(error) => Err(failed(entry, error)),
+        }
+    }
+
+    /// Asks for the head only, and follows redirects until one of them is `enough`.
+    /// # Errors: as [`Client::get`], but a 404 is an answer: its headers may say what exactly is missing.
+    pub async fn head(self: &Rc<Self>, ask: &Ask<'_>, enough: impl Fn(&HeaderMap) -> bool) -> Result<Head, Error> {
+        let (mut entry, mut hops) = (begin(ask), Vec::new());
+        let mut passed = |headers: &HeaderMap| {
+            hops.push(headers.clone());
+            enough(headers)
+        };
+        match self.follow(ask, &Method::HEAD, true, &mut entry, &mut passed).await {
+            Ok((response, idle, url)) => {
+                let status = response.status();
+                if !status.is_redirection() {
+                    hops.push(response.headers().clone());
                 }
-                Err(error)
+                entry.judged(if status == StatusCode::NOT_FOUND { Verdict::Absent } else { Verdict::Ok });
+                let peer = idle.peer.clone();
+                self.recycle_when_drained(response.into_body(), idle, url.origin);
+                Ok(Head { status, hops, peer })
             }
+            Err(error) => Err(failed(entry, error)),
         }
     }
 
     /// A whole text of at most `max_bytes`, unpacked where the server sent it compressed.
-    pub async fn document(self: &Rc<Self>, mut ask: Ask<'_>, max_bytes: usize) -> Result<Document, Error> {
+    pub async fn document(self: &Rc<Self>, ask: Ask<'_>, max_bytes: usize) -> Result<Document, Error> {
+        self.document_from(ask, max_bytes, true).await
+    }
+
+    async fn document_from(
+        self: &Rc<Self>,
+        mut ask: Ask<'_>,
+        max_bytes: usize,
+        authorize: bool,
+    ) -> Result<Document, Error> {
         ask.headers.push((header::ACCEPT_ENCODING, HeaderValue::from_static("gzip")));
-        let mut answer = self.get(&ask).await?;
+        let mut answer = self.get_from(&ask, authorize).await?;
         let compressed = answer.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
         let bytes = match answer.read_to_end(max_bytes, compressed).await {
             Ok(bytes) => Bytes::from(bytes),
@@ -129,16 +183,35 @@ impl Client {
     async fn follow(
         self: &Rc<Self>,
         ask: &Ask<'_>,
+        method: &Method,
+        authorize: bool,
         entry: &mut Entry,
+        passed: &mut dyn FnMut(&HeaderMap) -> bool,
     ) -> Result<(Response<Incoming>, Idle, Url), Error> {
         let mut url = ask.url.clone();
+        let mut may_authorize = authorize && ask.ecosystem == Ecosystem::Oci;
         for _ in 0..=MAX_HOPS {
-            let (response, idle) = self.exchange(ask, &url).await?;
+            let (response, idle) = self.exchange(ask, method, &url).await?;
             let status = response.status();
             entry.answered(status.as_u16());
+            if status == StatusCode::UNAUTHORIZED
+                && url.origin == ask.url.origin
+                && let Some(challenge) = Challenge::of(response.headers()).filter(|_| may_authorize)
+            {
+                may_authorize = false;
+                self.recycle_when_drained(response.into_body(), idle, url.origin.clone());
+                // One line of the ledger for each of the two requests.
+                std::mem::replace(entry, begin(ask)).judged(Verdict::Status);
+                let token = Box::pin(self.token(ask, &challenge)).await?;
+                self.tokens.borrow_mut().insert(ask.upstream.url.clone(), format!("Bearer {token}"));
+                continue;
+            }
             let location =
                 response.headers().get(header::LOCATION).filter(|_| status.is_redirection() && status.as_u16() != 304);
-            let Some(location) = location else {
+            let Some(location) = location.filter(|_| !passed(response.headers())) else {
+                if location.is_some() || (method == Method::HEAD && status == StatusCode::NOT_FOUND) {
+                    return Ok((response, idle, url));
+                }
                 return match self.refusal(response, entry).await {
                     Ok(response) => Ok((response, idle, url)),
                     Err(error) => Err(error.at(&idle.peer)),
@@ -161,6 +234,21 @@ impl Client {
             url = target;
         }
         Err(Error::new(Kind::Malformed, format!("more than {MAX_HOPS} redirects, the last to {url}")))
+    }
+
+    /// Asks a registry's token service. The upstream's credentials go there only if it is at one of its own origins.
+    async fn token(self: &Rc<Self>, ask: &Ask<'_>, challenge: &Challenge) -> Result<String, Error> {
+        let url = challenge.url()?;
+        if ask.url.origin.https && !url.origin.https {
+            let message = format!("it sends to a token service without TLS, {}; that is never asked", url.origin);
+            return Err(Error::new(Kind::Tls, message));
+        }
+        let artifact = format!("token for {}", ask.artifact);
+        // Its base names no repository, so that no token is sent for a token.
+        let upstream = Upstream { url: ask.url.origin.to_string(), ..ask.upstream.clone() };
+        let ask = Ask { artifact: &artifact, upstream: &upstream, url: &url, headers: Vec::new(), ..*ask };
+        let document = self.document_from(ask, MAX_TOKEN_BYTES, false).await?;
+        oci::token(&document.bytes)
     }
 
     /// Turns every status that carries no content into its error, with the first words of the page.
@@ -190,14 +278,19 @@ impl Client {
                 _ => break,
             }
         }
-        let words = first_words(&page);
+        let words = oci::refusal(&page).unwrap_or_else(|| first_words(&page));
         let said = if words.is_empty() { String::new() } else { format!(": “{words}”") };
         let wait = retry_after.map(|wait| format!(", asking to wait {} s", wait.as_secs())).unwrap_or_default();
         Err(Error::new(kind, format!("{status}{wait}{said}")))
     }
 
     /// One request to one origin, on a kept connection where there is one.
-    async fn exchange(self: &Rc<Self>, ask: &Ask<'_>, url: &Url) -> Result<(Response<Incoming>, Idle), Error> {
+    async fn exchange(
+        self: &Rc<Self>,
+        ask: &Ask<'_>,
+        method: &Method,
+        url: &Url,
+    ) -> Result<(Response<Incoming>, Idle), Error> {
         let origin = &url.origin;
         if self.allowed_hosts.as_ref().is_some_and(|allowed| !allowed.contains(&origin.host)) {
             let message =
@@ -209,7 +302,7 @@ impl Client {
             .admit(origin)
             .await
             .map_err(|error| error.at(&Peer { url: Some(url.to_string()), ..Peer::default() }))?;
-        let result = self.exchange_admitted(ask, url).await;
+        let result = self.exchange_admitted(ask, method, url).await;
         match &result {
             Ok((response, _)) if matches!(response.status().as_u16(), 429 | 503) && self.too_long(response) => {
                 self.hosts.dead(origin, "it asked to wait longer than the limit");
@@ -227,8 +320,16 @@ impl Client {
         retry_after(response).is_some_and(|wait| wait > Duration::from_secs(self.limits.retry_after_seconds))
     }
 
-    async fn exchange_admitted(&self, ask: &Ask<'_>, url: &Url) -> Result<(Response<Incoming>, Idle), Error> {
-        let first_byte = Duration::from_secs(self.limits.first_byte_seconds);
+    async fn exchange_admitted(
+        &self,
+        ask: &Ask<'_>,
+        method: &Method,
+        url: &Url,
+    ) -> Result<(Response<Incoming>, Idle), Error> {
+        let patient = self.patience.borrow().get(&ask.url.origin).copied().filter(|_| oci::is_blob(ask));
+        let first_byte = patient.unwrap_or(Duration::from_secs(self.limits.first_byte_seconds));
+        let token = self.tokens.borrow().get(&ask.upstream.url).cloned();
+        let request = |idle: &Idle| build(ask, method, url, token.as_deref(), idle.forward.as_ref());
         let silence = |peer: &Peer| {
             let message = format!("no answer within {} s of the request", first_byte.as_secs());
             Error::new(Kind::Stalled, message).at(peer)
@@ -238,7 +339,7 @@ impl Client {
             if idle.sender.ready().await.is_err() {
                 continue;
             }
-            let request = build(ask, url, idle.forward.as_ref())?;
+            let request = request(&idle)?;
             match tokio::time::timeout(first_byte, idle.sender.send_request(request)).await {
                 Ok(Ok(response)) => return Ok((response, idle)),
                 // The server closed it while it was idle; that says nothing about a new one.
@@ -258,7 +359,7 @@ impl Client {
         let (sender, driver) = handshake(TokioIo::new(connection.stream)).await.map_err(broken)?;
         tokio::task::spawn_local(driver);
         let mut idle = Idle { sender, peer: peer.clone(), forward: connection.forward };
-        let request = build(ask, url, idle.forward.as_ref())?;
+        let request = request(&idle)?;
         match tokio::time::timeout(first_byte, idle.sender.send_request(request)).await {
             Ok(Ok(response)) => Ok((response, idle)),
             Ok(Err(cause)) => Err(broken(cause)),
@@ -462,19 +563,44 @@ impl Pace {
     }
 }
 
-fn build(ask: &Ask<'_>, url: &Url, forward: Option<&Forward>) -> Result<Request<NoBody>, Error> {
+/// An index may name files on a host of its own choice: the ledger says who led us there.
+fn begin(ask: &Ask<'_>) -> Entry {
+    let asked = Url::parse(&ask.upstream.url).map_or_else(|_| ask.url.origin.clone(), |home| home.origin);
+    let mut entry = Entry::begin(ask.step, ask.ecosystem, ask.artifact, &asked.host);
+    if asked != ask.url.origin {
+        entry.redirected_to(&ask.url.origin.host);
+    }
+    entry
+}
+
+fn failed(mut entry: Entry, error: Error) -> Error {
+    entry.judged(error.verdict());
+    if error.kind == Kind::KnownDead {
+        entry.withdraw_unless_answered();
+    }
+    error
+}
+
+/// `token`: what stands in place of the upstream's own authorization.
+fn build(
+    ask: &Ask<'_>,
+    method: &Method,
+    url: &Url,
+    token: Option<&str>,
+    forward: Option<&Forward>,
+) -> Result<Request<NoBody>, Error> {
     let uri = match forward {
         Some(_) => format!("{}{}", url.origin, url.path_and_query()),
         None => url.path_and_query(),
     };
-    let mut request = Request::get(uri).header(header::HOST, url.origin.authority());
+    let mut request = Request::builder().method(method).uri(uri).header(header::HOST, url.origin.authority());
     // A child's own name is passed on: some mirrors refuse whom they do not know.
     if !ask.headers.iter().any(|(name, _)| *name == header::USER_AGENT) {
         request = request.header(header::USER_AGENT, USER_AGENT);
     }
     let homes = std::iter::once(&ask.upstream.url).chain(&ask.upstream.second);
     let at_home = homes.into_iter().any(|home| Url::parse(home).is_ok_and(|home| home.origin == url.origin));
-    if let Some(secret) = ask.upstream.authorization.as_deref().filter(|_| at_home) {
+    if let Some(secret) = token.or(ask.upstream.authorization.as_deref()).filter(|_| at_home) {
         request = request.header(header::AUTHORIZATION, secret);
     }
     if let Some(secret) = forward.and_then(|forward| forward.authorization.as_deref()) {
@@ -519,7 +645,7 @@ impl Write for Bounded {
     }
 }
 
-/// The body of a GET.
+/// The body of a GET or a HEAD.
 #[derive(Clone, Copy)]
 pub struct NoBody;
 

@@ -9,10 +9,8 @@
 
 use crate::Gateway;
 use crate::connect::base64_decoded;
-use crate::crates;
-use crate::go;
-use crate::npm;
 use crate::reply::{Reply, absent, refuse, text};
+use crate::{crates, file, go, hub, npm, oci};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
@@ -113,6 +111,9 @@ async fn answer(gateway: &Rc<Gateway>, password: &str, request: &Request<Incomin
         "crates" => crates::serve(gateway, &asked).await,
         "go" => go::serve(gateway, &asked).await,
         "npm" => npm::serve(gateway, &asked).await,
+        "file" => file::serve(gateway, &asked).await,
+        "hub" => hub::serve(gateway, &asked).await,
+        "v2" => oci::serve(gateway, &asked).await,
         _ => Ok(absent(&format!("{uri} is nothing that this gateway serves"))),
     };
     answered.unwrap_or_else(|failure| refuse(gateway, &failure))

@@ -5,6 +5,7 @@
 //! signatures there).
 //! Rules: RFC 3986 section 5.2.
 
+use crate::connect::percent_decode;
 use crate::error::{Error, Kind};
 use std::fmt;
 
@@ -126,6 +127,11 @@ pub fn encode_path(path: &str) -> String {
         }
     }
     encoded
+}
+
+/// A percent-encoded path in plain text; `None` where that is no text, or holds control characters.
+pub fn decode_path(path: &str) -> Option<String> {
+    String::from_utf8(percent_decode(path)).ok().filter(|plain| !plain.chars().any(char::is_control))
 }
 
 fn without_dots(path: &str) -> String {

@@ -178,6 +178,14 @@ impl Gateway {
         }
     }
 
+    /// What the conductor heard of children that were refused.
+    pub fn refusals(&self) -> Vec<&Failure> {
+        self.events
+            .iter()
+            .filter_map(|event| if let Event::Refused { failure, .. } = event { Some(failure) } else { None })
+            .collect()
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -207,6 +215,17 @@ impl Gateway {
     }
 
     pub fn raw(&self, method: &str, target: &str, headers: &str) -> (u16, Vec<u8>) {
+        let (status, _, body) = self.answer(method, target, headers);
+        (status, body)
+    }
+
+    /// With the head, its names in lower case, as a child of this run asks a proxy.
+    pub fn ask(&self, method: &str, target: &str, headers: &str) -> (u16, String, Vec<u8>) {
+        let known = base64(&format!("test:{}", self.password));
+        self.answer(method, target, &format!("Proxy-Authorization: Basic {known}\r\n{headers}"))
+    }
+
+    fn answer(&self, method: &str, target: &str, headers: &str) -> (u16, String, Vec<u8>) {
         use std::io::Read;
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -215,7 +234,8 @@ impl Gateway {
         stream.read_to_end(&mut answer).unwrap();
         let head_end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
         let status = String::from_utf8_lossy(&answer[9..12]).parse().unwrap();
-        (status, answer[head_end + 4..].to_vec())
+        let head = String::from_utf8_lossy(&answer[..head_end]).to_ascii_lowercase();
+        (status, head, answer[head_end + 4..].to_vec())
     }
 }
 

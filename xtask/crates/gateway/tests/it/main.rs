@@ -5,6 +5,7 @@ mod children;
 mod fetch;
 mod gateway;
 mod go;
+mod hub;
 mod npm;
 mod outside;
 mod server;

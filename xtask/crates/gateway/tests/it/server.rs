@@ -161,7 +161,8 @@ pub fn serve(
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         let out = stream.get_mut();
-        let now = end.map_or(body.len(), |(after, _)| after.min(body.len()));
+        // The answer to a HEAD is its head.
+        let now = if hit.method == "HEAD" { 0 } else { end.map_or(body.len(), |(after, _)| after.min(body.len())) };
         if out.write_all(format!("{head}\r\n").as_bytes()).is_err() {
             return;
         }
