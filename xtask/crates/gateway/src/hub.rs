@@ -190,7 +190,7 @@ async fn facts(gateway: &Gateway, asked: &Asked, place: &Place<'_>) -> Result<Re
     let (relative, code) = (place.resolve(place.revision), RefCell::new("EntryNotFound".to_owned()));
     let attempt = async |upstream: &Upstream| {
         let url = Url::parse(&upstream.url)?.below(&relative)?;
-        let head = gateway.client.head(&sought.ask(upstream, &url), |headers| is_enough(headers)).await?;
+        let head = gateway.client.head(&sought.ask(upstream, &url), is_enough).await?;
         let facts = Facts::of(&head, place.revision, pinned).map_err(|error| error.at(&head.peer));
         match facts {
             // Only its first words tell a person whose page it is.

@@ -61,6 +61,7 @@ pub struct Gateway {
     crates: Crates,
     /// Subjects whose refusal the conductor has heard of.
     refused: RefCell<HashSet<String>>,
+    sizes: oci::Sizes,
 }
 
 impl Gateway {
@@ -80,6 +81,7 @@ impl Gateway {
             documents: Documents::open(&setup.downloads)?,
             crates: Crates::new(&setup.pins.crates),
             refused: RefCell::default(),
+            sizes: oci::Sizes::default(),
             setup,
         })
     }

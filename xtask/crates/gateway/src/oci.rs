@@ -24,6 +24,8 @@ use protocol::{Ecosystem, Failure, Upstream};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -72,6 +74,27 @@ impl Place {
             upstream.url = upstream.url.replace("{repo}", &self.repo).replace("{leaf}", leaf);
         }
         upstreams
+    }
+}
+
+/// How long blobs are, from the manifests of this run: repository and digest → bytes.
+#[derive(Default)]
+pub struct Sizes(RefCell<HashMap<(String, String), u64>>);
+
+impl Sizes {
+    fn learn(&self, place: &Place, manifest: &[u8]) {
+        let manifest: Value = serde_json::from_slice(manifest).unwrap_or_default();
+        let layers = manifest["layers"].as_array().into_iter().flatten();
+        for blob in layers.chain([&manifest["config"]]) {
+            let digest = blob["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
+            if let (Some(digest), Some(size)) = (digest, blob["size"].as_u64()) {
+                self.0.borrow_mut().insert((place.repo.clone(), digest.to_owned()), size);
+            }
+        }
+    }
+
+    fn of(&self, place: &Place, pin: &Pin) -> Option<u64> {
+        self.0.borrow().get(&(place.repo.clone(), pin.text().to_owned())).copied()
     }
 }
 
@@ -145,6 +168,12 @@ async fn manifest(
         digest.as_ref().is_some_and(|pin| pin.text() == sha256(&kept.bytes))
     });
     let Some(kept) = found.await? else { return Ok(absent(&format!("no upstream has the {}", sought.subject))) };
+    // Whoever gave it, in this run or an earlier one, is worth waiting for.
+    if let Ok(giver) = Url::parse(&kept.note.url) {
+        let only = place.upstreams(gateway).await.len() == 1;
+        gateway.client.wait_for_blobs(&giver.origin, if only { ONLY_BLOB_FIRST_BYTE } else { BLOB_FIRST_BYTE });
+    }
+    gateway.sizes.learn(place, &kept.bytes);
     let digest = sha256(&kept.bytes);
     keep(gateway, Ecosystem::Oci, &stored_name(&digest), &kept).await;
     let mut reply = typed(StatusCode::OK, &kept.note.content_type, kept.bytes.clone());
@@ -194,7 +223,11 @@ async fn blob(gateway: &Rc<Gateway>, asked: &Asked, place: Place, pin: Pin) -> R
     let mut headers = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))];
     headers.extend(digest_header(pin.text()));
     let relative = format!("blobs/sha256:{}", pin.text());
+    let size_bytes = gateway.sizes.of(&place, &pin);
     if asked.method == Method::HEAD {
+        if size_bytes.is_some() {
+            return Ok(head(headers, size_bytes));
+        }
         return match size(gateway, asked, &place, &pin, &subject, &relative).await? {
             Some(size) => Ok(head(headers, size)),
             None => Ok(absent(&format!("no upstream has {subject}"))),
@@ -205,21 +238,15 @@ async fn blob(gateway: &Rc<Gateway>, asked: &Asked, place: Place, pin: Pin) -> R
         ecosystem: Ecosystem::Oci,
         subject,
         pin: pin.clone(),
-        size_bytes: None,
+        size_bytes,
         job: None,
     };
     let own = gateway.clone();
     let fetching = async move {
         let upstreams = place.upstreams(&own).await;
-        let first_byte = if upstreams.len() == 1 { ONLY_BLOB_FIRST_BYTE } else { BLOB_FIRST_BYTE };
-        fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| {
-            let url = Url::parse(&upstream.url)?.below(&relative)?;
-            own.client.wait_for_blobs(&url.origin, first_byte);
-            Ok(url)
-        })
-        .await
+        fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&relative)).await
     };
-    delivered(gateway, &asked.headers, headers, &pin, None, fetching).await
+    delivered(gateway, &asked.headers, headers, &pin, size_bytes, fetching).await
 }
 
 /// How long a blob is, without downloading it. `None`: no upstream has it; `Some(None)`: none says.

@@ -42,7 +42,7 @@ pub struct Client {
     idle: RefCell<HashMap<Origin, Vec<Idle>>>,
     /// Base URL of an upstream's repository → what its token service gave for it; sent to that URL's origin only.
     tokens: RefCell<HashMap<String, String>>,
-    /// Registries that have shown to be alive, and how long their blobs' first byte is waited for.
+    /// Registries that gave a manifest, and how long their blobs' first byte is waited for.
     patience: RefCell<HashMap<Origin, Duration>>,
 }
 
@@ -106,7 +106,7 @@ impl Client {
         }
     }
 
-    /// From now on blobs of this registry may take so long to begin: it was heard of in this run, so it is not dead.
+    /// From now on blobs of this registry may take so long to begin.
     pub fn wait_for_blobs(&self, registry: &Origin, first_byte: Duration) {
         self.patience.borrow_mut().insert(registry.clone(), first_byte);
     }

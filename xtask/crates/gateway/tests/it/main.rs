@@ -7,6 +7,7 @@ mod gateway;
 mod go;
 mod hub;
 mod npm;
+mod oci;
 mod outside;
 mod server;
 mod unpack;
