@@ -3,6 +3,7 @@
 
 mod children;
 mod fetch;
+mod files;
 mod gateway;
 mod go;
 mod hub;
