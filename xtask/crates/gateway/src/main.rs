@@ -28,6 +28,7 @@ mod oci;
 mod picker;
 mod reply;
 mod request;
+mod rustup;
 mod server;
 mod simple;
 mod unpack;
@@ -42,6 +43,7 @@ use crate::error::{Error, Kind};
 use crate::fetch::Errand;
 use crate::ledger::emit;
 use crate::request::Client;
+use crate::rustup::Rustup;
 use protocol::{Artifact, Event, Failure, FailureKind, Job, Limits, Outcome, Request, SCHEMA, Setup};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -59,6 +61,7 @@ pub struct Gateway {
     setup: Setup,
     documents: Documents,
     crates: Crates,
+    rustup: Rustup,
     /// Subjects whose refusal the conductor has heard of.
     refused: RefCell<HashSet<String>>,
     sizes: oci::Sizes,
@@ -80,6 +83,7 @@ impl Gateway {
             limits: setup.limits.clone(),
             documents: Documents::open(&setup.downloads)?,
             crates: Crates::new(&setup.pins.crates),
+            rustup: Rustup::default(),
             refused: RefCell::default(),
             sizes: oci::Sizes::default(),
             setup,

@@ -10,6 +10,7 @@ mod hub;
 mod npm;
 mod oci;
 mod outside;
+mod rustup;
 mod server;
 mod unpack;
 mod zips;
