@@ -44,6 +44,7 @@ use crate::fetch::Errand;
 use crate::ledger::emit;
 use crate::request::Client;
 use crate::rustup::Rustup;
+use crate::simple::Pages;
 use protocol::{Artifact, Event, Failure, FailureKind, Job, Limits, Outcome, Request, SCHEMA, Setup};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -62,6 +63,7 @@ pub struct Gateway {
     documents: Documents,
     crates: Crates,
     rustup: Rustup,
+    pages: Pages,
     /// Subjects whose refusal the conductor has heard of.
     refused: RefCell<HashSet<String>>,
     sizes: oci::Sizes,
@@ -84,6 +86,7 @@ impl Gateway {
             documents: Documents::open(&setup.downloads)?,
             crates: Crates::new(&setup.pins.crates),
             rustup: Rustup::default(),
+            pages: Pages::default(),
             refused: RefCell::default(),
             sizes: oci::Sizes::default(),
             setup,

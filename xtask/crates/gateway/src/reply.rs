@@ -11,6 +11,7 @@ use crate::fetch::Fetched;
 use crate::ledger::emit;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use protocol::{Attempt, Event, Failure};
@@ -71,7 +72,13 @@ pub fn refuse(gateway: &Gateway, failure: &Failure) -> Response<Reply> {
     if gateway.refused.borrow_mut().insert(failure.subject.clone()) {
         emit(&Event::Refused { artifact: failure.subject.clone(), failure: failure.clone() });
     }
-    text(StatusCode::BAD_GATEWAY, &account(failure))
+    let mut reply = text(StatusCode::BAD_GATEWAY, &account(failure));
+    // pip and apt print the reason only.
+    let reason = format!("cannot deliver {}: {}", failure.subject, failure.message);
+    if let Ok(reason) = ReasonPhrase::try_from(reason.as_bytes()) {
+        reply.extensions_mut().insert(reason);
+    }
+    reply
 }
 
 fn account(failure: &Failure) -> String {

@@ -10,8 +10,7 @@
 use crate::Gateway;
 use crate::connect::base64_decoded;
 use crate::reply::{Reply, absent, refuse, text};
-use crate::{crates, file, go, hub, npm, oci};
-use crate::rustup;
+use crate::{crates, file, go, hub, npm, oci, rustup, simple};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
@@ -116,6 +115,7 @@ async fn answer(gateway: &Rc<Gateway>, password: &str, request: &Request<Incomin
         "hub" => hub::serve(gateway, &asked).await,
         "v2" => oci::serve(gateway, &asked).await,
         "rustup" => rustup::serve(gateway, &asked).await,
+        "python" => simple::serve(gateway, &asked).await,
         _ => Ok(absent(&format!("{uri} is nothing that this gateway serves"))),
     };
     answered.unwrap_or_else(|failure| refuse(gateway, &failure))

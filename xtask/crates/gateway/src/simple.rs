@@ -1,27 +1,283 @@
-//! The Python simple index: which file a project offers under a name, and where.
+//! The Python simple index, as a child (pip, uv) on one side and upstream indexes on the other speak it: which files a
+//! project offers, where they are, and the files.
 //!
-//! Owns: reading a project page, as JSON or as HTML. Never: let an index say which bytes are right; the pin does.
-//! Rules: PEP 503 (names, HTML), PEP 691 (JSON), PEP 592 (yanked), PEP 700 (size).
+//! Owns: reading a project page, as JSON or as HTML, and writing ours. Never: let an index say which bytes are right where
+//! a pin does; pass on a file that has no sha256 anywhere: such a one is listed and refused.
+//! A file's path with us is `files/PROJECT/SHA256/SHA256 OF ITS METADATA/FILENAME`, with `-` for a hash that is not known:
+//! whichever mirror the page came from, it names the same bytes, and nobody has to be asked again to know them.
+//! Rules: PEP 503 (names, HTML), PEP 691 (JSON), PEP 592 (yanked), PEP 658 and 714 (metadata), PEP 700 (size).
 
 use crate::Gateway;
-use crate::downloads::Pin;
+use crate::connect::percent_decode;
+use crate::documents::{Kept, Sought, seek};
+use crate::downloads::{Found, Pin};
 use crate::error::{Error, Kind};
-use crate::fetch::{Errand, Fetched, fetch};
+use crate::fetch::{Errand, Fetched, Wanted, blocking, fetch};
+use crate::reply::{Reply, absent, delivered, head, typed};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
+use crate::server::Asked;
 use crate::upstream::ask_each;
 use crate::url::{Url, encode_path};
 use hyper::header::{self, HeaderValue};
-use protocol::{Ecosystem, Failure, ListedFile, Upstream};
+use hyper::{Method, Response, StatusCode};
+use protocol::{Ecosystem, Failure, FailureKind, ListedFile, Upstream};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
+const JSON: &str = "application/vnd.pypi.simple.v1+json";
 const ACCEPT: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
 /// The longest project pages are a few megabytes.
 const MAX_PAGE_BYTES: usize = 64 << 20;
 
+/// What upstreams' pages said in this run, by URL of the upstream and project.
+#[derive(Default)]
+pub struct Pages(RefCell<HashMap<(String, String), Files>>);
+
+type Files = Rc<Vec<File>>;
+
 pub struct File {
     pub listed: ListedFile,
     url: Url,
+    /// Empty for a file that was yanked without one, and for all others.
+    yanked_because: String,
+    /// Of its `.metadata`, where the index has that.
+    metadata_sha256: Option<String>,
+    /// As the index writes it.
+    uploaded: Option<String>,
+}
+
+/// `simple/PROJECT/`, or a file where our pages say that it is.
+pub async fn serve(gateway: &Rc<Gateway>, asked: &Asked) -> Result<Response<Reply>, Failure> {
+    let path = asked.path.strip_suffix('/').unwrap_or(&asked.path);
+    let words: Option<Vec<String>> = path.split('/').map(word).collect();
+    match words.as_deref().unwrap_or_default() {
+        [folder, project] if folder == "simple" => index(gateway, asked, &normalised(project)).await,
+        [folder, project, sha256, metadata, filename] if folder == "files" => {
+            match filename.strip_suffix(".metadata") {
+                Some(wheel) => download(gateway, asked, project, wheel, metadata, ".metadata").await,
+                None => download(gateway, asked, project, filename, sha256, "").await,
+            }
+        }
+        _ => Ok(absent(&format!("{} is nothing that a simple index has", asked.path))),
+    }
+}
+
+/// A part of a path without its percent-encoding: a project, a hash or a file name; never `..`.
+fn word(part: &str) -> Option<String> {
+    let text = String::from_utf8(percent_decode(part)).ok()?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+!~".contains(&byte);
+    (!text.is_empty() && !text.starts_with('.') && text.bytes().all(plain)).then_some(text)
+}
+
+async fn index(gateway: &Gateway, asked: &Asked, project: &str) -> Result<Response<Reply>, Failure> {
+    let Some(kept) = project_page(gateway, asked, project).await? else {
+        return Ok(absent(&format!("no index of this profile has a project {project}")));
+    };
+    let files = read(&kept).map_err(|error| error.failure(&format!("project {project}"), Vec::new()))?;
+    let accepted = asked.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let links = files.iter().map(|file| Link::of(gateway, &asked.folder, project, file));
+    if accepted.contains(JSON) || accepted.contains("application/vnd.pypi.simple.latest+json") {
+        let files: Vec<Value> = links.map(|link| link.json()).collect();
+        let page = json!({"meta": {"api-version": "1.0"}, "name": project, "files": files});
+        Ok(typed(StatusCode::OK, JSON, page.to_string().into()))
+    } else {
+        let anchors: String = links.map(|link| link.html()).collect();
+        let page = format!("<!DOCTYPE html>\n<html><body>\n{anchors}</body></html>\n");
+        Ok(typed(StatusCode::OK, "text/html; charset=utf-8", page.into()))
+    }
+}
+
+/// The page of a project as the first upstream wrote it that has every pinned file; a stale one where all are stale.
+async fn project_page(gateway: &Gateway, asked: &Asked, project: &str) -> Result<Option<Kept>, Failure> {
+    let sought = Sought {
+        step: &asked.step,
+        ecosystem: Ecosystem::Python,
+        name: project,
+        subject: format!("project {project}"),
+        key: format!("simple/{project}"),
+        headers: [vec![(header::ACCEPT, HeaderValue::from_static(ACCEPT))], asked.forwarded(&[])].concat(),
+        max_bytes: MAX_PAGE_BYTES,
+    };
+    let pinned: BTreeMap<&str, &BTreeSet<String>> = {
+        let named = gateway.setup.pins.wheels.iter().map(|(filename, hashes)| (filename.as_str(), hashes));
+        named.filter(|(filename, _)| project_of(filename) == project).collect()
+    };
+    let (asking, stale) = (RefCell::new(String::new()), RefCell::new(None));
+    let locate = async |upstream: &Upstream| {
+        asking.replace(upstream.url.clone());
+        page_url(upstream, project)
+    };
+    let accept = |document: &Document| {
+        let kept = Kept::of(document);
+        let files = read(&kept)?;
+        check(&files, &pinned).inspect_err(|error| {
+            if error.kind == Kind::Absent {
+                stale.borrow_mut().get_or_insert(kept.clone());
+            }
+        })?;
+        gateway.pages.0.borrow_mut().insert((asking.borrow().clone(), project.to_owned()), Rc::new(files));
+        Ok(kept)
+    };
+    let settled = |kept: &Kept| !pinned.is_empty() && read(kept).and_then(|files| check(&files, &pinned)).is_ok();
+    let found = seek(gateway, &sought, locate, accept, settled).await?;
+    // A file that went away everywhere: whoever needs it hears so when it is asked for.
+    Ok(found.or(stale.into_inner()))
+}
+
+/// # Errors: Absent for a page without a pinned file, Hash for one that contradicts a pin.
+fn check(files: &[File], pinned: &BTreeMap<&str, &BTreeSet<String>>) -> Result<(), Error> {
+    for (filename, hashes) in pinned {
+        let Some(file) = files.iter().find(|file| file.listed.filename == *filename) else {
+            return Err(Error::new(Kind::Absent, format!("its page is stale: {filename} of the lock file is missing")));
+        };
+        if let Some(offered) = file.listed.sha256.as_ref().filter(|offered| !hashes.contains(*offered)) {
+            return Err(Error::hash(&hashes.iter().cloned().collect::<Vec<_>>().join(" or "), offered));
+        }
+    }
+    Ok(())
+}
+
+/// PEP 427: the name of a wheel ends at its first `-`; that of a source archive before the version.
+fn project_of(filename: &str) -> String {
+    let name = match filename.strip_suffix(".whl") {
+        Some(wheel) => wheel.split_once('-').map(|(name, _)| name),
+        None => filename.rsplit_once('-').map(|(name, _)| name),
+    };
+    normalised(name.unwrap_or(filename))
+}
+
+/// A file as our pages name it.
+struct Link<'a> {
+    file: &'a File,
+    url: String,
+    sha256: Option<String>,
+}
+
+impl<'a> Link<'a> {
+    fn of(gateway: &Gateway, folder: &str, project: &str, file: &'a File) -> Self {
+        let filename = &file.listed.filename;
+        let pinned = || gateway.setup.pins.wheels.get(filename).and_then(|hashes| hashes.first().cloned());
+        let sha256 = file.listed.sha256.clone().or_else(pinned);
+        let url = format!(
+            "{folder}files/{project}/{}/{}/{}",
+            sha256.as_deref().unwrap_or("-"),
+            file.metadata_sha256.as_deref().unwrap_or("-"),
+            encode_path(filename)
+        );
+        Self { file, url, sha256 }
+    }
+
+    fn json(&self) -> Value {
+        let ListedFile { filename, size_bytes, requires_python, yanked, .. } = &self.file.listed;
+        let because = self.file.yanked_because.as_str();
+        let hashes = |sha256: &Option<String>| sha256.as_ref().map_or(json!({}), |hex| json!({ "sha256": hex }));
+        let mut entry = json!({
+            "filename": filename,
+            "url": self.url,
+            "hashes": hashes(&self.sha256),
+            "requires-python": requires_python,
+            "yanked": if *yanked && !because.is_empty() { json!(because) } else { json!(yanked) },
+        });
+        if self.file.metadata_sha256.is_some() {
+            for key in ["core-metadata", "dist-info-metadata"] {
+                entry[key] = hashes(&self.file.metadata_sha256);
+            }
+        }
+        if let Some(size_bytes) = size_bytes {
+            entry["size"] = json!(size_bytes);
+        }
+        if let Some(uploaded) = &self.file.uploaded {
+            entry["upload-time"] = json!(uploaded);
+        }
+        entry
+    }
+
+    fn html(&self) -> String {
+        let ListedFile { filename, requires_python, yanked, .. } = &self.file.listed;
+        let fragment = self.sha256.as_ref().map(|hex| format!("#sha256={hex}")).unwrap_or_default();
+        let mut anchor = format!("<a href=\"{}{fragment}\"", self.url);
+        if let Some(requires) = requires_python {
+            anchor.push_str(&format!(" data-requires-python=\"{}\"", escaped(requires)));
+        }
+        if *yanked {
+            anchor.push_str(&format!(" data-yanked=\"{}\"", escaped(&self.file.yanked_because)));
+        }
+        if let Some(hex) = &self.file.metadata_sha256 {
+            anchor.push_str(&format!(" data-core-metadata=\"sha256={hex}\" data-dist-info-metadata=\"sha256={hex}\""));
+        }
+        format!("{anchor}>{}</a><br/>\n", escaped(filename))
+    }
+}
+
+/// A file (`ending` is empty) or what stands beside it, verified against the hash in its path.
+async fn download(
+    gateway: &Rc<Gateway>,
+    asked: &Asked,
+    project: &str,
+    filename: &str,
+    sha256: &str,
+    ending: &'static str,
+) -> Result<Response<Reply>, Failure> {
+    let subject = format!("file {filename}{ending}");
+    let refuse = |kind, message: String| Failure { kind, subject: subject.clone(), message, attempts: Vec::new() };
+    if sha256 == "-" {
+        let message =
+            "neither its index nor a lock file of this build says its sha256, so nobody could tell right bytes";
+        return Err(refuse(FailureKind::Configuration, message.to_owned()));
+    }
+    let pin = Pin::sha256(sha256).map_err(|error| error.failure(&subject, Vec::new()))?;
+    let pinned = gateway.setup.pins.wheels.get(filename).filter(|_| ending.is_empty());
+    if let Some(hashes) = pinned.filter(|hashes| !hashes.contains(pin.text())) {
+        let expected = hashes.iter().cloned().collect::<Vec<_>>().join(" or ");
+        let message =
+            format!("the index offers other bytes than the lock file pins: expected {expected}, got {sha256}");
+        return Err(refuse(FailureKind::Integrity, message));
+    }
+    if asked.method == Method::HEAD
+        && let Some(size_bytes) = size_unless_here(gateway, asked, project, filename, &pin, ending).await
+    {
+        return Ok(head(Vec::new(), Some(size_bytes)));
+    }
+    let wanted = Wanted {
+        step: asked.step.clone(),
+        ecosystem: Ecosystem::Python,
+        subject,
+        pin: pin.clone(),
+        size_bytes: None,
+        job: None,
+    };
+    let (own, project, filename) = (gateway.clone(), normalised(project), filename.to_owned());
+    let fetching = async move {
+        let upstreams = own.upstreams(Ecosystem::Python, &project).await;
+        fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| {
+            let url = file_url(&own, &wanted.step, upstream, &project, &filename).await?;
+            if ending.is_empty() { Ok(url) } else { Url::parse(&format!("{}{}{ending}", url.origin, url.path)) }
+        })
+        .await
+    };
+    delivered(gateway, &asked.headers, Vec::new(), &pin, None, fetching).await
+}
+
+/// What the index says about the size of a file that is not here yet: no reason to download it for a HEAD.
+async fn size_unless_here(
+    gateway: &Gateway,
+    asked: &Asked,
+    project: &str,
+    filename: &str,
+    pin: &Pin,
+    ending: &str,
+) -> Option<u64> {
+    let (downloads, pin) = (gateway.downloads.clone(), pin.clone());
+    let found = blocking(move || downloads.find(&pin)).await;
+    if !ending.is_empty() || matches!(found, Ok(Found::Verified(_))) {
+        return None;
+    }
+    let page = project_page(gateway, asked, &normalised(project)).await.ok()??;
+    let files = read(&page).ok()?;
+    files.iter().find(|file| file.listed.filename == filename)?.listed.size_bytes
 }
 
 pub async fn wheel(
@@ -35,37 +291,62 @@ pub async fn wheel(
     let subject = format!("wheel {filename}");
     let pin = Pin::sha256(sha256).map_err(|error| error.failure(&subject, Vec::new()))?;
     let wanted = errand.wanted(Ecosystem::Python, subject, pin, Some(size_bytes));
-    let upstreams = gateway.upstreams(Ecosystem::Python, &normalised(project)).await;
+    let project = normalised(project);
+    let upstreams = gateway.upstreams(Ecosystem::Python, &project).await;
     fetch(gateway, &wanted, &upstreams, async |upstream: &Upstream| {
-        let files = page(gateway, &errand.step, upstream, project).await?;
-        let offered = files.len();
-        files.into_iter().find(|file| file.listed.filename == filename).map(|file| file.url).ok_or_else(|| {
-            Error::new(
-                Kind::Absent,
-                format!("its page of {project} lists {offered} files, and {filename} is not among them"),
-            )
-        })
+        file_url(gateway, &errand.step, upstream, &project, filename).await
     })
     .await
+}
+
+/// Where an upstream's own page says that a file is.
+async fn file_url(
+    gateway: &Gateway,
+    step: &str,
+    upstream: &Upstream,
+    project: &str,
+    filename: &str,
+) -> Result<Url, Error> {
+    let key = (upstream.url.clone(), project.to_owned());
+    let known = gateway.pages.0.borrow().get(&key).cloned();
+    let files = match known {
+        Some(files) => files,
+        None => {
+            let files = Rc::new(page(gateway, step, upstream, project).await?);
+            gateway.pages.0.borrow_mut().insert(key, files.clone());
+            files
+        }
+    };
+    files.iter().find(|file| file.listed.filename == filename).map(|file| file.url.clone()).ok_or_else(|| {
+        let offered = files.len();
+        Error::new(
+            Kind::Absent,
+            format!("its page of {project} lists {offered} files, and {filename} is not among them"),
+        )
+    })
 }
 
 /// What the first upstream that answers offers for a project.
 pub async fn list(gateway: &Gateway, errand: &Errand, project: &str) -> Result<Vec<ListedFile>, Failure> {
     let subject = format!("project {project}");
-    let upstreams = gateway.upstreams(Ecosystem::Python, &normalised(project)).await;
+    let project = normalised(project);
+    let upstreams = gateway.upstreams(Ecosystem::Python, &project).await;
     let files = ask_each(&subject, &upstreams, &gateway.limits, async |upstream: &Upstream| {
-        page(gateway, &errand.step, upstream, project).await
+        page(gateway, &errand.step, upstream, &project).await
     });
     Ok(files.await?.into_iter().map(|file| file.listed).collect())
 }
 
 async fn page(gateway: &Gateway, step: &str, upstream: &Upstream, project: &str) -> Result<Vec<File>, Error> {
-    let url = Url::parse(&upstream.url)?.below(&format!("{}/", encode_path(&normalised(project))))?;
+    let url = page_url(upstream, project)?;
     let headers = vec![(header::ACCEPT, HeaderValue::from_static(ACCEPT))];
     let artifact = format!("project {project}");
     let ask = Ask { step, ecosystem: Ecosystem::Python, artifact: &artifact, upstream, url: &url, headers };
-    let document = gateway.client.document(ask, MAX_PAGE_BYTES).await?;
-    read(&document)
+    read(&Kept::of(&gateway.client.document(ask, MAX_PAGE_BYTES).await?))
+}
+
+fn page_url(upstream: &Upstream, project: &str) -> Result<Url, Error> {
+    Url::parse(&upstream.url)?.below(&format!("{}/", encode_path(project)))
 }
 
 /// PEP 503: `Foo._Bar` and `foo-bar` are one project.
@@ -75,10 +356,9 @@ fn normalised(project: &str) -> String {
 }
 
 /// # Errors: Html for a page without a single link to a file, Malformed.
-fn read(document: &Document) -> Result<Vec<File>, Error> {
-    let content_type =
-        document.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if content_type.contains("json") { from_json(document) } else { from_html(document) }
+fn read(page: &Kept) -> Result<Vec<File>, Error> {
+    let base = Url::parse(&page.note.url)?;
+    if page.note.content_type.contains("json") { from_json(&page.bytes, &base) } else { from_html(&page.bytes, &base) }
 }
 
 #[derive(Deserialize)]
@@ -95,45 +375,63 @@ struct PageFile {
     hashes: BTreeMap<String, String>,
     requires_python: Option<String>,
     size: Option<u64>,
+    upload_time: Option<String>,
+    /// Hashes, or a flag without any.
+    #[serde(default, alias = "dist-info-metadata")]
+    core_metadata: Value,
     /// A flag, or the reason as a text.
     #[serde(default)]
-    yanked: serde_json::Value,
+    yanked: Value,
 }
 
-fn from_json(document: &Document) -> Result<Vec<File>, Error> {
-    if looks_like_a_web_page(&document.bytes) {
-        return Err(web_page(&document.bytes));
+fn from_json(bytes: &[u8], base: &Url) -> Result<Vec<File>, Error> {
+    if looks_like_a_web_page(bytes) {
+        return Err(web_page(bytes));
     }
-    let page: Page = serde_json::from_slice(&document.bytes)
+    let page: Page = serde_json::from_slice(bytes)
         .map_err(|cause| Error::new(Kind::Malformed, format!("its project page is not PEP 691 JSON: {cause}")))?;
     let files = page.files.into_iter().filter_map(|file| {
         let listed = ListedFile {
             filename: file.filename,
-            sha256: file.hashes.get("sha256").cloned(),
+            sha256: file.hashes.get("sha256").and_then(|hex| sha256(hex)),
             size_bytes: file.size,
             requires_python: file.requires_python,
-            yanked: !matches!(file.yanked, serde_json::Value::Null | serde_json::Value::Bool(false)),
+            yanked: !matches!(file.yanked, Value::Null | Value::Bool(false)),
         };
-        Some(File { listed, url: document.url.join(&file.url).ok()? })
+        Some(File {
+            listed,
+            url: base.join(&file.url).ok()?,
+            yanked_because: file.yanked.as_str().unwrap_or_default().to_owned(),
+            metadata_sha256: file.core_metadata.get("sha256").and_then(Value::as_str).and_then(sha256),
+            uploaded: file.upload_time,
+        })
     });
     Ok(files.collect())
 }
 
-fn from_html(document: &Document) -> Result<Vec<File>, Error> {
-    let text = String::from_utf8_lossy(&document.bytes);
+fn from_html(bytes: &[u8], base: &Url) -> Result<Vec<File>, Error> {
+    let text = String::from_utf8_lossy(bytes);
+    let hash = |text: &str| text.strip_prefix("sha256=").and_then(sha256);
     let files: Vec<File> = anchors(&text)
         .into_iter()
         .filter_map(|anchor| {
             let href = anchor.attribute("href")?;
-            let sha256 = href.split_once("#sha256=").map(|(_, hash)| hash.to_owned());
             let listed = ListedFile {
                 filename: anchor.text.trim().to_owned(),
-                sha256,
+                sha256: href.split_once('#').and_then(|(_, fragment)| hash(fragment)),
                 size_bytes: None,
                 requires_python: anchor.attribute("data-requires-python").map(str::to_owned),
                 yanked: anchor.attribute("data-yanked").is_some(),
             };
-            Some(File { listed, url: document.url.join(href).ok()? })
+            let metadata =
+                anchor.attribute("data-core-metadata").or_else(|| anchor.attribute("data-dist-info-metadata"));
+            Some(File {
+                listed,
+                url: base.join(href).ok()?,
+                yanked_because: anchor.attribute("data-yanked").unwrap_or_default().to_owned(),
+                metadata_sha256: metadata.and_then(hash),
+                uploaded: None,
+            })
         })
         .collect();
     let archives = [".whl", ".tar.gz", ".zip", ".tar.bz2"];
@@ -141,8 +439,13 @@ fn from_html(document: &Document) -> Result<Vec<File>, Error> {
     if files.iter().any(|file| archives.iter().any(|ending| file.listed.filename.ends_with(ending))) {
         Ok(files)
     } else {
-        Err(web_page(&document.bytes))
+        Err(web_page(bytes))
     }
+}
+
+/// A sha256 as pins have it; `None` for what is none, so that it can stand in a path.
+fn sha256(hex: &str) -> Option<String> {
+    Pin::sha256(hex).ok().map(|pin| pin.text().to_owned())
 }
 
 struct Anchor {
@@ -202,6 +505,10 @@ fn attributes(tag: &str) -> (Vec<(String, String)>, &str) {
     }
 }
 
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
 fn unescaped(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
@@ -233,22 +540,21 @@ fn unescaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
-    use hyper::header::HeaderMap;
 
-    fn document(bytes: &'static str) -> Result<Document, Error> {
-        let url = Url::parse("https://pypi.example/simple/foo/")?;
-        Ok(Document { status: 200, headers: HeaderMap::new(), url, bytes: Bytes::from_static(bytes.as_bytes()) })
+    const AA: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    fn base() -> Result<Url, Error> {
+        Url::parse("https://pypi.example/simple/foo/")
     }
 
     #[test]
     fn an_html_page_is_read_as_pep_503_writes_it() -> Result<(), Error> {
-        let page = document(concat!(
+        let page = concat!(
             "<!DOCTYPE html><html><body><abbr>x</abbr>\n",
-            "<a href=\"../../packages/foo-1.0-py3-none-any.whl#sha256=aa\" data-requires-python=\"&gt;=3.10&#44;&lt;4\">foo-1.0-py3-none-any.whl</a><br/>",
+            "<a href=\"../../packages/foo-1.0-py3-none-any.whl#sha256=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\" data-requires-python=\"&gt;=3.10&#44;&lt;4\">foo-1.0-py3-none-any.whl</a><br/>",
             "<a data-yanked  href='https://files.example/foo-2.0.tar.gz?a=1&amp;b=2'>foo-2.0.tar.gz</a></body></html>",
-        ))?;
-        let files = from_html(&page)?;
+        );
+        let files = from_html(page.as_bytes(), &base()?)?;
         let told: Vec<_> = files
             .iter()
             .map(|file| {
@@ -268,13 +574,13 @@ mod tests {
             ]
         );
         assert_eq!(files[0].listed.requires_python.as_deref(), Some(">=3.10,<4"));
-        assert_eq!(files[0].listed.sha256.as_deref(), Some("aa"));
+        assert_eq!(files[0].listed.sha256.as_deref(), Some(AA));
         Ok(())
     }
 
     #[test]
     fn a_portal_is_no_project_page() -> Result<(), Error> {
-        let error = from_html(&document("<html><a href=/login>Sign in</a> to the guest network</html>")?).err();
+        let error = from_html(b"<html><a href=/login>Sign in</a> to the guest network</html>", &base()?).err();
         assert!(error.is_some_and(|error| error.kind == Kind::Html
             && error.message.contains("Sign in to the guest network")));
         Ok(())

@@ -408,8 +408,8 @@ fn two_processes_share_one_download() {
 #[test]
 fn the_index_lists_a_project_in_either_format() {
     let html = Server::start(|_| {
-        let page = r#"<html><body><a href="../../f/tiny_wheel-1.0-py3-none-any.whl#sha256=ab" data-requires-python="&gt;=3.9">tiny_wheel-1.0-py3-none-any.whl</a></body></html>"#;
-        Reply::ok(page).with("Content-Type", "text/html")
+        let page = r#"<html><body><a href="../../f/tiny_wheel-1.0-py3-none-any.whl#sha256=HASH" data-requires-python="&gt;=3.9">tiny_wheel-1.0-py3-none-any.whl</a></body></html>"#;
+        Reply::ok(page.replace("HASH", &"ab".repeat(32))).with("Content-Type", "text/html")
     });
     let json = Server::start(good(b"x"));
     let list = |server: &Server| {
@@ -423,7 +423,10 @@ fn the_index_lists_a_project_in_either_format() {
     let (from_html, from_json) = (list(&html), list(&json));
     assert_eq!(html.hits()[0].target, "/simple/tiny-wheel/");
     assert_eq!(from_html[0].filename, from_json[0].filename);
-    assert_eq!((from_html[0].sha256.as_deref(), from_html[0].requires_python.as_deref()), (Some("ab"), Some(">=3.9")));
+    assert_eq!(
+        (from_html[0].sha256.as_deref(), from_html[0].requires_python.as_deref()),
+        (Some("ab".repeat(32).as_str()), Some(">=3.9"))
+    );
 }
 
 #[test]

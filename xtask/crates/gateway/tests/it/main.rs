@@ -12,5 +12,6 @@ mod oci;
 mod outside;
 mod rustup;
 mod server;
+mod simple;
 mod unpack;
 mod zips;
