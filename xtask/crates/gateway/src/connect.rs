@@ -7,13 +7,17 @@
 use crate::error::{Error, Kind};
 use crate::url::{Origin, Url};
 use protocol::{Proxy, Setup};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -55,8 +59,12 @@ pub struct Connector {
     further_authorities: Vec<PathBuf>,
     /// Made on first use: reading a system store costs more than many a whole run over plain http.
     tls: OnceCell<TlsConnector>,
+    issuers: Issuers,
     bound: Duration,
 }
+
+/// Host → who signed the certificate that it showed last, accepted or not.
+type Issuers = Arc<Mutex<HashMap<String, String>>>;
 
 impl Connector {
     /// # Errors: Configuration, for a proxy URL that cannot be used.
@@ -66,6 +74,7 @@ impl Connector {
             ca_bundles: setup.ca_bundles.clone(),
             further_authorities: setup.further_authorities.clone(),
             tls: OnceCell::new(),
+            issuers: Issuers::default(),
             bound: Duration::from_secs(setup.limits.connect_seconds),
         })
     }
@@ -99,20 +108,32 @@ impl Connector {
         Ok(Connection { stream, peer, forward: None })
     }
 
+    /// Who signed the certificate that a host showed last; `None` before any.
+    pub fn issuer(&self, host: &str) -> Option<String> {
+        self.issuers.lock().unwrap_or_else(PoisonError::into_inner).get(host.trim_matches(['[', ']'])).cloned()
+    }
+
     async fn handshake(&self, target: &Origin, stream: TcpStream) -> Result<Box<dyn Stream>, Error> {
-        let connector =
-            self.tls.get_or_try_init(|| async { tls_connector(&self.ca_bundles, &self.further_authorities) }).await?;
+        let connector = self
+            .tls
+            .get_or_try_init(|| async { tls_connector(&self.ca_bundles, &self.further_authorities, &self.issuers) })
+            .await?;
         let host = target.host.trim_matches(['[', ']']).to_owned();
         let name = ServerName::try_from(host).map_err(|cause| Error::new(Kind::Tls, cause.to_string()))?;
         match self.bounded(connector.connect(name, stream)).await {
             Ok(stream) => Ok(Box::new(stream)),
-            Err(cause) if cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => Err(Error::new(
-                Kind::Tls,
-                format!(
-                    "TLS with {} was refused: {cause}; if a proxy of yours re-signs traffic, name its CA in SSL_CERT_FILE",
-                    target.authority()
-                ),
-            )),
+            Err(cause) if cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                let signed =
+                    self.issuer(&target.host).map(|issuer| format!(" (signed by “{issuer}”)")).unwrap_or_default();
+                Err(Error::new(
+                    Kind::Tls,
+                    format!(
+                        "TLS with {} was refused: {cause}{signed}; if a proxy of yours re-signs traffic, name its CA in \
+                         SSL_CERT_FILE",
+                        target.authority()
+                    ),
+                ))
+            }
             Err(cause) => Err(Error::new(Kind::Dead, format!("TLS handshake with {}: {cause}", target.authority()))),
         }
     }
@@ -177,7 +198,7 @@ async fn tunnel(stream: &mut TcpStream, target: &Origin, authorization: Option<&
 }
 
 /// `further`: trusted in addition to the bundles, or to the system's store where there are none.
-fn tls_connector(ca_bundles: &[PathBuf], further: &[PathBuf]) -> Result<TlsConnector, Error> {
+fn tls_connector(ca_bundles: &[PathBuf], further: &[PathBuf], issuers: &Issuers) -> Result<TlsConnector, Error> {
     let mut roots = rustls::RootCertStore::empty();
     let configuration = |message: String| Error::new(Kind::Configuration, message);
     if ca_bundles.is_empty() {
@@ -202,13 +223,109 @@ fn tls_connector(ca_bundles: &[PathBuf], further: &[PathBuf]) -> Result<TlsConne
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|cause| configuration(cause.to_string()))?;
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|cause| configuration(cause.to_string()))?
-        .with_root_certificates(roots)
+        // rustls calls every verifier of one's own dangerous; this one is its own, with a witness before it.
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Witness { verifier, issuers: issuers.clone() }))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// Notes who signed a certificate and leaves the judgement to rustls: a person behind a proxy that re-signs traffic has to
+/// hear its name above all when it is refused.
+#[derive(Debug)]
+struct Witness {
+    verifier: Arc<WebPkiServerVerifier>,
+    issuers: Issuers,
+}
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(issuer) = issuer(end_entity) {
+            let mut issuers = self.issuers.lock().unwrap_or_else(PoisonError::into_inner);
+            issuers.insert(server_name.to_str().into_owned(), issuer);
+        }
+        self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+/// The organisation and common name of a certificate's issuer. RFC 5280, section 4.1.
+fn issuer(certificate: &[u8]) -> Option<String> {
+    const SEQUENCE: u8 = 0x30;
+    const VERSION: u8 = 0xa0;
+    // Object identifiers 2.5.4.10 and 2.5.4.3.
+    const ORGANISATION: &[u8] = &[0x55, 0x04, 0x0a];
+    const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+    let (_, certificate, _) = element(certificate)?;
+    let (_, to_be_signed, _) = element(certificate)?;
+    let (tag, _, rest) = element(to_be_signed)?;
+    let after_version = if tag == VERSION { rest } else { to_be_signed };
+    let (_, _serial_number, rest) = element(after_version)?;
+    let (_, _algorithm, rest) = element(rest)?;
+    let (tag, mut names, _) = element(rest)?;
+    let mut told = Vec::new();
+    while tag == SEQUENCE && !names.is_empty() {
+        let (_, set, rest) = element(names)?;
+        let (_, attribute, _) = element(set)?;
+        let (_, kind, value) = element(attribute)?;
+        let (_, value, _) = element(value)?;
+        if kind == ORGANISATION || kind == COMMON_NAME {
+            // It goes to a terminal, and whoever is in the middle wrote it.
+            told.push(String::from_utf8_lossy(value).chars().filter(|c| !c.is_control()).take(80).collect::<String>());
+        }
+        names = rest;
+    }
+    Some(told.join(", ")).filter(|told| !told.is_empty())
+}
+
+/// Tag, content and what follows of one DER element.
+fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (tag, rest) = der.split_first()?;
+    let (first, rest) = rest.split_first()?;
+    let (length, rest) = match usize::from(*first) {
+        short @ 0..0x80 => (short, rest),
+        long => {
+            let (digits, rest) = rest.split_at_checked(long - 0x80).filter(|(digits, _)| digits.len() <= 4)?;
+            (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
+        }
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((*tag, content, rest))
 }
 
 /// Which origins are reached through which proxy.

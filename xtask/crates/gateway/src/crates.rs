@@ -28,7 +28,7 @@ const MAX_ENTRY_BYTES: usize = 64 << 20;
 
 pub struct Crates {
     /// Lower-case name → version → sha256.
-    pins: HashMap<String, BTreeMap<String, String>>,
+    pub pins: HashMap<String, BTreeMap<String, String>>,
     /// Index URL → its `dl`.
     downloads: RefCell<HashMap<String, String>>,
 }
@@ -161,8 +161,8 @@ async fn download(
 }
 
 #[derive(Deserialize)]
-struct Config {
-    dl: String,
+pub struct Config {
+    pub dl: String,
 }
 
 /// Where an upstream's index says that crates are; asked once a run.
@@ -190,7 +190,7 @@ async fn download_template(gateway: &Gateway, step: &str, upstream: &Upstream) -
 }
 
 /// A `dl` template with its markers filled in.
-fn fill(template: &str, name: &str, version: &str, checksum: &str) -> String {
+pub fn fill(template: &str, name: &str, version: &str, checksum: &str) -> String {
     let markers = ["{crate}", "{version}", "{prefix}", "{lowerprefix}", "{sha256-checksum}"];
     if !markers.iter().any(|marker| template.contains(marker)) {
         return format!("{}/{name}/{version}/download", template.trim_end_matches('/'));
@@ -205,7 +205,7 @@ fn fill(template: &str, name: &str, version: &str, checksum: &str) -> String {
 }
 
 /// The folder of a crate in an index. `name` is ASCII: the server has checked it.
-fn prefix(name: &str) -> String {
+pub fn prefix(name: &str) -> String {
     match name.len() {
         1 | 2 => name.len().to_string(),
         3 => format!("3/{}", &name[..1]),
@@ -214,8 +214,8 @@ fn prefix(name: &str) -> String {
 }
 
 #[derive(Deserialize)]
-struct Line {
-    vers: String,
+pub struct Line {
+    pub vers: String,
     cksum: String,
 }
 

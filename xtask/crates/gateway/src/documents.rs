@@ -143,7 +143,7 @@ pub async fn seek_among(
     if let Some(stored) = stored.as_ref().filter(|stored| settled(stored)) {
         return Ok(Some(stored.clone()));
     }
-    let upstreams = upstreams.await;
+    let upstreams = gateway.ranked(sought.ecosystem, &upstreams.await).await;
     let next = gateway.next(sought.ecosystem);
     let answer = ask_in_turn(&sought.subject, &upstreams, &gateway.limits, next, async |upstream: &Upstream| {
         attempt(upstream).await

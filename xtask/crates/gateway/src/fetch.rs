@@ -83,8 +83,9 @@ pub async fn fetch(
         let url = locate(upstream).await?;
         receive(gateway, wanted, upstream, &url, &partial).await.map(|()| upstream.url.clone())
     };
+    let upstreams = gateway.ranked(wanted.ecosystem, upstreams).await;
     let next = gateway.next(wanted.ecosystem);
-    let outcome = ask_in_turn(&wanted.subject, upstreams, &gateway.limits, next, download).await;
+    let outcome = ask_in_turn(&wanted.subject, &upstreams, &gateway.limits, next, download).await;
     match outcome {
         Ok(upstream) => {
             let verified = publish(gateway, partial, &wanted.pin).await.map_err(fail)?;
@@ -372,6 +373,6 @@ fn range_start(answer: &Answer) -> Option<u64> {
     value.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
 }
 
-fn header_value(text: &str) -> Result<HeaderValue, Error> {
+pub fn header_value(text: &str) -> Result<HeaderValue, Error> {
     HeaderValue::from_str(text).map_err(|cause| Error::new(Kind::Configuration, cause.to_string()))
 }

@@ -371,7 +371,7 @@ fn check_record(
 }
 
 /// Capitals become `!` and the small letter: a proxy may keep its files where names fold case.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut escaped, c| {
         if c.is_ascii_uppercase() {
             escaped.push('!');

@@ -38,7 +38,8 @@ impl Entry {
             status: None,
             bytes: 0,
             milliseconds: 0,
-            verdict: Verdict::Truncated,
+            // What it stays where the asker gives up: silence before an answer, half an answer after it.
+            verdict: Verdict::Stalled,
         };
         Self { egress, started: Instant::now(), withdrawn: false }
     }
@@ -49,6 +50,7 @@ impl Entry {
 
     pub fn answered(&mut self, status: u16) {
         self.egress.status = Some(status);
+        self.egress.verdict = Verdict::Truncated;
     }
 
     pub fn received(&mut self, bytes: usize) {

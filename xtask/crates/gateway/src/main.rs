@@ -11,6 +11,9 @@
 //! Reading order: `server` and `crates`, `go`, `simple`, `hub`, `oci`, `file` (a file a protocol) → `fetch` (one pinned artifact),
 //! `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in which order) and `upstream`
 //! (who is asked next) → `request` (one GET) → `connect` (one connection); beside them `downloads` (the folder), `unpack`
+//! Reading order: `server` and `crates`, `go`, `simple`, `hub`, `file` (a file a protocol) → `fetch` (one pinned artifact),
+//! `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in which order), `probe` (what
+//! they are worth) and `upstream` (who is asked next) → `request` (one GET) → `connect` (one connection); beside them `downloads` (the folder), `unpack`
 //! (archives), `ledger` (standard output), `url`, `error`.
 
 mod connect;
@@ -26,6 +29,7 @@ mod ledger;
 mod npm;
 mod oci;
 mod picker;
+mod probe;
 mod reply;
 mod request;
 mod rustup;
@@ -42,6 +46,7 @@ use crate::downloads::Downloads;
 use crate::error::{Error, Kind};
 use crate::fetch::Errand;
 use crate::ledger::emit;
+use crate::picker::Races;
 use crate::request::Client;
 use crate::rustup::Rustup;
 use crate::simple::Pages;
@@ -51,6 +56,7 @@ use std::collections::HashSet;
 use std::io::BufRead;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -64,6 +70,7 @@ pub struct Gateway {
     crates: Crates,
     rustup: Rustup,
     pages: Pages,
+    races: Races,
     /// Subjects whose refusal the conductor has heard of.
     refused: RefCell<HashSet<String>>,
     sizes: oci::Sizes,
@@ -87,6 +94,7 @@ impl Gateway {
             crates: Crates::new(&setup.pins.crates),
             rustup: Rustup::default(),
             pages: Pages::default(),
+            races: Races::default(),
             refused: RefCell::default(),
             sizes: oci::Sizes::default(),
             setup,
@@ -181,13 +189,14 @@ fn own_failure(subject: &str, message: &str, kind: FailureKind) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn perform(gateway: &Gateway, Request { id, step, job }: Request) {
+async fn perform(gateway: &Rc<Gateway>, Request { id, step, job }: Request) {
     let errand = Errand { id, step };
     let outcome = match job {
         Job::Fetch { artifact } => fetch_artifact(gateway, &errand, &artifact).await,
         Job::List { project } => simple::list(gateway, &errand, &project).await.map(|files| Outcome::Listed { files }),
-        Job::Probe { .. } => {
-            Err(Error::new(Kind::Configuration, "probing is not spoken yet").failure("probe", Vec::new()))
+        Job::Probe { ecosystems, budget_milliseconds } => {
+            let budget = Duration::from_millis(budget_milliseconds);
+            Ok(Outcome::Probed { reports: probe::probe(gateway, &errand.step, &ecosystems, budget).await })
         }
         Job::Unpack(job) => {
             let subject = format!("archive {}", job.archive.display());

@@ -34,7 +34,7 @@ const MAX_TOKEN_BYTES: usize = 1 << 20;
 const USER_AGENT: &str = concat!("cargo-xtask-gateway/", env!("CARGO_PKG_VERSION"));
 
 pub struct Client {
-    connector: Connector,
+    connector: Rc<Connector>,
     hosts: Hosts,
     limits: Limits,
     /// `Some`: nobody else is connected to.
@@ -44,6 +44,26 @@ pub struct Client {
     tokens: RefCell<HashMap<String, String>>,
     /// Registries that gave a manifest, and how long their blobs' first byte is waited for.
     patience: RefCell<HashMap<Origin, Duration>>,
+    trail: Option<Rc<RefCell<Trail>>>,
+}
+
+/// The way of a probe's requests, kept outside of them: a probe that has to break off must know how far it came.
+#[derive(Clone, Debug, Default)]
+pub struct Trail {
+    /// Who was asked, each once, in this order.
+    pub origins: Vec<Origin>,
+    /// Who was asked last.
+    pub last: Option<Origin>,
+    /// Of the first connection.
+    pub peer: Peer,
+    pub connect: Option<Duration>,
+    /// In all connections together.
+    pub connecting: Duration,
+    pub issuer: Option<String>,
+    /// Of the last answer.
+    pub status: Option<u16>,
+    /// The longest wait from a request to its answer, redirects included, connections not.
+    pub first_byte: Option<Duration>,
 }
 
 struct Idle {
@@ -96,13 +116,34 @@ pub struct Document {
 impl Client {
     pub fn new(connector: Connector, limits: Limits, allowed_hosts: Option<BTreeSet<String>>) -> Self {
         Self {
-            connector,
+            connector: Rc::new(connector),
             hosts: Hosts::default(),
             limits,
             allowed_hosts,
             idle: RefCell::default(),
             tokens: RefCell::default(),
             patience: RefCell::default(),
+            trail: None,
+        }
+    }
+
+    /// A client with the same ways out and rules that knows no host and no connection yet, and leaves a trail.
+    pub fn tracked(&self, trail: Rc<RefCell<Trail>>) -> Self {
+        Self {
+            connector: self.connector.clone(),
+            hosts: Hosts::default(),
+            limits: self.limits.clone(),
+            allowed_hosts: self.allowed_hosts.clone(),
+            idle: RefCell::default(),
+            tokens: RefCell::default(),
+            patience: RefCell::default(),
+            trail: Some(trail),
+        }
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Trail)) {
+        if let Some(trail) = &self.trail {
+            change(&mut trail.borrow_mut());
         }
     }
 
@@ -120,7 +161,14 @@ impl Client {
     /// `authorize`: whether a registry's request for a token is answered; its token service itself gets none.
     async fn get_from(self: &Rc<Self>, ask: &Ask<'_>, authorize: bool) -> Result<Answer, Error> {
         let mut entry = begin(ask);
-        match self.follow(ask, &Method::GET, authorize, &mut entry, &mut |_| false).await {
+        let (started, connecting) = (Instant::now(), self.trail.as_ref().map(|trail| trail.borrow().connecting));
+        let followed = self.follow(ask, &Method::GET, authorize, &mut entry, &mut |_| false).await;
+        self.note(|trail| {
+            let connected = trail.connecting.saturating_sub(connecting.unwrap_or_default());
+            let waited = followed.is_ok().then(|| started.elapsed().saturating_sub(connected));
+            trail.first_byte = trail.first_byte.max(waited);
+        });
+        match followed {
             Ok((response, idle, url)) => Ok(Answer {
                 status: response.status().as_u16(),
                 headers: response.headers().clone(),
@@ -297,12 +345,21 @@ impl Client {
                 format!("{url} is outside the profile, and `mirrors-only` forbids to contact {}", origin.host);
             return Err(Error::new(Kind::Forbidden, message));
         }
+        self.note(|trail| {
+            if !trail.origins.contains(origin) {
+                trail.origins.push(origin.clone());
+            }
+            trail.last = Some(origin.clone());
+        });
         let _admission = self
             .hosts
             .admit(origin)
             .await
             .map_err(|error| error.at(&Peer { url: Some(url.to_string()), ..Peer::default() }))?;
         let result = self.exchange_admitted(ask, method, url).await;
+        if let Ok((response, _)) = &result {
+            self.note(|trail| trail.status = Some(response.status().as_u16()));
+        }
         match &result {
             Ok((response, _)) if matches!(response.status().as_u16(), 429 | 503) && self.too_long(response) => {
                 self.hosts.dead(origin, "it asked to wait longer than the limit");
@@ -347,7 +404,20 @@ impl Client {
                 Err(_) => return Err(silence(&idle.peer)),
             }
         }
-        let connection = self.connector.open(url).await?;
+        let started = Instant::now();
+        let opened = self.connector.open(url).await;
+        self.note(|trail| {
+            trail.connecting += started.elapsed();
+            if trail.peer.url.is_none() {
+                trail.peer = match &opened {
+                    Ok(connection) => connection.peer.clone(),
+                    Err(error) => (*error.peer).clone(),
+                };
+                trail.connect = opened.is_ok().then(|| started.elapsed());
+                trail.issuer = self.connector.issuer(&url.origin.host);
+            }
+        });
+        let connection = opened?;
         let peer = connection.peer;
         let broken = |cause: hyper::Error| {
             Error::new(

@@ -28,7 +28,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 const JSON: &str = "application/vnd.pypi.simple.v1+json";
-const ACCEPT: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
+pub const ACCEPT: &str =
+    "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
 /// The longest project pages are a few megabytes.
 const MAX_PAGE_BYTES: usize = 64 << 20;
 
@@ -40,7 +41,7 @@ type Files = Rc<Vec<File>>;
 
 pub struct File {
     pub listed: ListedFile,
-    url: Url,
+    pub url: Url,
     /// Empty for a file that was yanked without one, and for all others.
     yanked_because: String,
     /// Of its `.metadata`, where the index has that.
@@ -331,6 +332,7 @@ pub async fn list(gateway: &Gateway, errand: &Errand, project: &str) -> Result<V
     let subject = format!("project {project}");
     let project = normalised(project);
     let upstreams = gateway.upstreams(Ecosystem::Python, &project).await;
+    let upstreams = gateway.ranked(Ecosystem::Python, &upstreams).await;
     let files = ask_each(&subject, &upstreams, &gateway.limits, async |upstream: &Upstream| {
         page(gateway, &errand.step, upstream, &project).await
     });
@@ -350,13 +352,13 @@ fn page_url(upstream: &Upstream, project: &str) -> Result<Url, Error> {
 }
 
 /// PEP 503: `Foo._Bar` and `foo-bar` are one project.
-fn normalised(project: &str) -> String {
+pub fn normalised(project: &str) -> String {
     let parts = project.split(['-', '_', '.']).filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join("-").to_ascii_lowercase()
 }
 
 /// # Errors: Html for a page without a single link to a file, Malformed.
-fn read(page: &Kept) -> Result<Vec<File>, Error> {
+pub fn read(page: &Kept) -> Result<Vec<File>, Error> {
     let base = Url::parse(&page.note.url)?;
     if page.note.content_type.contains("json") { from_json(&page.bytes, &base) } else { from_html(&page.bytes, &base) }
 }

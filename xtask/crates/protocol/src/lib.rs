@@ -146,8 +146,10 @@ pub struct Pins {
 pub struct Samples {
     /// Name and version; its sha256 is in the pins.
     pub krate: Option<(String, String)>,
-    /// Module and version.
+    /// Module and version; the hash of its go.mod is in the pins.
     pub module: Option<(String, String)>,
+    /// Name of Go's checksum database, which a module proxy may pass on.
+    pub checksum_database: Option<String>,
     /// Project, file name, sha256 in hex.
     pub wheel: Option<(String, String, String)>,
     /// Repository, revision, path, sha256 in hex.
@@ -179,6 +181,9 @@ pub struct Limits {
     pub minimum_bytes: u64,
     /// Longest `Retry-After` that is waited for; a longer one means the next upstream.
     pub retry_after_seconds: u64,
+    /// How long the first request of an ecosystem waits for its upstreams to show which of them answer, where nobody measured
+    /// them before; 0: they are asked in their order.
+    pub race_milliseconds: u64,
 }
 
 impl Default for Limits {
@@ -189,6 +194,7 @@ impl Default for Limits {
             stall_seconds: 10,
             minimum_bytes: 4096,
             retry_after_seconds: 20,
+            race_milliseconds: 2000,
         }
     }
 }
@@ -330,9 +336,10 @@ pub struct ProbeReport {
     pub verdict: ProbeVerdict,
     /// What happened, with the first words of a page or the locked versions that are missing.
     pub message: String,
-    /// Every host that took part: the upstream's own first, then redirects, `dl`, checksum database, file hosts.
+    /// Every host that took part, with its port where that is unusual: the upstream's own first, then redirects, `dl`, file
+    /// hosts.
     pub hosts: Vec<String>,
-    /// The host that failed, where it is not the upstream's own.
+    /// The one among them that failed.
     pub failed_host: Option<String>,
     pub address: Option<String>,
     /// Without credentials.
@@ -342,6 +349,7 @@ pub struct ProbeReport {
     pub status: Option<u16>,
     /// Name lookup, connection and TLS together.
     pub connect_milliseconds: Option<u64>,
+    /// The longest wait for an answer, connections not counted: a server that limits by sleeping shows here.
     pub first_byte_milliseconds: Option<u64>,
     /// Of a ranged read of at most 256 KiB.
     pub bytes_per_second: Option<u64>,
@@ -362,6 +370,7 @@ pub enum ProbeVerdict {
     Tls,
     /// It answers 429 or 403, or sleeps before the first byte.
     Limited,
+    /// No answer, or none that a build could use.
     Dead,
 }
 

@@ -10,6 +10,7 @@ mod hub;
 mod npm;
 mod oci;
 mod outside;
+mod probe;
 mod rustup;
 mod server;
 mod simple;

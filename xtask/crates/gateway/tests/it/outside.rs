@@ -3,7 +3,7 @@
 use crate::gateway::{Folder, Gateway, base64, setup};
 use crate::server::{Hit, Reply, Server, file, noise, read_head, serve, sha256};
 use protocol::{Artifact, Ecosystem, FailureKind, Proxy, Setup, Verdict};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::fs;
@@ -23,11 +23,17 @@ fn artifact(body: &[u8]) -> Artifact {
 }
 
 /// A CA of the test's own, its certificate as a PEM file in the folder.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
     fn new(folder: &Folder) -> Self {
+        Self::named(folder, "Test")
+    }
+
+    pub fn named(folder: &Folder, name: &str) -> Self {
         let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+        parameters.distinguished_name = DistinguishedName::new();
+        parameters.distinguished_name.push(DnType::CommonName, name);
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap();
         fs::write(folder.0.join("ca.pem"), issuer.pem()).unwrap();
@@ -35,7 +41,7 @@ impl Authority {
     }
 
     /// A TLS server whose certificate is for `name`; its port.
-    fn serve(&self, name: &str, handler: impl Fn(&Hit) -> Reply + Send + Sync + 'static) -> u16 {
+    pub fn serve(&self, name: &str, handler: impl Fn(&Hit) -> Reply + Send + Sync + 'static) -> u16 {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
