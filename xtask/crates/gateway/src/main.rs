@@ -51,6 +51,7 @@ use crate::request::Client;
 use crate::rustup::Rustup;
 use crate::simple::Pages;
 use protocol::{Artifact, Event, Failure, FailureKind, Job, Limits, Outcome, Request, SCHEMA, Setup};
+use protocol::{Artifact, Event, Failure, FailureKind, Job, Limits, Outcome, ProbeReport, Request, SCHEMA, Setup};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io::BufRead;
@@ -71,6 +72,8 @@ pub struct Gateway {
     rustup: Rustup,
     pages: Pages,
     races: Races,
+    /// What a probe of this run or an earlier one found.
+    measured: RefCell<Vec<ProbeReport>>,
     /// Subjects whose refusal the conductor has heard of.
     refused: RefCell<HashSet<String>>,
     sizes: oci::Sizes,
@@ -95,6 +98,7 @@ impl Gateway {
             rustup: Rustup::default(),
             pages: Pages::default(),
             races: Races::default(),
+            measured: RefCell::new(setup.measured.clone()),
             refused: RefCell::default(),
             sizes: oci::Sizes::default(),
             setup,
@@ -196,7 +200,9 @@ async fn perform(gateway: &Rc<Gateway>, Request { id, step, job }: Request) {
         Job::List { project } => simple::list(gateway, &errand, &project).await.map(|files| Outcome::Listed { files }),
         Job::Probe { ecosystems, budget_milliseconds } => {
             let budget = Duration::from_millis(budget_milliseconds);
-            Ok(Outcome::Probed { reports: probe::probe(gateway, &errand.step, &ecosystems, budget).await })
+            let reports = probe::probe(gateway, &errand.step, &ecosystems, budget).await;
+            gateway.learn(&reports);
+            Ok(Outcome::Probed { reports })
         }
         Job::Unpack(job) => {
             let subject = format!("archive {}", job.archive.display());

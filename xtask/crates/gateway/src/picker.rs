@@ -14,7 +14,7 @@ use crate::ledger::emit;
 use crate::probe::greeting;
 use crate::upstream::Next;
 use protocol::names::covers;
-use protocol::{Ecosystem, Event, Private, ProbeVerdict, Upstream};
+use protocol::{Ecosystem, Event, Private, ProbeReport, ProbeVerdict, Upstream};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -113,8 +113,16 @@ impl Gateway {
     /// What an earlier probe found, with the score.
     fn measured(&self, ecosystem: Ecosystem, upstream: &Upstream) -> Option<(ProbeVerdict, Duration)> {
         let of = |url: &str| url == upstream.url || url.ends_with(&format!(" → {}", upstream.url));
-        let report = self.setup.measured.iter().find(|it| it.ecosystem == ecosystem && of(&it.url))?;
+        let measured = self.measured.borrow();
+        let report = measured.iter().find(|it| it.ecosystem == ecosystem && of(&it.url))?;
         Some((report.verdict, Duration::from_millis(report.score_milliseconds.unwrap_or(u64::MAX))))
+    }
+
+    /// What a probe found holds for the rest of the run.
+    pub fn learn(&self, reports: &[ProbeReport]) {
+        let mut measured = self.measured.borrow_mut();
+        measured.retain(|old| !reports.iter().any(|new| (new.ecosystem, &new.url) == (old.ecosystem, &old.url)));
+        measured.extend_from_slice(reports);
     }
 
     /// The race between these upstreams; the first who asks for it starts it.

@@ -458,6 +458,18 @@ fn a_measurement_takes_the_place_of_the_race_and_is_no_promise() {
 }
 
 #[test]
+fn what_a_probe_found_holds_for_the_run() {
+    let (folder, body) = (Folder::new(), noise(1000));
+    let (portal, fine) = (Server::start(|_| Reply::html()), hub(&body, Duration::ZERO));
+    let mut setup = sampled(setup(&folder, Ecosystem::Hub, &[&portal.url, &fine.url]), &body);
+    setup.samples.hub_file = Some(("org/model".into(), "abc123".into(), "x".into(), sha256(&body)));
+    let (_, mut gateway) = probe(&setup);
+    let asked = portal.hits().len();
+    assert_eq!(gateway.fetch(hub_file("x", &body)).unwrap(), body);
+    assert_eq!((asked, portal.hits().len()), (1, 1));
+}
+
+#[test]
 fn a_private_name_is_in_no_race_and_no_probe() {
     let (folder, body) = (Folder::new(), noise(1000));
     let (own, public, other) = (hub(&body, Duration::ZERO), hub(&body, Duration::ZERO), hub(&body, Duration::ZERO));
@@ -467,11 +479,21 @@ fn a_private_name_is_in_no_race_and_no_probe() {
     let mut gateway = Gateway::start(&setup);
     assert_eq!(gateway.fetch(hub_file("x", &body)).unwrap(), body);
     assert_eq!((public.hits().len(), other.hits().len(), own.hits().len()), (0, 0, 1));
-    // Samples are names too.
+    // Samples are names too, and so are those of a list whose order keeps them from the public.
     probe(&setup);
+    setup.private.clear();
+    setup.only_after_absence.insert(Ecosystem::Hub);
+    let mut gateway = probe(&setup).1;
+    assert_eq!((public.hits().len(), other.hits().len()), (2, 2));
+    Gateway::kill(&mut gateway);
     for hit in [public.hits(), other.hits()].concat() {
         assert!(!hit.target.contains("org"), "{hit:?}");
     }
+    // Such an order is a rule: nobody behind the first is greeted before it has failed.
+    let own_downloads = Folder::new();
+    setup.downloads = own_downloads.0.join("downloads");
+    assert_eq!(Gateway::start(&racing(setup)).fetch(hub_file("x", &body)).unwrap(), body);
+    assert_eq!((public.hits().len(), other.hits().len()), (3, 2));
 }
 
 #[test]
