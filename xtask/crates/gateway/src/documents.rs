@@ -16,7 +16,7 @@ use crate::request::{Ask, Document};
 use crate::upstream::{NOBODY_HAS_IT, ask_in_turn};
 use crate::url::Url;
 use bytes::Bytes;
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -86,13 +86,6 @@ impl Kept {
             sha256: String::new(),
         };
         Self { note, bytes: document.bytes.clone() }
-    }
-
-    /// Keeps the named headers of the answer too.
-    pub fn with_headers(mut self, headers: &HeaderMap, names: &[&str]) -> Self {
-        let of = |name: &&str| Some(((*name).to_owned(), headers.get(*name)?.to_str().ok()?.to_owned()));
-        self.note.headers = names.iter().filter_map(of).collect();
-        self
     }
 }
 

@@ -50,7 +50,6 @@ use crate::picker::Races;
 use crate::request::Client;
 use crate::rustup::Rustup;
 use crate::simple::Pages;
-use protocol::{Artifact, Event, Failure, FailureKind, Job, Limits, Outcome, Request, SCHEMA, Setup};
 use protocol::{Artifact, Event, Failure, FailureKind, Job, Limits, Outcome, ProbeReport, Request, SCHEMA, Setup};
 use std::cell::RefCell;
 use std::collections::HashSet;

@@ -107,7 +107,6 @@ pub struct Head {
 
 /// A short text held in memory: an index entry, a project page.
 pub struct Document {
-    pub status: u16,
     pub headers: HeaderMap,
     pub url: Url,
     pub bytes: Bytes,
@@ -225,7 +224,7 @@ impl Client {
             Err(error) => return Err(answer.rejected(error)),
         };
         answer.entry.judged(Verdict::Ok);
-        Ok(Document { status: answer.status, headers: answer.headers.clone(), url: answer.url.clone(), bytes })
+        Ok(Document { headers: answer.headers.clone(), url: answer.url.clone(), bytes })
     }
 
     async fn follow(
@@ -276,7 +275,7 @@ impl Client {
                 return Err(Error::new(Kind::Tls, message).at(&idle.peer));
             }
             if target.origin != url.origin {
-                entry.redirected_to(&target.origin.host);
+                entry.redirected_to(&target.origin.authority());
             }
             self.recycle_when_drained(response.into_body(), idle, url.origin);
             url = target;
@@ -636,9 +635,9 @@ impl Pace {
 /// An index may name files on a host of its own choice: the ledger says who led us there.
 fn begin(ask: &Ask<'_>) -> Entry {
     let asked = Url::parse(&ask.upstream.url).map_or_else(|_| ask.url.origin.clone(), |home| home.origin);
-    let mut entry = Entry::begin(ask.step, ask.ecosystem, ask.artifact, &asked.host);
+    let mut entry = Entry::begin(ask.step, ask.ecosystem, ask.artifact, &asked.authority());
     if asked != ask.url.origin {
-        entry.redirected_to(&ask.url.origin.host);
+        entry.redirected_to(&ask.url.origin.authority());
     }
     entry
 }

@@ -441,7 +441,7 @@ pub struct Egress {
     pub step: String,
     pub ecosystem: Ecosystem,
     pub artifact: String,
-    /// The upstream that was asked.
+    /// The upstream that was asked, with its port where that is not the usual one.
     pub host: String,
     /// Where its redirects, or the URLs in its index, led from there.
     pub redirect_hosts: Vec<String>,
