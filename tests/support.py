@@ -358,6 +358,20 @@ def lab_mirror(repo: Path, *named_faults: str, **fixtures: Path) -> Iterator[hos
         yield mirror
 
 
+@contextmanager
+def lab(repo: Path, *named_faults: str, more: str = "", **fixtures: Path) -> Iterator[hostile_mirror.HostileMirror]:
+    """Two mirrors of everything on loopback, and profile `lab` with both, the first one first; nothing else is allowed.
+
+    `more`: further TOML of the project's xtask.local.toml. `fixtures`: ecosystem -> folder to serve it from.
+    """
+    need("mirror", why_no_mirrors())
+    state = Path(tempfile.mkdtemp(prefix="lab-", dir=FOLDER))
+    options = hostile_mirror.Options(HOSTILE_MIRROR / "lab.toml", state, UPSTREAM_CACHE, list(named_faults), fixtures)
+    with hostile_mirror.serve_on_loopback(options) as mirror:
+        (repo / "xtask.local.toml").write_text(mirror.profile("http") + more)
+        yield mirror
+
+
 def tree(*folders: Path) -> dict[str, tuple]:
     """Path -> what a write would change of each file and folder."""
     seen = {}
