@@ -8,8 +8,9 @@
 
 use crate::arguments::Request;
 use crate::failure::{self, Failure};
-use crate::profile::{Choice, Endpoint, Profiles};
+use crate::profile::{Choice, Endpoint, Profiles, Reach};
 use crate::stamp;
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -30,9 +31,17 @@ const PROBE_SECONDS: u64 = 3;
 const BOUNDS: [(&str, &str); 3] =
     [("CARGO_HTTP_TIMEOUT", "5"), ("CARGO_HTTP_LOW_SPEED_LIMIT", "1000"), ("CARGO_NET_RETRY", "1")];
 
-/// With one of these, hosts are reached through a proxy and connecting to them directly proves nothing.
+/// What names a proxy to cargo.
 const PROXY_VARIABLES: [&str; 6] =
     ["CARGO_HTTP_PROXY", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "http_proxy"];
+
+/// Where systems keep the authorities they trust. Source: the list of `openssl-probe`.
+const AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
 
 /// One binary of the nested workspace `xtask/crates`:
 /// ```text
@@ -47,12 +56,21 @@ pub struct Tool<'a> {
     target: PathBuf,
 }
 
-enum Attempt {
-    /// With what CARGO_HOME holds from this endpoint.
-    Offline(Endpoint),
-    Online(Endpoint),
-    /// Not worth a try, and why.
-    Dead(Endpoint, String),
+/// A binary that is there, and whom bringing it about took.
+pub struct Built {
+    pub binary: PathBuf,
+    /// The hosts that were contacted, `HOST=served` where the endpoint is that delivered; empty where everything was here.
+    pub contacted: Vec<String>,
+}
+
+/// What is the same for every endpoint that is tried.
+struct Try<'a> {
+    reach: &'a Reach,
+    /// A profile was chosen, so cargo must not wait for ever.
+    bounded: bool,
+    offline: bool,
+    /// Whether giving this endpoint up leaves anybody to ask.
+    others: bool,
 }
 
 /// How one run of cargo ended.
@@ -81,7 +99,7 @@ impl<'a> Tool<'a> {
         stamp::check(&self.stamp(), self.root)
     }
 
-    pub fn build(&self, request: &Request, reason: &str) -> Result<PathBuf, Failure> {
+    pub fn build(&self, request: &Request, reason: &str) -> Result<Built, Failure> {
         let profiles = Profiles::of(request.repo.as_deref().unwrap_or(self.root));
         let choice = profiles.choose(request)?;
         let offline_asked = profiles.offline(request);
@@ -93,77 +111,95 @@ impl<'a> Tool<'a> {
             Choice::Profile { name, .. } => format!(", crates through mirror `{name}`"),
         };
         eprintln!("building {} ({reason}){through}", self.name());
+        let nothing = Reach::default();
+        let (bounded, reach) = match &choice {
+            Choice::Plain { .. } => (false, &nothing),
+            Choice::Profile { reach, .. } => (true, reach),
+        };
         let mut failures = Vec::new();
-        for attempt in self.attempts(&choice, offline_asked) {
-            let (endpoint, offline) = match attempt {
-                Attempt::Offline(endpoint) => (endpoint, true),
-                Attempt::Online(endpoint) => (endpoint, false),
-                Attempt::Dead(endpoint, reason) => {
-                    failures.push((endpoint, Outcome::Unserved(reason)));
-                    continue;
-                }
-            };
-            let bounded = matches!(choice, Choice::Profile { .. });
-            match self.cargo(&endpoint, offline, bounded)? {
-                Outcome::Built(binary) => {
-                    // Best effort: without it the next build may start at another endpoint.
-                    let _ = stamp::write_atomically(&self.last_endpoint(), &endpoint.to_string());
-                    return Ok(binary);
-                }
-                _ if offline && !offline_asked => {}
-                failed => {
-                    if let (false, Outcome::Unserved(reason) | Outcome::Forged(reason)) = (offline, &failed) {
-                        eprintln!("  {endpoint}: {reason}");
-                    }
-                    failures.push((endpoint, failed));
-                }
+        let (cached, asked) = self.attempts(&choice, offline_asked);
+        for endpoint in cached {
+            match self.cargo(&endpoint, &Try { reach, bounded, offline: true, others: false })? {
+                Outcome::Built(binary) => return Ok(self.built(binary, &endpoint, Vec::new())),
+                failed if offline_asked => failures.push((endpoint, failed)),
+                _ => {}
             }
+        }
+        let probed = bounded && reach.proxy.is_none() && !proxied();
+        let mut contacted: Vec<String> = asked.iter().filter(|_| probed).filter_map(Endpoint::host).collect();
+        let verdicts = if probed { probe(&asked) } else { vec![Ok(()); asked.len()] };
+        for (index, (endpoint, verdict)) in asked.into_iter().zip(&verdicts).enumerate() {
+            if let Err(reason) = verdict {
+                failures.push((endpoint, Outcome::Unserved(reason.clone())));
+                continue;
+            }
+            let others = verdicts[index + 1..].iter().any(Result::is_ok);
+            let started = SystemTime::now();
+            let outcome = self.cargo(&endpoint, &Try { reach, bounded, offline: false, others })?;
+            let Outcome::Built(binary) = outcome else {
+                contacted.extend(endpoint.host());
+                failures.push((endpoint, outcome));
+                continue;
+            };
+            let served = served_by(&endpoint, started);
+            if bounded && !(served.is_empty() && failures.is_empty()) {
+                eprintln!("crates from {endpoint}{}", passed_over(&failures));
+            }
+            contacted.extend(served);
+            return Ok(self.built(binary, &endpoint, contacted));
         }
         Err(self.unserved(&choice, request, &profiles, failures))
     }
 
-    /// First what needs no network, since crates that are here already are verified and cost nothing; then the endpoints
-    /// that accept a connection.
-    fn attempts(&self, choice: &Choice, offline: bool) -> Box<dyn Iterator<Item = Attempt>> {
+    fn built(&self, binary: PathBuf, endpoint: &Endpoint, contacted: Vec<String>) -> Built {
+        // Best effort: without it the next build may start at another endpoint.
+        let _ = stamp::write_atomically(&self.last_endpoint(), &endpoint.to_string());
+        Built { binary, contacted }
+    }
+
+    /// First what needs no network, since crates that are here already are verified and cost nothing; then whom to ask.
+    fn attempts(&self, choice: &Choice, offline: bool) -> (Vec<Endpoint>, Vec<Endpoint>) {
         let last = fs::read_to_string(self.last_endpoint()).unwrap_or_default();
         let is_last = |endpoint: &Endpoint| endpoint.to_string() == last;
-        let mut endpoints = match choice {
+        match choice {
             Choice::Plain { known, contacts } => {
-                let mut attempts: Vec<Attempt> =
-                    known.iter().filter(|&endpoint| is_last(endpoint)).cloned().map(Attempt::Offline).collect();
-                let direct = if offline || !contacts { Attempt::Offline } else { Attempt::Online };
-                attempts.push(direct(Endpoint::Direct));
-                return Box::new(attempts.into_iter());
+                let mut cached: Vec<Endpoint> = known.iter().filter(|&endpoint| is_last(endpoint)).cloned().collect();
+                if offline || !contacts {
+                    cached.push(Endpoint::Direct);
+                    return (cached, Vec::new());
+                }
+                (cached, vec![Endpoint::Direct])
             }
-            Choice::Profile { endpoints, .. } => endpoints.clone(),
-        };
-        endpoints.sort_by_key(|endpoint| !is_last(endpoint));
-        if offline {
-            return Box::new(endpoints.into_iter().map(Attempt::Offline));
+            Choice::Profile { endpoints, .. } => {
+                let mut endpoints = endpoints.clone();
+                endpoints.sort_by_key(|endpoint| !is_last(endpoint));
+                if offline {
+                    return (endpoints, Vec::new());
+                }
+                let candidates = if endpoints.first().is_some_and(is_last) { 1 } else { endpoints.len() };
+                (endpoints[..candidates].to_vec(), endpoints)
+            }
         }
-        let candidates = if endpoints.first().is_some_and(is_last) { 1 } else { endpoints.len() };
-        let cached = endpoints.clone().into_iter().take(candidates).map(Attempt::Offline);
-        // Lazily: hosts are probed only when nothing cached sufficed.
-        Box::new(cached.chain(std::iter::once_with(|| reachable(endpoints)).flatten()))
     }
 
     /// Runs cargo once and relays what it says, except the error of an endpoint that did not deliver.
     ///
     /// One `cargo build` rather than a `cargo fetch` before it: fetching would bring the crates of the whole workspace,
     /// tests and satellites included, over a network that is slow.
-    fn cargo(&self, endpoint: &Endpoint, offline: bool, bounded: bool) -> Result<Outcome, Failure> {
+    fn cargo(&self, endpoint: &Endpoint, attempt: &Try) -> Result<Outcome, Failure> {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(&cargo);
         command.args(["build", "--locked", "--package", self.package, "--bin", self.package]);
         // Where the binary is depends on the caller's cargo configuration: cargo says it.
         command.arg("--message-format=json-render-diagnostics");
-        command.args(offline.then_some("--offline"));
+        command.args(attempt.offline.then_some("--offline"));
         let settings = Settings::of(endpoint, &self.target)?;
         command.args(settings.arguments());
         command.current_dir(&self.workspace).env("CARGO_TARGET_DIR", &self.target);
         // The tool runs on this machine, whatever the caller is building for.
         command.env_remove("CARGO_BUILD_TARGET");
-        if bounded {
+        self.reach(attempt.reach, &mut command)?;
+        if attempt.bounded {
             command.envs(BOUNDS.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
         }
         if std::io::stderr().is_terminal() && env::var_os("CARGO_TERM_COLOR").is_none() {
@@ -182,8 +218,35 @@ impl<'a> Tool<'a> {
                 pipe.read_to_string(&mut text).map(|_| text).unwrap_or_default()
             })
         });
-        let complaint = child.stderr.take().map(relay).unwrap_or_default();
+        let mut hinted = false;
+        let mut silent = None;
+        let mut served = false;
+        // cargo warns when it gives up its first try. An endpoint that has not served anything by then is left at once; one that
+        // has gets its second try, as has the last one there is.
+        let complaint = child.stderr.take().map(|pipe| {
+            relay(pipe, |line| {
+                served |= line.contains("Downloaded ");
+                let Some((_, reason)) = line.split_once("spurious network error") else { return true };
+                if !attempt.bounded && !hinted {
+                    hinted = true;
+                    eprintln!(
+                        "hint: behind a slow or filtered network choose a mirror profile: `--mirror NAME` (cn, …)"
+                    );
+                }
+                if attempt.others && !served {
+                    silent = Some(reason.split_once("): ").map_or(reason, |(_, reason)| reason).trim().to_owned());
+                }
+                silent.is_none()
+            })
+        });
+        if silent.is_some() {
+            let _ = child.kill();
+        }
+        let complaint = complaint.unwrap_or_default();
         let status = child.wait().map_err(cannot_start)?;
+        if let Some(reason) = silent {
+            return Ok(Outcome::Unserved(reason));
+        }
         let messages = messages.and_then(|reader| reader.join().ok()).unwrap_or_default();
         if status.success() {
             eprint!("{complaint}");
@@ -202,6 +265,32 @@ impl<'a> Tool<'a> {
                 Err(self.failed(&plain, &command, status.to_string()))
             }
         }
+    }
+
+    /// Tells cargo how the profile's endpoints are reached, which the caller's own variables do not change.
+    fn reach(&self, reach: &Reach, command: &mut Command) -> Result<(), Failure> {
+        if let Some(proxy) = &reach.proxy {
+            command.env("CARGO_HTTP_PROXY", proxy);
+            let no_proxy = reach.no_proxy.join(",");
+            command.env("NO_PROXY", &no_proxy).env("no_proxy", no_proxy);
+        }
+        let Some(own) = &reach.ca_bundle else { return Ok(()) };
+        // cargo trusts one file, in place of the machine's: the file has to hold both.
+        let own = self.root.join(own);
+        let cannot = |path: &Path, error| {
+            let message = format!("cannot use the certificate authorities of the mirror profile: {}", path.display());
+            Failure::new(failure::CONFIGURATION, message).because(error)
+        };
+        let mut bundle = fs::read(&own).map_err(|error| cannot(&own, error))?;
+        bundle.push(b'\n');
+        let said = ["CARGO_HTTP_CAINFO", "SSL_CERT_FILE"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+        if let Some(machines) = said.chain(AUTHORITIES.map(PathBuf::from)).find_map(|path| fs::read(path).ok()) {
+            bundle.extend(machines);
+        }
+        let path = self.target.join("authorities.pem");
+        stamp::write_atomically(&path, &String::from_utf8_lossy(&bundle)).map_err(|error| cannot(&path, error))?;
+        command.env("CARGO_HTTP_CAINFO", path);
+        Ok(())
     }
 
     fn failed(&self, complaint: &str, command: &Command, status: String) -> Failure {
@@ -334,38 +423,36 @@ impl Drop for Settings {
     }
 }
 
-/// The endpoints worth asking, in their order. Where nothing at all answers, the probe is what is wrong (a proxy that
-/// only cargo or git is told about), so everything is asked.
-fn reachable(endpoints: Vec<Endpoint>) -> Vec<Attempt> {
-    if PROXY_VARIABLES.iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty())) {
-        return endpoints.into_iter().map(Attempt::Online).collect();
-    }
+/// Whether hosts are reached through a proxy, so that connecting to them directly proves nothing.
+fn proxied() -> bool {
+    PROXY_VARIABLES.iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+/// Which endpoints are worth asking, and why the others are not. Where nothing at all answers, the probe is what is wrong (a
+/// proxy that only cargo or git is told about), so everything is asked.
+fn probe(endpoints: &[Endpoint]) -> Vec<Result<(), String>> {
     let deadline = Instant::now() + Duration::from_secs(PROBE_SECONDS);
     let (sender, answers) = mpsc::channel();
+    let silent = format!("no connection within {PROBE_SECONDS} s");
+    let mut verdicts = vec![Ok(()); endpoints.len()];
     let mut pending = 0;
     for (index, authority) in endpoints.iter().map(Endpoint::authority).enumerate() {
         let Some(authority) = authority else { continue };
         let sender = sender.clone();
         pending += 1;
+        verdicts[index] = Err(silent.clone());
         // Not joined: looking up a name cannot be bounded.
         thread::spawn(move || sender.send((index, connect(&authority, deadline))));
     }
-    let silent = format!("no connection within {PROBE_SECONDS} s");
-    let mut verdicts: Vec<Option<String>> =
-        endpoints.iter().map(|endpoint| endpoint.authority().map(|_| silent.clone())).collect();
     while pending > 0 {
         let Ok((index, verdict)) = answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
             break;
         };
-        verdicts[index] = verdict.err();
+        verdicts[index] = verdict;
         pending -= 1;
     }
-    let believed = endpoints.iter().zip(&verdicts).any(|(it, verdict)| *it != Endpoint::Direct && verdict.is_none());
-    let attempt = |(endpoint, verdict)| match verdict {
-        Some(reason) if believed => Attempt::Dead(endpoint, reason),
-        _ => Attempt::Online(endpoint),
-    };
-    endpoints.into_iter().zip(verdicts).map(attempt).collect()
+    let believed = endpoints.iter().zip(&verdicts).any(|(it, verdict)| *it != Endpoint::Direct && verdict.is_ok());
+    if believed { verdicts } else { vec![Ok(()); endpoints.len()] }
 }
 
 fn connect(authority: &str, deadline: Instant) -> Result<(), String> {
@@ -380,12 +467,53 @@ fn connect(authority: &str, deadline: Instant) -> Result<(), String> {
     Err(reason)
 }
 
-/// Passes cargo's lines on as they come, up to its first error, which the caller judges; returns the rest.
-fn relay(pipe: impl Read) -> String {
+/// `; passed over: A (why), B (why)`.
+fn passed_over(failures: &[(Endpoint, Outcome)]) -> String {
+    let passed: Vec<String> = failures
+        .iter()
+        .filter_map(|(endpoint, outcome)| match outcome {
+            Outcome::Unserved(reason) | Outcome::Forged(reason) => Some(format!("{endpoint} ({reason})")),
+            Outcome::Built(_) => None,
+        })
+        .collect();
+    if passed.is_empty() { String::new() } else { format!("; passed over: {}", passed.join(", ")) }
+}
+
+/// The hosts from which crate files came since `started`, as [`Built::contacted`] writes them: an index may lead to another host for them. cargo keeps the files of
+/// each registry in a folder named `HOST-HASH`, and beside the index what it was told of the downloads.
+fn served_by(endpoint: &Endpoint, started: SystemTime) -> BTreeSet<String> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"))).unwrap_or_default();
+    let registry = home.join("registry");
+    // File systems may round times down.
+    let since = started.checked_sub(Duration::from_secs(1)).unwrap_or(started);
+    let mut hosts = BTreeSet::new();
+    for folder in fs::read_dir(registry.join("cache")).into_iter().flatten().flatten() {
+        let name = folder.file_name().to_string_lossy().into_owned();
+        let Some((host, _)) = name.rsplit_once('-') else { continue };
+        let filled = folder.metadata().and_then(|it| it.modified()).is_ok_and(|time| time >= since);
+        if !filled || endpoint.host().is_some_and(|expected| expected != host) {
+            continue;
+        }
+        hosts.insert(format!("{host}=served"));
+        let settings = fs::read_to_string(registry.join("index").join(&name).join("config.json")).unwrap_or_default();
+        let download = settings.split_once("\"dl\"").and_then(|(_, rest)| rest.split('"').nth(1)?.split_once("://"));
+        hosts.extend(download.and_then(|(_, rest)| Some(rest.split(['/', ':']).next()?.to_owned())));
+    }
+    hosts
+}
+
+/// Passes cargo's lines on as they come, up to its first error, which the caller judges; returns the rest. Ends early where
+/// `go_on` says so.
+fn relay(pipe: impl Read, mut go_on: impl FnMut(&str) -> bool) -> String {
     let mut complaint = String::new();
     for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
-        if complaint.is_empty() && !without_colours(&line).starts_with("error") {
+        let plain = without_colours(&line);
+        if !go_on(&plain) {
+            break;
+        }
+        if complaint.is_empty() && !plain.starts_with("error") {
             eprintln!("{line}");
         } else {
             complaint = complaint + &line + "\n";

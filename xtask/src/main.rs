@@ -13,7 +13,7 @@ mod stamp;
 mod toml;
 
 use arguments::Request;
-use bootstrap::Tool;
+use bootstrap::{Built, Tool};
 use failure::Failure;
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -23,6 +23,8 @@ use std::process::{Command, ExitCode};
 /// For the conductor, which asks us to build its satellites.
 const LAUNCHER_VARIABLE: &str = "XTASK_LAUNCHER";
 const ROOT_VARIABLE: &str = "XTASK_REPO_ROOT";
+/// For the conductor's summary: the hosts that our own fetch contacted, separated by blanks; `HOST=served` delivered.
+const CONTACTED_VARIABLE: &str = "XTASK_CONTACTED";
 const LIBRARY_PATH_VARIABLE: &str = "LD_LIBRARY_PATH";
 
 fn main() -> ExitCode {
@@ -38,15 +40,18 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
     let request = Request::read(&arguments, |name| env::var(name).ok().filter(|value| !value.is_empty()));
     let root = repository_root();
     let tool = Tool::new(&root, request.satellite.as_deref().unwrap_or("conductor"))?;
-    let binary = match tool.fresh() {
-        Ok(binary) => binary,
+    let Built { binary, contacted } = match tool.fresh() {
+        Ok(binary) => Built { binary, contacted: Vec::new() },
         Err(reason) => tool.build(&request, &reason)?,
     };
     if request.satellite.is_some() {
+        for host in contacted {
+            println!("contacted {host}");
+        }
         println!("{}", binary.display());
         return Ok(ExitCode::SUCCESS);
     }
-    start(&binary, &arguments, &root)
+    start(conductor(&binary, &arguments, &root, &contacted))
 }
 
 /// The checkout that this run belongs to. Cargo says it at run time; the path compiled in serves whoever starts the
@@ -59,27 +64,35 @@ fn repository_root() -> PathBuf {
 
 /// Becomes the conductor: its exit code, signals and terminal are then the caller's own.
 #[cfg(unix)]
-fn start(binary: &Path, arguments: &[OsString], root: &Path) -> Result<ExitCode, Failure> {
+fn start(mut conductor: Command) -> Result<ExitCode, Failure> {
     use std::os::unix::process::CommandExt;
-    let error = conductor(binary, arguments, root).exec();
-    Err(Failure::new(failure::MISSING, format!("cannot start {}", binary.display())).because(error))
+    let error = conductor.exec();
+    Err(cannot_start(&conductor, error))
 }
 
 #[cfg(not(unix))]
-fn start(binary: &Path, arguments: &[OsString], root: &Path) -> Result<ExitCode, Failure> {
-    let status = conductor(binary, arguments, root)
-        .status()
-        .map_err(|error| Failure::new(failure::MISSING, format!("cannot start {}", binary.display())).because(error))?;
+fn start(mut conductor: Command) -> Result<ExitCode, Failure> {
+    let status = conductor.status().map_err(|error| cannot_start(&conductor, error))?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(failure::BUG)))
 }
 
-fn conductor(binary: &Path, arguments: &[OsString], root: &Path) -> Command {
+fn cannot_start(conductor: &Command, error: std::io::Error) -> Failure {
+    let program = Path::new(conductor.get_program()).display();
+    Failure::new(failure::MISSING, format!("cannot start {program}")).because(error)
+}
+
+fn conductor(binary: &Path, arguments: &[OsString], root: &Path, contacted: &[String]) -> Command {
     let mut command = Command::new(binary);
     let launcher = env::current_exe().unwrap_or_else(|_| OsStr::new("xtask").into());
     if let Some(path) = callers_library_path(&launcher) {
         command.env(LIBRARY_PATH_VARIABLE, path);
     } else {
         command.env_remove(LIBRARY_PATH_VARIABLE);
+    }
+    if contacted.is_empty() {
+        command.env_remove(CONTACTED_VARIABLE);
+    } else {
+        command.env(CONTACTED_VARIABLE, contacted.join(" "));
     }
     command.args(arguments).env(LAUNCHER_VARIABLE, launcher).env(ROOT_VARIABLE, root);
     command

@@ -6,6 +6,7 @@
 use crate::arguments::Request;
 use crate::failure::{self, Failure};
 use crate::toml::{self, Document, Value};
+use std::env;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -32,6 +33,12 @@ impl Endpoint {
         // It becomes a TOML string in an argument: no quote or escape may end that string early.
         let plain = !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\\'));
         (plain && host.ends_with('/') && !host.starts_with('/')).then(|| Self::Registry(text.to_owned()))
+    }
+
+    /// Without port; `direct` is known to cargo alone.
+    pub fn host(&self) -> Option<String> {
+        let authority = self.authority()?;
+        Some(authority.rsplit_once(':').map_or(&*authority, |(host, _)| host).to_owned())
     }
 
     /// `host:port` without credentials.
@@ -71,10 +78,23 @@ pub enum Choice {
     Profile {
         name: String,
         endpoints: Vec<Endpoint>,
+        reach: Reach,
     },
 }
 
+/// How the endpoints of a profile are reached.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    pub proxy: Option<String>,
+    /// Hosts that are reached without the proxy.
+    pub no_proxy: Vec<String>,
+    /// A PEM file, trusted besides the machine's own authorities.
+    pub ca_bundle: Option<String>,
+}
+
 pub struct Profiles {
+    /// Looks `${NAME}` up.
+    variable: fn(&str) -> Option<String>,
     /// The strongest first.
     layers: Vec<Layer>,
     /// `FILE:LINE`.
@@ -88,7 +108,8 @@ struct Layer {
 
 impl Profiles {
     pub fn of(checkout: &Path) -> Self {
-        let mut it = Self { layers: Vec::new(), unreadable: Vec::new() };
+        let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let mut it = Self { variable, layers: Vec::new(), unreadable: Vec::new() };
         for file in [LOCAL, "xtask.toml"] {
             if let Ok(text) = fs::read_to_string(checkout.join(file)) {
                 it.add(file, &text);
@@ -130,7 +151,45 @@ impl Profiles {
             let hint = format!("add `list = [\"sparse+https://…/\"]` under [mirror.{name}.crates] in xtask.local.toml");
             return Err(Failure::new(failure::CONFIGURATION, message).hint(hint));
         }
-        Ok(Choice::Profile { name: name.to_owned(), endpoints })
+        let reach = Reach {
+            proxy: self.said(name, "proxy")?.pop(),
+            no_proxy: self.said(name, "no_proxy")?,
+            ca_bundle: self.said(name, "ca_bundle")?.pop(),
+        };
+        Ok(Choice::Profile { name: name.to_owned(), endpoints, reach })
+    }
+
+    /// The text or texts that the strongest layer has under a key of a profile, with their variables put in.
+    fn said(&self, name: &str, key: &str) -> Result<Vec<String>, Failure> {
+        let found = self.layers.iter().find_map(|layer| Some((layer, layer.document.get(&["mirror", name, key])?)));
+        let Some((layer, value)) = found else { return Ok(Vec::new()) };
+        let texts = match value {
+            Value::List(list) => list.iter().filter_map(Value::text).collect(),
+            value => Vec::from_iter(value.text()),
+        };
+        let put_in = texts.into_iter().map(|text| self.put_in(text, name, key, layer));
+        put_in.filter(|text| text.as_ref().map_or(true, |text| !text.is_empty())).collect()
+    }
+
+    /// `${NAME}` and `${NAME:-text}`, as the conductor reads them.
+    fn put_in(&self, text: &str, name: &str, key: &str, layer: &Layer) -> Result<String, Failure> {
+        let place = || format!("`{key}` of mirror `{name}` ({})", layer.file);
+        let mut parts = text.split("${");
+        let mut whole = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let Some((inner, rest)) = part.split_once('}') else {
+                let message = format!("{} holds a `${{` without its `}}`", place());
+                return Err(Failure::new(failure::CONFIGURATION, message));
+            };
+            let (variable, otherwise) = inner.split_once(":-").map_or((inner, None), |(name, text)| (name, Some(text)));
+            let value = (self.variable)(variable).or(otherwise.map(str::to_owned)).ok_or_else(|| {
+                Failure::new(failure::CONFIGURATION, format!("{} has no value here", place()))
+                    .because(format!("`{variable}` is not set"))
+                    .hint(format!("export {variable}=…, or say [mirror.{name}] {key} in xtask.local.toml without it"))
+            })?;
+            whole = whole + &value + rest;
+        }
+        Ok(whole)
     }
 
     /// `mirror.use = "NAME"`; `mirror = "NAME"` says the same in a file that declares no profile.
@@ -178,8 +237,9 @@ impl Profiles {
             Some(_) => &[Value::Other],
             None => &[],
         };
-        let endpoint = |value: &Value| value.text().and_then(Endpoint::read);
-        list.iter().map(endpoint).collect::<Option<_>>().ok_or_else(|| {
+        let texts = list.iter().map(|value| self.put_in(value.text().unwrap_or_default(), name, "crates", layer));
+        let texts = texts.collect::<Result<Vec<_>, _>>()?;
+        texts.iter().map(|text| Endpoint::read(text)).collect::<Option<_>>().ok_or_else(|| {
             let message = format!("`mirror.{name}.crates.list` in {} is not a list of crates endpoints", layer.file);
             Failure::new(failure::CONFIGURATION, message)
                 .hint("an endpoint is \"sparse+https://HOST/PATH/\" with its last slash, or \"direct\"")
@@ -220,7 +280,8 @@ mod tests {
     use super::*;
 
     fn profiles(local: &str, tracked: &str) -> Profiles {
-        let mut it = Profiles { layers: Vec::new(), unreadable: Vec::new() };
+        let variable = |name: &str| (name == "LAB_HOST").then(|| "u:secret@lab.example".to_owned());
+        let mut it = Profiles { variable, layers: Vec::new(), unreadable: Vec::new() };
         it.add(LOCAL, local);
         it.add("xtask.toml", tracked);
         it.add("the built-in profiles", BUILT_IN);
@@ -231,7 +292,7 @@ mod tests {
         let request = Request { mirror: mirror.map(Into::into), egress: egress.map(Into::into), ..Request::default() };
         match profiles.choose(&request) {
             Ok(Choice::Plain { contacts, .. }) => Ok(("plain".into(), contacts.to_string())),
-            Ok(Choice::Profile { name, endpoints }) => {
+            Ok(Choice::Profile { name, endpoints, .. }) => {
                 Ok((name, endpoints.iter().map(Endpoint::to_string).collect::<Vec<_>>().join(" ")))
             }
             Err(failure) => Err(failure.to_string()),
@@ -281,6 +342,23 @@ mod tests {
                 "{wrong}"
             );
         }
+    }
+
+    #[test]
+    fn variables_are_put_in_and_an_unset_one_names_profile_and_file() {
+        let lab = "[mirror.lab]\nproxy = 'http://${LAB_HOST}:3128'\nca_bundle = '${NOBODY:-}'\nno_proxy = ['.lab', '${NOBODY:-}']\n\
+                   [mirror.lab.crates]\nlist = ['sparse+https://${LAB_HOST}/index/']";
+        let request = Request { mirror: Some("lab".into()), ..Request::default() };
+        let Ok(Choice::Profile { endpoints, reach, .. }) = profiles(lab, "").choose(&request) else { panic!() };
+        assert_eq!(endpoints, [Endpoint::Registry("sparse+https://u:secret@lab.example/index/".into())]);
+        let proxy = Some("http://u:secret@lab.example:3128".to_owned());
+        assert_eq!(reach, Reach { proxy, no_proxy: vec![".lab".into()], ca_bundle: None });
+
+        let unset = choose(&profiles("", ""), Some("corporate"), None).unwrap_err();
+        assert!(unset.contains("`crates` of mirror `corporate` (the built-in profiles) has no value here"), "{unset}");
+        assert!(unset.contains("`XTASK_CORP_HOST` is not set"), "{unset}");
+        let all = choose(&profiles("", ""), Some("auto"), None).unwrap().1;
+        assert!(all.starts_with("direct sparse+") && !all.contains("${"), "{all}");
     }
 
     #[test]

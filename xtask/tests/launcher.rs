@@ -18,7 +18,7 @@ const CONDUCTOR: &str = r#"
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     println!("{{\"arguments\":{arguments:?}}}");
-    for name in ["XTASK_LAUNCHER", "XTASK_REPO_ROOT", "LD_LIBRARY_PATH"] {
+    for name in ["XTASK_LAUNCHER", "XTASK_REPO_ROOT", "XTASK_CONTACTED", "LD_LIBRARY_PATH"] {
         eprintln!("{name}={:?}", std::env::var(name).ok());
     }
     std::process::exit(arguments.iter().find_map(|it| it.strip_prefix("--exit=")?.parse().ok()).unwrap_or(0));
@@ -31,7 +31,7 @@ const RECORDER: &str = r#"#!/bin/sh
   printf 'run'
   for argument; do printf '\t%s' "$argument"; done
   printf '\n'
-  env | grep -E '^CARGO_(HTTP|NET|TARGET|BUILD)' | sort
+  env | grep -E '^(CARGO_(HTTP|NET|TARGET|BUILD)|NO_PROXY)' | sort
 } >>"$RECORD"
 case "$*" in
   *--offline*)
@@ -305,7 +305,7 @@ fn where_everything_fails_each_endpoint_has_its_line_and_standard_output_stays_e
         &format!("  caused by: {dead}: {}", dead.trim_start_matches("sparse+http://").trim_end_matches("/index/")),
         &format!("  caused by: {masked}: [7] refused by the test\n"),
         "[mirror.lab.crates] in xtask.local.toml",
-        "--mirror NAME` (cn, direct, lab), or set HTTPS_PROXY",
+        "--mirror NAME` (cn, corporate, direct, lab), or set HTTPS_PROXY",
     ] {
         assert!(stderr.contains(line), "{line:?} is missing in: {stderr}");
     }
@@ -347,7 +347,8 @@ fn behind_a_proxy_and_where_no_probe_succeeds_cargo_itself_decides() {
     checkout.environment.insert(name, value);
     checkout.environment.insert("REFUSE", dead.clone());
     let (_, stderr) = check(&checkout.run(&["--mirror=lab"]), 0);
-    assert!(stderr.contains(&format!("  {dead}: [7] refused by the test\n")), "{stderr}");
+    let line = format!("crates from {alive}; passed over: {dead} ([7] refused by the test)\n");
+    assert!(stderr.contains(&line), "{line} is missing in: {stderr}");
     let calls = online(&checkout);
     assert!(calls.len() == 2 && calls[0].ends_with(&source(&dead)) && calls[1].ends_with(&source(&alive)), "{calls:?}");
 }
@@ -373,7 +374,7 @@ fn the_profile_comes_from_flag_variable_local_file_and_tracked_file_in_this_orde
 
     fs::remove_dir_all(checkout.root.join("target")).unwrap();
     let (_, stderr) = check(&checkout.run(&["--mirror", "e"]), 3);
-    assert!(stderr.contains("hint: known profiles: a, b, cn, d, direct;"), "{stderr}");
+    assert!(stderr.contains("hint: known profiles: a, b, cn, corporate, d, direct;"), "{stderr}");
     // Another checkout declares profiles of its own.
     checkout.write("other/xtask.toml", &list("e"));
     assert_eq!(names(&checkout, &["--mirror", "e", "--repo", "other"]), "e");
@@ -400,22 +401,25 @@ struct Registry {
 }
 
 impl Registry {
+    /// Its files are behind another name than its index.
     fn start(package: Vec<u8>, index_line: String) -> Self {
+        Self::serve(move |path, port| match path {
+            "/index/config.json" => Some(format!("{{\"dl\":\"http://localhost:{port}/dl\"}}").into_bytes()),
+            "/index/le/af/leaf" => Some(index_line.clone().into_bytes()),
+            "/dl/leaf/0.1.0/download" => Some(package.clone()),
+            _ => None,
+        })
+    }
+
+    fn serve(content: impl Fn(&str, u16) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&asked);
+        let (log, content) = (Arc::clone(&asked), Arc::new(content));
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (log, package, index_line) = (Arc::clone(&log), package.clone(), index_line.clone());
-                thread::spawn(move || {
-                    answer(stream, &log, &|path| match path {
-                        "/index/config.json" => Some(format!("{{\"dl\":\"http://{address}/dl\"}}").into_bytes()),
-                        "/index/le/af/leaf" => Some(index_line.clone().into_bytes()),
-                        "/dl/leaf/0.1.0/download" => Some(package.clone()),
-                        _ => None,
-                    })
-                });
+                let (log, content) = (Arc::clone(&log), Arc::clone(&content));
+                thread::spawn(move || answer(stream, &log, &|path| content(path, address.port())));
             }
         });
         Self { url: format!("sparse+http://{address}/index/"), asked }
@@ -439,39 +443,107 @@ fn answer(stream: TcpStream, log: &Mutex<Vec<String>>, content: &dyn Fn(&str) ->
     }
 }
 
-#[test]
-fn from_an_empty_cargo_home_a_real_crate_comes_past_a_dead_and_a_forging_endpoint() {
-    let checkout = Checkout::new();
+/// The crate `leaf`, its line in an index and its hash; `checkout`'s conductor needs it, and CARGO_HOME is empty.
+fn leaf(checkout: &Checkout) -> (Vec<u8>, String, String) {
     checkout.write("leaf/Cargo.toml", "[package]\nname = 'leaf'\nversion = '0.1.0'\nedition = '2024'\n[workspace]\n");
     checkout.write("leaf/src/lib.rs", "pub fn answer() -> u32 { 42 }\n");
-    let package = |arguments: &[&str]| {
-        let mut cargo = Command::new(real_cargo());
-        cargo
-            .args(arguments)
-            .current_dir(checkout.root.join("leaf"))
-            .env("CARGO_TARGET_DIR", checkout.root.join("packed"));
-        assert!(cargo.output().unwrap().status.success());
-    };
-    package(&["package", "--no-verify", "--offline", "--allow-dirty"]);
+    let mut cargo = Command::new(real_cargo());
+    cargo.args(["package", "--no-verify", "--offline", "--allow-dirty"]).current_dir(checkout.root.join("leaf"));
+    assert!(cargo.env("CARGO_TARGET_DIR", checkout.root.join("packed")).output().unwrap().status.success());
     let archive = checkout.root.join("packed/package/leaf-0.1.0.crate");
     let sha256 = text(&Command::new("sha256sum").arg(&archive).output().unwrap().stdout)[..64].to_owned();
     let index_line = format!(
         "{{\"name\":\"leaf\",\"vers\":\"0.1.0\",\"deps\":[],\"cksum\":\"{sha256}\",\"features\":{{}},\"yanked\":false}}\n"
     );
     let bytes = fs::read(archive).unwrap();
+    let manifest =
+        "[package]\nname = 'conductor'\nversion = '0.1.0'\nedition = '2024'\n[dependencies]\nleaf = '0.1.0'\n";
+    checkout.write("xtask/crates/conductor/Cargo.toml", manifest);
+    let tell = "eprintln!(\"contacted {:?}\", std::env::var(\"XTASK_CONTACTED\").ok());";
+    let main = format!("fn main() {{ {tell} println!(\"{{}}\", leaf::answer()); }}");
+    checkout.write("xtask/crates/conductor/src/main.rs", &main);
+    let registry = Registry::start(bytes.clone(), index_line.clone());
+    checkout.lock(&source(&registry.url).split('\t').collect::<Vec<_>>());
+    fs::remove_dir_all(checkout.root.join("home")).unwrap();
+    checkout.age();
+    (bytes, index_line, sha256)
+}
+
+#[test]
+fn dead_silent_html_and_stale_endpoints_cost_seconds_and_are_named_on_the_line_of_the_one_that_served() {
+    let checkout = Checkout::new();
+    let (bytes, index_line, _) = leaf(&checkout);
+    // Connections to a listener that accepts none are accepted by the kernel, and nobody ever answers.
+    let (silent_host, silent, dead) = alive_and_dead();
+    let page = b"<!doctype html><title>Please log in</title>".to_vec();
+    let html = Registry::serve(move |_, _| Some(page.clone()));
+    let stale =
+        Registry::serve(|path, _| (path == "/index/config.json").then(|| b"{\"dl\":\"http://127.0.0.1:1\"}".to_vec()));
+    let good = Registry::start(bytes, index_line);
+    checkout.lab(&[&silent, &dead, &html.url, &stale.url, &good.url, "direct"]);
+    let (stdout, stderr) = check(&checkout.run(&["--mirror", "lab"]), 0);
+    assert_eq!(stdout, "42\n", "{stderr}");
+    silent_host.set_nonblocking(true).unwrap();
+    let connections = std::iter::from_fn(|| silent_host.accept().ok()).count();
+    assert_eq!(connections, 2, "the probe and one try, whose timeout is cargo's only wait");
+    let line = stderr.lines().find(|line| line.starts_with(&format!("crates from {}; passed over: ", good.url)));
+    let line = line.unwrap_or_else(|| panic!("{stderr}"));
+    for (url, reason) in [
+        (&silent, "Less than 1000 bytes/sec"),
+        (&dead, "Connection refused"),
+        (&html.url, "page that is no index"),
+        (&stale.url, "its index lacks a crate"),
+    ] {
+        let place = line.split_once(url.as_str()).map_or("", |(_, rest)| rest);
+        assert!(place.split("sparse+").next().is_some_and(|it| it.contains(reason)), "{url} {reason}: {line}");
+    }
+    // The index led to another host for its files.
+    assert!(stderr.contains("127.0.0.1=served localhost\")"), "{stderr}");
+
+    // Nothing is contacted once the crates are here, and the conductor is told of nobody.
+    fs::remove_file(checkout.stamp()).unwrap();
+    let (_, stderr) = check(&checkout.command(&["--mirror", "lab"]).env("XTASK_CONTACTED", "old").output().unwrap(), 0);
+    assert!(stderr.contains("contacted None") && !stderr.contains("crates from"), "{stderr}");
+}
+
+#[test]
+fn a_profiles_proxy_and_authorities_reach_cargo_and_the_callers_do_not() {
+    let mut checkout = Checkout::new();
+    checkout.environment.insert("UNCACHED", "1".into());
+    checkout.environment.insert("CARGO_HTTP_PROXY", "http://mine:1".into());
+    checkout.environment.insert("SSL_CERT_FILE", checkout.root.join("machine.pem").display().to_string());
+    checkout.write("machine.pem", "machine\n");
+    checkout.write("corp.pem", "corp");
+    let profile = "[mirror.lab]\nproxy = 'http://u:secret@proxy.example:3128'\nno_proxy = ['.lab']\nca_bundle = 'corp.pem'\n\
+                   [mirror.lab.crates]\nlist = ['sparse+https://nobody.example/']\n";
+    checkout.write("xtask.toml", profile);
+    let (_, stderr) = check(&checkout.run(&["--mirror", "lab"]), 0);
+    assert!(!stderr.contains("no connection"), "a probe past the proxy: {stderr}");
+    let settings = fs::read_to_string(checkout.record()).unwrap();
+    let bundle = checkout.root.join("target/xtask/tool/authorities.pem");
+    for line in [
+        "CARGO_HTTP_PROXY=http://u:secret@proxy.example:3128\n",
+        "NO_PROXY=.lab\n",
+        &format!("CARGO_HTTP_CAINFO={}\n", bundle.display()),
+    ] {
+        assert!(settings.contains(line), "{line} is missing in: {settings}");
+    }
+    assert_eq!(fs::read_to_string(bundle).unwrap(), "corp\nmachine\n");
+    assert!(!stderr.contains("secret"), "{stderr}");
+
+    fs::remove_file(checkout.root.join("corp.pem")).unwrap();
+    fs::remove_file(checkout.stamp()).unwrap();
+    assert!(check(&checkout.run(&["--mirror", "lab"]), 3).1.contains("corp.pem"));
+}
+
+#[test]
+fn from_an_empty_cargo_home_a_real_crate_comes_past_a_dead_and_a_forging_endpoint() {
+    let checkout = Checkout::new();
+    let (bytes, index_line, sha256) = leaf(&checkout);
     let mut flipped = bytes.clone();
     flipped[40] ^= 1;
     let (good, forging) = (Registry::start(bytes, index_line.clone()), Registry::start(flipped, index_line));
     let (_alive, _, dead) = alive_and_dead();
-
-    let manifest =
-        "[package]\nname = 'conductor'\nversion = '0.1.0'\nedition = '2024'\n[dependencies]\nleaf = '0.1.0'\n";
-    checkout.write("xtask/crates/conductor/Cargo.toml", manifest);
-    checkout.write("xtask/crates/conductor/src/main.rs", "fn main() { println!(\"{}\", leaf::answer()); }");
-    let mirror = source(&good.url);
-    checkout.lock(&mirror.split('\t').collect::<Vec<_>>());
-    fs::remove_dir_all(checkout.root.join("home")).unwrap();
-    checkout.age();
 
     checkout.lab(&[&dead, &forging.url]);
     let (_, stderr) = check(&checkout.run(&["--mirror", "lab"]), 5);

@@ -49,6 +49,10 @@ pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
         Ok(started) => started,
         Err(error) => return finish(Err(error)),
     };
+    // What was fetched to build this very program belongs to this run.
+    for host in settings.environment.get(settings::env::CONTACTED).unwrap_or_default().split(' ') {
+        reporter.sink().contacted_by_launcher(host);
+    }
     for (name, meant) in settings::variables::misspelt(&settings.environment) {
         reporter.sink().send(Event::Finding(Finding {
             code: "variable.unknown".to_owned(),

@@ -307,7 +307,10 @@ impl<'a> Outside<'a> {
         };
         let mut path = None;
         let finished = process::run(&invocation, process::Deadline::BUILD, &self.log, |stream, text| match stream {
-            process::Stream::Out => path = Some(PathBuf::from(text)),
+            process::Stream::Out => match text.strip_prefix("contacted ") {
+                Some(host) => self.sink.contacted_by_launcher(host),
+                None => path = Some(PathBuf::from(text)),
+            },
             process::Stream::Err => self.sink.note(text),
         })?;
         let code = finished.status.code();

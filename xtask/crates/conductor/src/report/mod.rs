@@ -228,6 +228,14 @@ impl Sink {
         self.send(Event::Note(text.into()));
     }
 
+    /// A host that the launcher's own fetch contacted, as the launcher writes it: `HOST`, `HOST=served`.
+    pub fn contacted_by_launcher(&self, word: &str) {
+        let (host, served) = word.strip_suffix("=served").map_or((word, false), |host| (host, true));
+        if !host.is_empty() {
+            self.send(Event::Contacted { ecosystem: "crates".to_owned(), host: host.to_owned(), served });
+        }
+    }
+
     /// A sink that nobody listens to.
     pub fn nowhere() -> Self {
         Self(mpsc::channel().0)

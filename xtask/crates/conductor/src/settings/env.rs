@@ -62,6 +62,8 @@ pub const LOCK_TIMEOUT: &str = "XTASK_LOCK_TIMEOUT";
 pub const LAUNCHER: &str = "XTASK_LAUNCHER";
 /// Set by the launcher: the checkout that it belongs to.
 pub const REPO_ROOT: &str = "XTASK_REPO_ROOT";
+/// Set by the launcher: the hosts that its own fetch contacted, separated by blanks.
+pub const CONTACTED: &str = "XTASK_CONTACTED";
 /// For the built-in mirror profile `corporate`: its host, a PEM file, a proxy.
 pub const CORP_HOST: &str = "XTASK_CORP_HOST";
 pub const CORP_CA: &str = "XTASK_CORP_CA";

@@ -37,6 +37,7 @@ pub const OURS: &[Variable] = &[
     ours(env::REQUIRE, "for test suites: parts that must not be skipped, separated by commas, or `all`; set by `--require`", "none"),
     ours(env::LAUNCHER, "set by the launcher: how to get a satellite built", "never set by hand"),
     ours(env::REPO_ROOT, "set by the launcher: the checkout that it belongs to", "never set by hand"),
+    ours(env::CONTACTED, "set by the launcher: the hosts that its own fetch contacted", "never set by hand"),
     ours("XTASK_GATEWAY_LOG", "how much the gateway writes into its log", "errors only"),
 ];
 

@@ -234,6 +234,15 @@ fn an_unknown_profile_is_answered_with_those_there_are() {
 }
 
 #[test]
+fn what_the_launcher_contacted_is_in_the_summary() {
+    let ended =
+        Project::new().run_with("mirror list --format json", &[("XTASK_CONTACTED", "a.example=served dl.example")]);
+    let summary: serde_json::Value = serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!(summary["hosts_contacted"], serde_json::json!(["a.example", "dl.example"]), "{summary}");
+    assert_eq!(summary["mirror"]["crates"], "a.example");
+}
+
+#[test]
 fn a_profile_of_ones_own_is_listed_shown_and_used() {
     let project = Project::new();
     let lab = "# mine\n[mirror.lab]\negress = \"mirrors-only\"\n[mirror.lab.python]\nlist = [\"https://me:secret@mirror.example/simple/\"]\n";
