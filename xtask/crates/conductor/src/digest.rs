@@ -1,6 +1,7 @@
 //! SHA-256 digests, the only name a content has here.
 
 use crate::files;
+use crate::tr;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use std::fmt;
@@ -53,7 +54,7 @@ impl fmt::Debug for Digest {
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a SHA-256 digest of 64 lower-case hexadecimal digits")]
+#[error("{}", tr!("`{text}` is not a SHA-256 digest of 64 lower-case hexadecimal digits", text = .0))]
 pub struct NotADigest(String);
 
 impl FromStr for Digest {

@@ -4,8 +4,10 @@
 
 use crate::error::{Code, Error, Result, disk_code};
 use crate::interrupt;
+use crate::language::{self, translated};
 use crate::process::{Companion, Invocation};
 use crate::report::{Event as Report, Finding, Severity, Sink, bytes};
+use crate::tr;
 use protocol::{
     Artifact, Attempt, Event, Failure, FailureKind, Job, ListedFile, Outcome, Request, Setup, Unpack, UnpackedFile,
     Verdict,
@@ -81,7 +83,10 @@ impl Gateway {
             Ok(started) => started?,
             Err(mpsc::RecvTimeoutError::Disconnected) => return Err(shared.gone()),
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                return Err(Error::bug(format!("the gateway did not answer within {READY_SECONDS} s")));
+                return Err(Error::bug(tr!(
+                    "the gateway did not answer within {ready_seconds} s",
+                    ready_seconds = READY_SECONDS
+                )));
             }
         };
         Ok(Self { stdin: Mutex::new(stdin), shared, next_id: AtomicU64::new(1), door })
@@ -126,7 +131,7 @@ impl Gateway {
             interrupt::check()?;
             match receiver.recv_timeout(Duration::from_millis(100)) {
                 Ok(Answer::Progress { received_bytes, total_bytes }) => progress(match total_bytes {
-                    Some(total) => format!("{} of {}", bytes(received_bytes), bytes(total)),
+                    Some(total) => tr!("{received} of {total}", received = bytes(received_bytes), total = bytes(total)),
                     None => bytes(received_bytes),
                 }),
                 Ok(Answer::Done(outcome)) => return Ok(outcome),
@@ -146,8 +151,10 @@ type Started = mpsc::Sender<Result<(ChildStdin, Door)>>;
 fn live(invocation: &Invocation, setup: &str, log: &Path, shared: &Shared, sink: &Sink, started: &Started) {
     let greet = || -> Result<(Companion, ChildStdin, std::process::ChildStdout)> {
         let mut companion = Companion::start("gateway", invocation, log, true)?;
-        let (mut stdin, stdout) = companion.pipes().ok_or_else(|| Error::bug("the gateway has no pipes"))?;
-        stdin.write_all(setup.as_bytes()).map_err(|error| Error::bug("the gateway does not listen").because(error))?;
+        let (mut stdin, stdout) = companion.pipes().ok_or_else(|| Error::bug(tr!("the gateway has no pipes")))?;
+        stdin
+            .write_all(setup.as_bytes())
+            .map_err(|error| Error::bug(tr!("the gateway does not listen")).because(error))?;
         Ok((companion, stdin, stdout))
     };
     let (mut companion, stdin, stdout) = match greet() {
@@ -198,11 +205,13 @@ impl Shared {
     fn gone(&self) -> Error {
         match &*locked(&self.ended) {
             Some((status, log)) if status.signal().is_some() => {
-                Error::new(Code::ChildFailed, format!("the gateway was killed ({status})"))
-                    .hint(format!("run the command again: what was fetched is kept; its log: {}", log.display()))
+                Error::new(Code::ChildFailed, tr!("the gateway was killed ({status})", status))
+                    .hint(tr!("run the command again: what was fetched is kept; its log: {log}", log = log.display()))
             }
-            Some((status, log)) => Error::bug(format!("the gateway ended ({status}); its log: {}", log.display())),
-            None => Error::bug("the gateway does not listen any more"),
+            Some((status, log)) => {
+                Error::bug(tr!("the gateway ended ({status}); its log: {log}", status, log = log.display()))
+            }
+            None => Error::bug(tr!("the gateway does not listen any more")),
         }
     }
 
@@ -237,6 +246,11 @@ impl Shared {
                 sink.send(Report::Contacted { ecosystem, host: egress.host, served });
             }
             Event::Finding { code, subject, message } => {
+                // The evidence stays in its sender's words.
+                let message = match language::template(&code) {
+                    Some(sentence) => format!("{sentence}：{message}"),
+                    None => message,
+                };
                 sink.send(Report::Finding(Finding { code, severity: Severity::Warning, subject, message, fix: None }));
             }
             Event::Refused { failure, .. } => locked(&self.refused).push(failure),
@@ -251,12 +265,13 @@ pub fn name(value: &impl serde::Serialize) -> String {
 }
 
 fn line(value: &impl serde::Serialize) -> Result<String> {
-    let text = serde_json::to_string(value).map_err(|error| Error::bug("cannot serialise a request").because(error))?;
+    let text =
+        serde_json::to_string(value).map_err(|error| Error::bug(tr!("cannot serialise a request")).because(error))?;
     Ok(text + "\n")
 }
 
 fn unexpected(outcome: &Outcome) -> Error {
-    Error::bug(format!("the gateway answered another question: {outcome:?}"))
+    Error::bug(tr!("the gateway answered another question: {outcome}", outcome = format_args!("{outcome:?}")))
 }
 
 /// A gateway's failure as ours: what was wanted, each upstream's part in it, and what to do.
@@ -270,22 +285,25 @@ pub fn explain(failure: &Failure) -> Error {
         FailureKind::Bug => Code::Bug,
     };
     let attempts: Vec<String> = failure.attempts.iter().map(|attempt| format!("  - {}", describe(attempt))).collect();
-    let error = Error::new(code, format!("{}: {}", failure.subject, failure.message));
+    let error = Error::new(
+        code,
+        tr!("{subject}: {message}", subject = failure.subject, message = translated(&failure.message)),
+    );
     let error = if attempts.is_empty() { error } else { error.excerpt(attempts.join("\n")) };
     match failure.kind {
         FailureKind::Network => error.hint(
-            "name other endpoints under [mirror.NAME.ECOSYSTEM] in xtask.local.toml, choose a profile with --mirror, \
-             or set HTTPS_PROXY",
+            tr!("name other endpoints under [mirror.NAME.ECOSYSTEM] in xtask.local.toml, choose a profile with --mirror, \
+             or set HTTPS_PROXY"),
         ),
         FailureKind::Integrity => error.hint(
-            "the bytes are not the pinned ones and were thrown away; take that mirror out of the list, or use another with --mirror",
+            tr!("the bytes are not the pinned ones and were thrown away; take that mirror out of the list, or use another with --mirror"),
         ),
         FailureKind::Egress => error.hint(
-            "add that host to `hosts` of the profile, or put an endpoint first that keeps its files itself",
+            tr!("add that host to `hosts` of the profile, or put an endpoint first that keeps its files itself"),
         ),
-        FailureKind::Configuration => error.hint("list one under [mirror.NAME.ECOSYSTEM] in xtask.local.toml"),
+        FailureKind::Configuration => error.hint(tr!("list one under [mirror.NAME.ECOSYSTEM] in xtask.local.toml")),
         FailureKind::Disk if code == Code::DiskFull => {
-            error.hint("free some space there; what was received so far is kept and continued by the next run")
+            error.hint(tr!("free some space there; what was received so far is kept and continued by the next run"))
         }
         _ => error,
     }
@@ -298,18 +316,18 @@ fn os_error(message: &str) -> Option<std::io::Error> {
 }
 
 fn describe(attempt: &Attempt) -> String {
-    let mut text = format!("{} ({})", attempt.url, attempt.origin);
+    let mut text = tr!("{url} ({origin})", url = attempt.url, origin = attempt.origin);
     if let Some(address) = &attempt.address {
-        text.push_str(&format!(" at {address}"));
+        text.push_str(&tr!(" at {address}", address));
     }
     if let Some(proxy) = &attempt.proxy {
-        text.push_str(&format!(" through {proxy}"));
+        text.push_str(&tr!(" through {proxy}", proxy));
     }
     text.push_str(&format!(": {}", attempt.error));
     if let (Some(expected), Some(got)) = (&attempt.expected, &attempt.got)
         && !attempt.error.contains(got.as_str())
     {
-        text.push_str(&format!("; expected {expected}, got {got}"));
+        text.push_str(&tr!("; expected {expected}, got {got}", expected, got));
     }
     text
 }

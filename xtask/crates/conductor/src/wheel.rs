@@ -4,6 +4,7 @@
 //! guide. Only what CPython on Linux needs is here; a wheel that we do not understand is never chosen.
 
 use crate::error::{Code, Error};
+use crate::tr;
 use std::str::FromStr;
 
 /// The interpreter and machine that wheels must suit.
@@ -29,7 +30,7 @@ pub struct WheelName {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not the name of a wheel")]
+#[error("{}", tr!("`{name}` is not the name of a wheel", name = .0))]
 pub struct NotAWheel(String);
 
 impl FromStr for WheelName {
@@ -130,7 +131,7 @@ pub fn version(filename: &str) -> String {
 pub fn requirement(line: &str) -> crate::error::Result<(String, String)> {
     let (project, version) = line
         .split_once("==")
-        .ok_or_else(|| Error::new(Code::CannotPin, format!("`{line}` is not `project==version`")))?;
+        .ok_or_else(|| Error::new(Code::CannotPin, tr!("`{line}` is not `project==version`", line)))?;
     Ok((normalized(project.split('[').next().unwrap_or(project).trim()), version.trim().to_owned()))
 }
 

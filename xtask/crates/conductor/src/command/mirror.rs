@@ -10,6 +10,7 @@ use crate::project::Project;
 use crate::report::{Event, Sink};
 use crate::satellite;
 use crate::settings::{MirrorChoice, Settings};
+use crate::tr;
 
 pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirror) -> Result<()> {
     // Listing and choosing must work although a name that nobody knows is in force: they are the way out.
@@ -29,13 +30,13 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
             }
             match chosen {
                 Some(name) => drop(outside::resolve(&profiles, name, None, outside::chosen_in(settings, project))?),
-                None => sink.note("no profile is in force: each tool does what you configured (`cargo xtask mirror use NAME` chooses one)"),
+                None => sink.note(tr!("no profile is in force: each tool does what you configured (`cargo xtask mirror use NAME` chooses one)")),
             }
         }
         Mirror::Show { name } => {
             let Some(name) = name.as_deref().or(chosen) else {
-                return Err(Error::new(Code::CommandLine, "no profile is in force; name one")
-                    .hint("cargo xtask mirror list shows them"));
+                return Err(Error::new(Code::CommandLine, tr!("no profile is in force; name one"))
+                    .hint(tr!("cargo xtask mirror list shows them")));
             };
             let profile = outside()?.resolved(name)?;
             print(settings, "mirror", &profile, &described(&profile))?;
@@ -54,10 +55,14 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
                 .unwrap_or_default();
             let after = mirror::select(&before, name);
             if settings.dry_run {
-                sink.note(format!("would write {}:\n{after}", path.display()));
+                sink.note(tr!("would write {path}:\n{after}", path = path.display(), after));
             } else {
                 files::write(&path, after.as_bytes())?;
-                sink.note(format!("{} now says: mirror {name}", settings.workspace.relative(&path).display()));
+                sink.note(tr!(
+                    "{path} now says: mirror {name}",
+                    path = settings.workspace.relative(&path).display(),
+                    name
+                ));
             }
         }
     }

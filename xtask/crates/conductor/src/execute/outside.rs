@@ -16,6 +16,7 @@ use crate::project::Project;
 use crate::report::{Sink, ToolMapping};
 use crate::satellite::{self, Gateway};
 use crate::settings::{MirrorChoice, Origin, Settings, env};
+use crate::tr;
 use protocol::{Limits, Pins, Proxy, SCHEMA, Samples, Setup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -51,12 +52,12 @@ impl<'a> Outside<'a> {
         let profile = match &settings.mirror.value {
             MirrorChoice::Off if egress.is_some_and(|egress| egress != Egress::Direct) => {
                 let known = profiles.names().into_iter().collect::<Vec<_>>().join(", ");
-                let message = "`egress` says how far a mirror profile may be left, and none is in force";
+                let message = tr!("`egress` says how far a mirror profile may be left, and none is in force");
                 let error = match settings.egress.as_ref().map(|egress| egress.origin) {
-                    Some(Origin::LocalFile) => settings.local.source.error(Code::NoProfile, &["egress"], message),
+                    Some(Origin::LocalFile) => settings.local.source.error(Code::NoProfile, &["egress"], &message),
                     _ => Error::new(Code::NoProfile, message),
                 };
-                return Err(error.hint(format!("choose one with --mirror NAME ({known})")));
+                return Err(error.hint(tr!("choose one with --mirror NAME ({known})", known)));
             }
             MirrorChoice::Off => None,
             MirrorChoice::Named(name) => Some(resolve(&profiles, name, egress, chosen_in(settings, project))?),
@@ -108,7 +109,7 @@ impl<'a> Outside<'a> {
             let scratch = match files::temporary_folder(&std::env::temp_dir(), "direct") {
                 Ok(scratch) => scratch,
                 Err(error) => {
-                    return (Defaults::new(), vec![format!("{error}: make TMPDIR a folder that can be written")]);
+                    return (Defaults::new(), vec![tr!("{error}: make TMPDIR a folder that can be written", error)]);
                 }
             };
             let run = |argv: &[&str], environment: &BTreeMap<String, String>| {
@@ -221,8 +222,8 @@ impl<'a> Outside<'a> {
     /// Who delivers Go modules, for messages.
     pub fn go_proxies(&self) -> String {
         match &self.profile {
-            Some(profile) => format!("mirror {}", profile.name),
-            None => self.environment.get("GOPROXY").cloned().unwrap_or_else(|| "Go's own default".to_owned()),
+            Some(profile) => tr!("mirror {name}", name = profile.name),
+            None => self.environment.get("GOPROXY").cloned().unwrap_or_else(|| tr!("Go's own default")),
         }
     }
 
@@ -283,8 +284,8 @@ impl<'a> Outside<'a> {
 
     fn gateway_program(&self) -> Result<PathBuf> {
         let Some(launcher) = &self.settings.launcher else {
-            return Err(Error::bug("the gateway is built by the launcher, which did not start this process")
-                .hint("start this program as `cargo xtask`"));
+            return Err(Error::bug(tr!("the gateway is built by the launcher, which did not start this process"))
+                .hint(tr!("start this program as `cargo xtask`")));
         };
         let mut arguments: Vec<OsString> = vec!["--build-satellite".into(), "gateway".into()];
         if let Some(profile) = &self.profile {
@@ -314,12 +315,12 @@ impl<'a> Outside<'a> {
             process::Stream::Err => self.sink.note(text),
         })?;
         let code = finished.status.code();
-        let failed = finished.into_result("building the gateway");
+        let failed = finished.into_result(&tr!("building the gateway"));
         match (failed, path) {
             (Ok(_), Some(path)) => Ok(path),
             (Err(error), _) if code == Some(ExitCode::Network as i32) => Err(self.unreachable(error)),
             (Err(error), _) => Err(error),
-            (Ok(_), None) => Err(Error::bug("the launcher named no gateway")),
+            (Ok(_), None) => Err(Error::bug(tr!("the launcher named no gateway"))),
         }
     }
 
@@ -373,34 +374,35 @@ impl<'a> Outside<'a> {
             return error;
         }
         if self.settings.offline.value {
-            return Error::new(Code::Offline, "what is needed is not here, and --offline forbids fetching it")
+            return Error::new(Code::Offline, tr!("what is needed is not here, and --offline forbids fetching it"))
                 .because(error)
-                .hint("run once without --offline");
+                .hint(tr!("run once without --offline"));
         }
         if error.exit() != ExitCode::Configuration {
             return error;
         }
         let ways = self.direct().1.clone();
-        ways.into_iter().fold(error, |error, way| error.hint(way)).hint("or choose a mirror profile with --mirror NAME")
+        ways.into_iter()
+            .fold(error, |error, way| error.hint(way))
+            .hint(tr!("or choose a mirror profile with --mirror NAME"))
     }
 
     /// A child that could not fetch: a network failure, with what helps here.
     pub fn unreachable(&self, error: Error) -> Error {
         let hint = match (&self.profile, self.settings.offline.value) {
-            (_, true) => "--offline forbids fetching; run once without it".to_owned(),
+            (_, true) => tr!("--offline forbids fetching; run once without it"),
             (None, _) => {
-                "choose a mirror profile with --mirror NAME (see `cargo xtask mirror list`), or set HTTPS_PROXY"
-                    .to_owned()
+                tr!("choose a mirror profile with --mirror NAME (see `cargo xtask mirror list`), or set HTTPS_PROXY")
             }
             (Some(profile), _) => {
-                format!(
-                    "add endpoints under [mirror.{}.…] in xtask.local.toml, or choose another profile",
-                    profile.name
+                tr!(
+                    "add endpoints under [mirror.{name}.…] in xtask.local.toml, or choose another profile",
+                    name = profile.name
                 )
             }
         };
         let code = if self.settings.offline.value { Code::Offline } else { Code::Unreachable };
-        let mut network = Error::new(code, "what is needed could not be fetched").hint(hint);
+        let mut network = Error::new(code, tr!("what is needed could not be fetched")).hint(hint);
         for old in error.hints() {
             network = network.hint(old.clone());
         }
@@ -451,7 +453,7 @@ pub fn profiles(settings: &Settings, project: &Project) -> Result<Profiles> {
         vec![layer("xtask.local.toml", &settings.local.mirror), layer("xtask.toml", &project.declaration.mirror)];
     let text = |(name, value): (&String, &OsString)| Some((name.clone(), value.to_str()?.to_owned()));
     let variables = settings.environment.0.iter().filter_map(text).collect();
-    Profiles::new(layers, variables).map_err(|error| Error::bug("the built-in profiles").because(error))
+    Profiles::new(layers, variables).map_err(|error| Error::bug(tr!("the built-in profiles")).because(error))
 }
 
 /// The file whose `mirror.use` names the profile in force.
@@ -469,17 +471,17 @@ pub fn resolve(profiles: &Profiles, name: &str, egress: Option<Egress>, source: 
         let message = unresolved.to_string();
         let hint = match &unresolved {
             Unresolved::Unknown { known, nearest: Some(near), .. } => {
-                format!("did you mean `{near}`? Known: {}", known.join(", "))
+                tr!("did you mean `{near}`? Known: {known}", near, known = known.join(", "))
             }
             Unresolved::Unknown { known, .. } => {
                 let known = known.join(", ");
-                format!("known profiles: {known}; define one as [mirror.{name}.…] in xtask.local.toml")
+                tr!("known profiles: {known}; define one as [mirror.{name}.…] in xtask.local.toml", known, name)
             }
             Unresolved::Variables { key, source, .. } => {
                 let error = Error::new(Code::WrongValue, &message).because(source.to_string());
-                let instead = format!("say [mirror.{name}.{key}] in xtask.local.toml without it");
+                let instead = tr!("say [mirror.{name}.{key}] in xtask.local.toml without it", name, key);
                 return error.hint(match &**source {
-                    Unexpanded::Unset(variable) => format!("export {variable}=…, or {instead}"),
+                    Unexpanded::Unset(variable) => tr!("export {variable}=…, or {instead}", variable, instead),
                     _ => instead,
                 });
             }

@@ -22,6 +22,7 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("command", include_str!("zh/command.toml")),
     ("document", include_str!("zh/document.toml")),
     ("error", include_str!("zh/error.toml")),
+    ("mirror", include_str!("zh/mirror.toml")),
 ];
 
 /// The page of error codes in Chinese, which `explain` prints by sections.

@@ -7,6 +7,7 @@
 
 use super::endpoint::{Masked, MirrorUrl};
 use super::profile::Ecosystem;
+use crate::tr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -171,7 +172,7 @@ fn go_proxies(machine: &Machine) -> Answer {
     if let Some(list) = machine.pinned_go_env.and_then(|text| parse_go_environment(text).remove("GOPROXY")) {
         return Answer::Known(Known::new(&list, "go.env of the pinned Go"));
     }
-    unknown("set GOPROXY to a module proxy's URL")
+    unknown(tr!("set GOPROXY to a module proxy's URL"))
 }
 
 /// `off` is no answer: it is refused wherever it is met.
@@ -230,7 +231,7 @@ fn python(machine: &Machine) -> Answer {
     if let Some((origin, url)) = said.as_deref().and_then(|said| said.trim().split_once('\t')) {
         return Answer::Known(Known::new(url, origin));
     }
-    unknown("set PIP_INDEX_URL to a simple index")
+    unknown(tr!("set PIP_INDEX_URL to a simple index"))
 }
 
 /// pip's constant, from the installed pip or from a wheel of it that python or the distribution carries.
@@ -302,12 +303,12 @@ fn pip_index_url(text: &str) -> Option<String> {
 fn crates(machine: &Machine) -> Answer {
     match replaced_source(machine) {
         Some(Ok(known)) => return Answer::Known(known),
-        Some(Err(way)) => return unknown(&way),
+        Some(Err(way)) => return unknown(way),
         None => {}
     }
     match ask_cargo(machine) {
         Ok(Some(host)) => Answer::Known(Known::new(&format!("sparse+https://{host}/"), "cargo")),
-        Ok(None) | Err(_) => unknown("replace `source.crates-io` in a cargo configuration file by a sparse index"),
+        Ok(None) | Err(_) => unknown(tr!("replace `source.crates-io` in a cargo configuration file by a sparse index")),
     }
 }
 
@@ -337,9 +338,10 @@ fn replaced_source(machine: &Machine) -> Option<Result<Known, String>> {
     let url = get(["source", name, "registry"]).or_else(|| get(["registries", name, "index"]));
     Some(match url.filter(|(_, url)| url.starts_with("sparse+")) {
         Some((_, url)) => Ok(Known::new(&format!("{}/", url.trim_end_matches('/')), file.display())),
-        None => Err(format!(
-            "give `source.{name}`, which replaces crates-io in {}, a sparse index (`registry = \"sparse+https://…/\"`)",
-            file.display()
+        None => Err(tr!(
+            "give `source.{name}`, which replaces crates-io in {file}, a sparse index (`registry = \"sparse+https://…/\"`)",
+            name,
+            file = file.display()
         )),
     })
 }
@@ -373,7 +375,7 @@ fn rustup(machine: &Machine) -> Answer {
             let dist = format!("https://{host}");
             Answer::Known(Known::new(&dist, "rustup").and(Some(&root(&dist))))
         }
-        Ok(None) | Err(_) => unknown("set RUSTUP_DIST_SERVER and RUSTUP_UPDATE_ROOT"),
+        Ok(None) | Err(_) => unknown(tr!("set RUSTUP_DIST_SERVER and RUSTUP_UPDATE_ROOT")),
     }
 }
 
@@ -432,7 +434,7 @@ fn npm(machine: &Machine) -> Answer {
     let said = machine.ask(&["npm", "config", "get", "registry"], &environment);
     match said.as_deref().map(str::trim).filter(|url| MirrorUrl::parse(url).is_ok()) {
         Some(url) => Answer::Known(Known::new(url, "npm config")),
-        None => unknown("set npm_config_registry to a registry's URL"),
+        None => unknown(tr!("set npm_config_registry to a registry's URL")),
     }
 }
 
@@ -444,7 +446,7 @@ fn apt(machine: &Machine) -> Answer {
     let said = debian.then(|| machine.ask(&targets, machine.environment)).flatten().unwrap_or_default();
     match debian_archives(&said) {
         Some((base, security)) => Answer::Known(Known::new(base, "apt").and(Some(&security))),
-        None => unknown("name a Debian archive and its security archive under [mirror.NAME.apt]"),
+        None => unknown(tr!("name a Debian archive and its security archive under [mirror.NAME.apt]")),
     }
 }
 
@@ -466,7 +468,7 @@ fn hub(machine: &Machine) -> Answer {
     let said = machine.ask(&["python3", "-E", "-c", script], machine.environment);
     match said.as_deref().map(str::trim).filter(|url| MirrorUrl::parse(url).is_ok()) {
         Some(url) => Answer::Known(Known::new(url, "the installed huggingface_hub")),
-        None => unknown("set HF_ENDPOINT to the hub's URL, or install huggingface_hub, which knows it"),
+        None => unknown(tr!("set HF_ENDPOINT to the hub's URL, or install huggingface_hub, which knows it")),
     }
 }
 
@@ -501,8 +503,8 @@ fn refuse_one(mut stream: TcpStream) -> io::Result<Option<String>> {
     Ok(authority.map(|authority| authority.trim_end_matches(":443").to_owned()))
 }
 
-fn unknown(way: &str) -> Answer {
-    Answer::Unknown { ways: vec![way.to_owned()] }
+fn unknown(way: String) -> Answer {
+    Answer::Unknown { ways: vec![way] }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! whose name begins with `expose` give them out.
 
 use super::expand::{self, Expand, Unexpanded, Variables};
+use crate::tr;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -69,13 +70,13 @@ pub struct MirrorUrl(Masked);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUrl {
-    #[error("`{0}` is not a URL: expected `https://HOST/PATH`")]
+    #[error("{}", tr!("`{url}` is not a URL: expected `https://HOST/PATH`", url = .0))]
     Shape(Masked),
     /// These characters separate entries or end strings where tools read them.
-    #[error("`{0}` holds `{1}`, which must be written as %{2:02X} in a URL")]
+    #[error("{}", tr!("`{url}` holds `{character}`, which must be written as %{number} in a URL", url = .0, character = .1, number = format_args!("{:02X}", .2)))]
     Character(Masked, char, u32),
     #[error("`{0}`: {1}")]
-    Variable(Masked, &'static str),
+    Variable(Masked, String),
 }
 
 impl MirrorUrl {
@@ -86,7 +87,9 @@ impl MirrorUrl {
         }
         let masked = url.map_or_else(|wrong| wrong.text().clone(), |url| url.0);
         match expand::plausible(text) {
-            Err(_) => Err(InvalidUrl::Variable(masked, "`${` begins a variable as `${NAME}` or `${NAME:-text}`")),
+            Err(_) => {
+                Err(InvalidUrl::Variable(masked, tr!("`${{` begins a variable as `${{NAME}}` or `${{NAME:-text}}`")))
+            }
             Ok(text) => Self::checked(&text).map(|_| Self(masked)),
         }
     }
@@ -313,7 +316,7 @@ impl<'de> Deserialize<'de> for UrlPair {
         impl<'de> Visitor<'de> for Entry {
             type Value = UrlPair;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"direct\" or a pair of URLs")
+                f.write_str(&tr!("\"direct\" or a pair of URLs"))
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<UrlPair, E> {
                 if text == "direct" {
@@ -325,7 +328,7 @@ impl<'de> Deserialize<'de> for UrlPair {
             fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<UrlPair, A::Error> {
                 match (pair.next_element()?, pair.next_element()?, pair.next_element::<MirrorUrl>()?) {
                     (Some(first), Some(second), None) => Ok(UrlPair::Urls(first, second)),
-                    _ => Err(A::Error::custom("a pair holds exactly two URLs")),
+                    _ => Err(A::Error::custom(tr!("a pair holds exactly two URLs"))),
                 }
             }
         }

@@ -10,6 +10,7 @@
 use super::direct::Defaults;
 use super::endpoint::{Endpoint, Masked, MirrorUrl, UrlPair};
 use super::profile::{ChecksumDatabase, Ecosystem, Fallthrough, Profile};
+use crate::tr;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -93,14 +94,20 @@ pub enum Note {
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Overridden { variable, profile } => write!(f, "{variable} gives way to mirror `{profile}`"),
-            Self::Refused { variable, value, reason } => write!(f, "{variable}={value} is refused: {reason}"),
-            Self::Withheld { variable, host } => {
-                write!(f, "{variable} is not sent to {host}; `send_token = true` in its profile allows it")
+        f.write_str(&match self {
+            Self::Overridden { variable, profile } => {
+                tr!("{variable} gives way to mirror `{profile}`", variable, profile)
             }
-            Self::Ineffective { variable, instead } => write!(f, "{variable} has no effect; use {instead}"),
-        }
+            Self::Refused { variable, value, reason } => {
+                tr!("{variable}={value} is refused: {reason}", variable, value, reason)
+            }
+            Self::Withheld { variable, host } => {
+                tr!("{variable} is not sent to {host}; `send_token = true` in its profile allows it", variable, host)
+            }
+            Self::Ineffective { variable, instead } => {
+                tr!("{variable} has no effect; use {instead}", variable, instead)
+            }
+        })
     }
 }
 
@@ -157,15 +164,15 @@ impl ToolEnvironment {
     }
 
     /// Removes a variable whatever the profile, since it would switch a verification off.
-    fn refuse(&mut self, context: &Context, name: &str, reason: &str) {
+    fn refuse(&mut self, context: &Context, name: &str, reason: String) {
         if let Some(value) = context.environment.get(name).filter(|value| !value.is_empty()) {
             self.remove.insert(name.to_owned());
             self.note_refused(name, value, reason);
         }
     }
 
-    fn note_refused(&mut self, name: &str, value: &str, reason: &str) {
-        let (variable, value, reason) = (name.to_owned(), value.to_owned(), reason.to_owned());
+    fn note_refused(&mut self, name: &str, value: &str, reason: String) {
+        let (variable, value) = (name.to_owned(), value.to_owned());
         self.notes.push(Note::Refused { variable, value, reason });
     }
 }
@@ -225,7 +232,7 @@ const CARGO_GATEWAY_PATIENCE: [(&str, &str); 2] = [("CARGO_HTTP_TIMEOUT", "3600"
 fn cargo(context: &Context) -> ToolEnvironment {
     let mut it = ToolEnvironment::default();
     for variable in context.environment.keys().filter(|name| name.starts_with("CARGO_SOURCE_")) {
-        let instead = "`--mirror NAME`, or `[source]` in a cargo configuration file".to_owned();
+        let instead = tr!("`--mirror NAME`, or `[source]` in a cargo configuration file");
         it.notes.push(Note::Ineffective { variable: variable.clone(), instead });
     }
     let replace = |it: &mut ToolEnvironment, name: &str, index: &Masked| {
@@ -369,15 +376,15 @@ fn goproxy(profile: &Profile, defaults: &Defaults) -> Option<Masked> {
 }
 
 /// Go's switches that turn a verification off: what remains of the value, and why the rest is refused.
-fn guard_go(name: &str, value: &str) -> Option<(Option<String>, &'static str)> {
+fn guard_go(name: &str, value: &str) -> Option<(Option<String>, String)> {
     match name {
-        "GOSUMDB" if value == "off" => Some((None, "the checksum database is what makes a module proxy safe")),
-        "GONOSUMCHECK" | "GOINSECURE" if !value.is_empty() => Some((None, "modules are always verified")),
+        "GOSUMDB" if value == "off" => Some((None, tr!("the checksum database is what makes a module proxy safe"))),
+        "GONOSUMCHECK" | "GOINSECURE" if !value.is_empty() => Some((None, tr!("modules are always verified"))),
         "GOFLAGS" => {
             let insecure = |flag: &&str| matches!(flag.trim_start_matches('-'), "insecure" | "insecure=true");
             value.split_whitespace().any(|flag| insecure(&flag)).then(|| {
                 let rest = value.split_whitespace().filter(|flag| !insecure(flag)).collect::<Vec<_>>().join(" ");
-                (Some(rest), "modules are always verified")
+                (Some(rest), tr!("modules are always verified"))
             })
         }
         // Private modules are the user's to name; a pattern without a name would make every module private.
@@ -385,7 +392,7 @@ fn guard_go(name: &str, value: &str) -> Option<(Option<String>, &'static str)> {
             let nameless = |pattern: &&str| !pattern.is_empty() && !pattern.contains(char::is_alphanumeric);
             value.split(',').any(|pattern| nameless(&pattern)).then(|| {
                 let rest = value.split(',').filter(|pattern| !nameless(pattern)).collect::<Vec<_>>().join(",");
-                (Some(rest).filter(|rest| !rest.is_empty()), "it exempts every module from the checksum database")
+                (Some(rest).filter(|rest| !rest.is_empty()), tr!("it exempts every module from the checksum database"))
             })
         }
         _ => None,
@@ -413,7 +420,7 @@ fn pip(context: &Context) -> ToolEnvironment {
     it.refuse(
         context,
         "PIP_TRUSTED_HOST",
-        "it switches the check of certificates off; PIP_CERT names another authority",
+        tr!("it switches the check of certificates off; PIP_CERT names another authority"),
     );
     it
 }
@@ -436,7 +443,7 @@ fn uv(context: &Context) -> ToolEnvironment {
     it.refuse(
         context,
         "UV_INSECURE_HOST",
-        "it switches the check of certificates off; SSL_CERT_FILE names another authority",
+        tr!("it switches the check of certificates off; SSL_CERT_FILE names another authority"),
     );
     it
 }
@@ -507,7 +514,7 @@ fn npm(context: &Context) -> ToolEnvironment {
             it.refuse(
                 context,
                 name,
-                "it switches the check of certificates off; NODE_EXTRA_CA_CERTS adds an authority",
+                tr!("it switches the check of certificates off; NODE_EXTRA_CA_CERTS adds an authority"),
             );
         }
     }

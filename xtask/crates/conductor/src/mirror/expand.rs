@@ -5,6 +5,7 @@
 //! nothing: it leaves its list. Grammar: the shell's, of which only these two forms exist here.
 
 use super::endpoint::InvalidUrl;
+use crate::tr;
 use std::collections::BTreeMap;
 
 pub type Variables = BTreeMap<String, String>;
@@ -12,14 +13,14 @@ pub type Variables = BTreeMap<String, String>;
 /// Why a text of a profile has no value here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unexpanded {
-    #[error("`{0}` is not set")]
+    #[error("{}", tr!("`{name}` is not set", name = .0))]
     Unset(String),
-    #[error("`${{` begins a variable as `${{NAME}}` or `${{NAME:-text}}`")]
+    #[error("{}", tr!("`${{` begins a variable as `${{NAME}}` or `${{NAME:-text}}`"))]
     Malformed,
     /// What the variables hold does not make a value.
-    #[error("with its variables put in, {0}")]
+    #[error("{}", tr!("with its variables put in, {error}", error = .0))]
     Url(#[from] InvalidUrl),
-    #[error("with its variables put in, {0}")]
+    #[error("{}", tr!("with its variables put in, {error}", error = .0))]
     Text(String),
 }
 

@@ -4,6 +4,7 @@
 use super::endpoint::{MirrorUrl, deserialize_text};
 use super::expand::{Expand, Unexpanded, Variables};
 use super::profile::Ecosystem;
+use crate::tr;
 use protocol::names::covers;
 use serde::{Deserialize, Serialize};
 
@@ -29,12 +30,14 @@ impl TryFrom<String> for Pattern {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         if let Some(wrong) = text.chars().find(|c| c.is_whitespace() || matches!(c, ',' | '[' | ']' | '\\' | '?')) {
-            return Err(format!(
-                "`{text}` holds `{wrong}`: a pattern is a name in which `*` stands for any characters"
+            return Err(tr!(
+                "`{text}` holds `{wrong}`: a pattern is a name in which `*` stands for any characters",
+                text,
+                wrong
             ));
         }
         if !text.contains(char::is_alphanumeric) {
-            return Err(format!("`{text}` would make every name private: name the organisation"));
+            return Err(tr!("`{text}` would make every name private: name the organisation", text));
         }
         Ok(Self(text))
     }

@@ -9,6 +9,7 @@ use super::endpoint::{Endpoint, MirrorUrl, UrlPair, deserialize_text};
 use super::expand::{self, Expand, Unexpanded, Variables};
 use super::names::Private;
 use super::template::{self, Files, Oci, OciPlace};
+use crate::tr;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,7 +82,7 @@ impl<'de> Deserialize<'de> for Section {
         impl<'de> Visitor<'de> for Key {
             type Value = Section;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a mirror profile, or `[mirror.NAME.ECOSYSTEM]` tables")
+                f.write_str(&tr!("the name of a mirror profile, or `[mirror.NAME.ECOSYSTEM]` tables"))
             }
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Section, E> {
                 Ok(Section { selected: Some(name.to_owned()), profiles: BTreeMap::new() })
@@ -93,7 +94,7 @@ impl<'de> Deserialize<'de> for Section {
                         section.selected = Some(map.next_value()?);
                     } else if RESERVED.contains(&name.as_str()) {
                         map.next_value::<IgnoredAny>()?;
-                        return Err(A::Error::custom(format!("`{name}` cannot be the name of a mirror profile")));
+                        return Err(A::Error::custom(tr!("`{name}` cannot be the name of a mirror profile", name)));
                     } else {
                         section.profiles.insert(name, map.next_value()?);
                     }
@@ -170,7 +171,7 @@ impl TryFrom<String> for Host {
         let plausible = expand::plausible(&text).map_err(|wrong| wrong.to_string())?;
         let plausible = plausible.trim_start_matches("https://");
         if plausible.is_empty() || !plausible.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_')) {
-            return Err(format!("`{text}` is no host: expected a name without scheme, port and path"));
+            return Err(tr!("`{text}` is no host: expected a name without scheme, port and path", text));
         }
         Ok(Self(text))
     }
@@ -251,9 +252,9 @@ impl TryFrom<String> for ChecksumDatabase {
     fn try_from(text: String) -> Result<Self, String> {
         match text.as_str() {
             "proxy" => Ok(Self::Proxy),
-            "off" | "" => Err("the checksum database cannot be switched off: it is what makes a mirror safe; use \
-                               \"proxy\" or a database's name"
-                .to_owned()),
+            "off" | "" => Err(tr!(
+                "the checksum database cannot be switched off: it is what makes a mirror safe; use \"proxy\" or a database's name"
+            )),
             _ => Ok(Self::Name(text)),
         }
     }
@@ -337,7 +338,7 @@ impl TryFrom<String> for GitPrefix {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         if !text.ends_with(['/', ':']) || text.contains(char::is_whitespace) || text.contains('$') {
-            return Err(format!("`{text}` is no beginning of a repository's URL: expected a last `/` or `:`"));
+            return Err(tr!("`{text}` is no beginning of a repository's URL: expected a last `/` or `:`", text));
         }
         Ok(Self(text))
     }
@@ -416,14 +417,14 @@ pub struct Listed {
 /// Why a name gives no profile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unresolved {
-    #[error("there is no mirror profile `{name}`")]
+    #[error("{}", tr!("there is no mirror profile `{name}`", name))]
     Unknown {
         name: String,
         known: Vec<String>,
         /// The known name it may have been meant to be.
         nearest: Option<String>,
     },
-    #[error("`{key}` of mirror `{profile}` ({origin}) has no value here")]
+    #[error("{}", tr!("`{key}` of mirror `{profile}` ({origin}) has no value here", key, profile, origin))]
     Variables {
         profile: String,
         /// `crates`, `proxy`.
@@ -788,7 +789,7 @@ impl TryFrom<String> for Sparse {
         let endpoint = Endpoint::try_from(text).map_err(|wrong| wrong.to_string())?;
         match endpoint.url().filter(|url| !url.is_sparse_index() || !url.expose().ends_with('/')) {
             Some(url) => {
-                Err(format!("`{url}` is not a sparse index: expected `sparse+https://HOST/PATH/` with its last slash"))
+                Err(tr!("`{url}` is not a sparse index: expected `sparse+https://HOST/PATH/` with its last slash", url))
             }
             None => Ok(Self(endpoint)),
         }
@@ -800,7 +801,7 @@ impl TryFrom<String> for Plain {
     fn try_from(text: String) -> Result<Self, String> {
         let endpoint = Endpoint::try_from(text).map_err(|wrong| wrong.to_string())?;
         match endpoint.url().filter(|url| url.is_sparse_index()) {
-            Some(url) => Err(format!("`{url}`: `sparse+` belongs to crates only")),
+            Some(url) => Err(tr!("`{url}`: `sparse+` belongs to crates only", url)),
             None => Ok(Self(endpoint)),
         }
     }
@@ -825,7 +826,7 @@ fn private_crates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Priv
 fn proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MirrorUrl>, D::Error> {
     let url = MirrorUrl::deserialize(deserializer)?;
     if url.is_sparse_index() {
-        return Err(D::Error::custom(format!("`{url}` is no proxy: expected `http://HOST:PORT`")));
+        return Err(D::Error::custom(tr!("`{url}` is no proxy: expected `http://HOST:PORT`", url)));
     }
     Ok(Some(url))
 }
@@ -837,7 +838,7 @@ fn date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
         text.split('-').map(|part| part.parse().ok().filter(|_| matches!(part.len(), 2 | 4))).collect();
     match parts[..] {
         [Some(2000..), Some(1..=12)] | [Some(2000..), Some(1..=12), Some(1..=31)] => Ok(Some(text)),
-        _ => Err(D::Error::custom(format!("`{text}` is no date: expected `2026-11` or `2026-11-30`"))),
+        _ => Err(D::Error::custom(tr!("`{text}` is no date: expected `2026-11` or `2026-11-30`", text))),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::endpoint::{Endpoint, MirrorUrl, deserialize_text};
 use super::expand::{Expand, Unexpanded, Variables};
+use crate::tr;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
@@ -94,9 +95,10 @@ fn registry(text: String) -> Result<Endpoint, String> {
     let endpoint =
         Endpoint::try_from(if bare { format!("https://{text}") } else { text }).map_err(|it| it.to_string())?;
     match endpoint.url() {
-        Some(url) if url.expose().starts_with("http://") && !url.is_loopback() => Err(format!(
-            "`{url}` is plain http, which is for registries on this machine; write `{}` for https",
-            url.masked().map(|url| url.trim_start_matches("http://").to_owned())
+        Some(url) if url.expose().starts_with("http://") && !url.is_loopback() => Err(tr!(
+            "`{url}` is plain http, which is for registries on this machine; write `{bare}` for https",
+            url,
+            bare = url.masked().map(|url| url.trim_start_matches("http://").to_owned())
         )),
         _ => Ok(endpoint),
     }
@@ -107,7 +109,7 @@ fn check(endpoint: &Endpoint, needed: &[&str], known: &[&str]) -> Result<(), Str
     let Some(url) = endpoint.url() else { return Ok(()) };
     let text = url.expose();
     if url.is_sparse_index() || !needed.iter().any(|hole| text.contains(hole)) {
-        return Err(format!("`{url}` is no template: expected {} in it", needed.join(" or ")));
+        return Err(tr!("`{url}` is no template: expected {needed} in it", url, needed = needed.join(" or ")));
     }
     let mut rest = text.replace("${", "");
     for hole in known {
@@ -115,7 +117,9 @@ fn check(endpoint: &Endpoint, needed: &[&str], known: &[&str]) -> Result<(), Str
     }
     match rest.split_once('{').map(|(_, rest)| rest.split('}').next().unwrap_or(rest)) {
         // The end of a variable is `}` alone.
-        Some(unknown) => Err(format!("`{url}` holds `{{{unknown}}}`; known are {}", known.join(", "))),
+        Some(unknown) => {
+            Err(tr!("`{url}` holds `{{{unknown}}}`; known are {known}", url, unknown, known = known.join(", ")))
+        }
         None => Ok(()),
     }
 }
@@ -134,8 +138,10 @@ impl TryFrom<String> for Key {
     type Error = String;
     fn try_from(key: String) -> Result<Self, String> {
         if key.contains("://") || key.contains(char::is_whitespace) || key.ends_with('/') || key.is_empty() {
-            let expected = "expected `HOST` or `HOST/PATH` without scheme and last slash, or `*`";
-            return Err(format!("`{key}` is no upstream: {expected}"));
+            return Err(tr!(
+                "`{key}` is no upstream: expected `HOST` or `HOST/PATH` without scheme and last slash, or `*`",
+                key
+            ));
         }
         Ok(Self(key))
     }

@@ -5,6 +5,7 @@
 
 use crate::cli::{Ended, Project, redacted};
 use crate::tidy::{conductor_sources, without_tests};
+use crate::{read, repository_files};
 use conductor::code::{Code, ExitCode};
 use conductor::language;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,12 @@ fn texts() -> BTreeMap<String, Vec<String>> {
     }
     assert!(found.len() > 20, "the texts were not found");
     found
+}
+
+/// What the gateway says, of which its fixed sentences and the codes of its findings are translated on our side.
+fn gateway_sources() -> String {
+    let gateway = "xtask/crates/gateway/src";
+    repository_files().iter().filter(|file| file.starts_with(gateway)).map(|file| without_tests(&read(file))).collect()
 }
 
 /// The literals that follow `mark`, as the program has them.
@@ -80,8 +87,9 @@ fn placeholders(template: &str) -> BTreeSet<&str> {
     names
 }
 
+/// Letters or punctuation: `（{x}）` is a translation of `({x})`.
 fn is_chinese(text: &str) -> bool {
-    text.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c))
+    text.chars().any(|c| language::columns_of(c) == 2)
 }
 
 #[test]
@@ -96,10 +104,16 @@ fn every_text_has_one_translation_with_the_same_values_and_no_translation_is_lef
             assert!(translations.insert(english.clone(), chinese).is_none(), "{room}: {english:?} is there twice");
         }
     }
-    let missing: Vec<_> = texts.iter().filter(|(text, _)| !translations.contains_key(*text)).collect();
-    assert!(missing.is_empty(), "no Chinese in xtask/crates/conductor/src/language/zh for: {missing:#?}");
-    let unused: Vec<_> = translations.keys().filter(|text| !texts.contains_key(*text)).collect();
+    let missing = texts.iter().filter(|(text, _)| !translations.contains_key(*text));
+    let missing: Vec<String> = missing.map(|(text, files)| format!("{text:?} = \"\" # {files:?}")).collect();
+    assert!(missing.is_empty(), "to be added in xtask/crates/conductor/src/language/zh:\n{}", missing.join("\n"));
+    let gateway = gateway_sources();
+    let said = |text: &String| texts.contains_key(text) || gateway.contains(&format!("{text:?}"));
+    let unused: Vec<_> = translations.keys().filter(|text| !said(text)).collect();
     assert!(unused.is_empty(), "nothing says any more: {unused:#?}");
+    for text in literals(&gateway, "=> ").into_iter().filter(|text| text.starts_with("mirror.")) {
+        assert!(translations.contains_key(&text), "the finding {text} of the gateway has no sentence");
+    }
 }
 
 #[test]
