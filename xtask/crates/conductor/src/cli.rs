@@ -2,6 +2,8 @@
 
 use crate::cache::gc::Size;
 use crate::error::{Code, Error, Result};
+use crate::language::foreign;
+use crate::tr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
@@ -324,7 +326,7 @@ pub struct Help {
 }
 
 fn days(text: &str) -> std::result::Result<u64, String> {
-    text.parse().map_err(|_| "it must be a number of days".to_owned())
+    text.parse().map_err(|_| tr!("it must be a number of days"))
 }
 
 /// What clap says instead of a command: help goes out as it is, a mistake becomes an error of ours.
@@ -336,12 +338,12 @@ pub fn told(error: clap::Error) -> Result<()> {
     }
     let text = error.render().to_string();
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Err(Error::new(Code::CommandLine, "a command is missing").excerpt(text));
+        return Err(Error::new(Code::CommandLine, tr!("a command is missing")).excerpt(text));
     }
     // Paragraphs: the message, tips, the usage, where to find help.
     let mut paragraphs = text.trim_end().split("\n\n").map(|paragraph| paragraph.trim_matches('\n'));
     let message = paragraphs.next().unwrap_or_default();
-    let mut it = Error::new(Code::CommandLine, message.strip_prefix("error: ").unwrap_or(message));
+    let mut it = Error::new(Code::CommandLine, foreign(message.strip_prefix("error: ").unwrap_or(message)));
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         Some(ContextValue::Strings(all)) => all.first().map(String::as_str),
@@ -360,18 +362,18 @@ pub fn told(error: clap::Error) -> Result<()> {
         } else {
             let tips = paragraph.lines().filter_map(|line| line.trim_start().strip_prefix("tip: "));
             // No name of ours begins with a dash.
-            hints.extend(tips.filter(|tip| !tip.starts_with("to pass '") && !far_fetched).map(str::to_owned));
+            hints.extend(tips.filter(|tip| !tip.starts_with("to pass '") && !far_fetched).map(foreign));
         }
     }
     let unknown = context(ContextKind::InvalidArg).unwrap_or_default();
     if unknown.ends_with(".json") && help.starts_with("cargo xtask run ") {
-        hints.push(format!("did you mean `--once {unknown}`?"));
+        hints.push(tr!("did you mean `--once {unknown}`?", unknown));
     }
     if message.contains("'--release'") {
-        hints.push("release is what is built where nothing else is said; --profile NAME chooses another".to_owned());
+        hints.push(tr!("release is what is built where nothing else is said; --profile NAME chooses another"));
     }
     if hints.is_empty() {
-        hints.push(format!("`{help}` shows what can be said"));
+        hints.push(tr!("`{help}` shows what can be said", help));
     }
     Err(hints.into_iter().fold(it, Error::hint))
 }

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result, masked};
 use crate::files;
+use crate::tr;
 use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::RefCell;
@@ -55,26 +56,32 @@ pub fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// An error if a thread that nobody watched panicked: what this run made of it cannot be trusted.
 pub fn check() -> Result<()> {
-    if UNCAUGHT.load(Ordering::Relaxed) { Err(Error::bug("a part of xtask crashed, as told above")) } else { Ok(()) }
+    if UNCAUGHT.load(Ordering::Relaxed) {
+        Err(Error::bug(tr!("a part of xtask crashed, as told above")))
+    } else {
+        Ok(())
+    }
 }
 
 /// A defect's error with where its logs are, and the request to report it.
 pub fn reportable(error: Error) -> Error {
     match LOGS.get().filter(|folder| folder.exists()) {
-        Some(folder) => error.hint(format!("the logs of this run are in {}", folder.display())),
+        Some(folder) => error.hint(tr!("the logs of this run are in {folder}", folder = folder.display())),
         None => error,
     }
-    .hint("this is a defect of xtask and nothing half-made was published: please report it with this text and the log")
+    .hint(tr!(
+        "this is a defect of xtask and nothing half-made was published: please report it with this text and the log"
+    ))
 }
 
 fn error(panic: &PanicHookInfo) -> Error {
-    let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
-    let error = Error::bug(format!("xtask crashed at {place}: {}", said(panic.payload())));
+    let place = panic.location().map_or_else(|| tr!("an unknown place"), ToString::to_string);
+    let error = Error::bug(tr!("xtask crashed at {place}: {payload}", place, payload = said(panic.payload())));
     let folder = LOGS.get().cloned().unwrap_or_else(std::env::temp_dir);
     let log = folder.join(format!("xtask-crash-{}.log", std::process::id()));
     let text = masked(&format!("{error}\n\n{}", Backtrace::force_capture()));
     match files::write(&log, text.as_bytes()) {
-        Ok(()) => error.hint(format!("where in the program: {}", log.display())),
+        Ok(()) => error.hint(tr!("where in the program: {log}", log = log.display())),
         // A full disk must not hide the defect.
         Err(_) => error,
     }
@@ -82,7 +89,7 @@ fn error(panic: &PanicHookInfo) -> Error {
 
 fn said(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    masked(text.unwrap_or("without a word"))
+    text.map_or_else(|| tr!("without a word"), masked)
 }
 
 #[cfg(test)]

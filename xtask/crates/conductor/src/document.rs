@@ -4,7 +4,7 @@
 //! this module turns that into a line. It never guesses a place from the text alone: comments and other tables hold the same words.
 
 use crate::error::{Code, Error, Result};
-use crate::language::{columns, columns_of};
+use crate::language::{columns, columns_of, foreign};
 use crate::tr;
 use serde::de::DeserializeOwned;
 use std::ops::Range;
@@ -44,7 +44,7 @@ impl Source {
                 Ok(_) if message.starts_with("unknown field") => Code::UnknownKey,
                 Ok(_) => Code::WrongValue,
             };
-            let it = self.show(code, error.span(), &in_our_words(&first_line(message)));
+            let it = self.show(code, error.span(), &foreign(&first_line(message)));
             match suggestion(message).map(|near| tr!("did you mean `{near}`?", near)).or_else(|| remedy(message)) {
                 Some(hint) => it.hint(hint),
                 None => it,
@@ -114,26 +114,6 @@ fn position(text: &str, offset: usize) -> (usize, usize, &str) {
 
 fn first_line(message: &str) -> String {
     message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
-}
-
-/// What serde says, in the language of this process; what only the parser says stays as it is.
-fn in_our_words(message: &str) -> String {
-    let expected = |start: &str| message.strip_prefix(start)?.split_once(", expected ");
-    let known = |wanted: &str| wanted.trim_start_matches("one of ").replace(" or ", ", ");
-    if let Some((field, wanted)) = expected("unknown field ") {
-        return tr!("unknown field {field}, expected one of {known}", field, known = known(wanted));
-    }
-    if let Some((word, wanted)) = expected("unknown variant ") {
-        return tr!("unknown variant {word}, expected one of {known}", word, known = known(wanted));
-    }
-    if let Some((found, wanted)) = expected("invalid type: ") {
-        return tr!("invalid type: {found}, expected {wanted}", found, wanted);
-    }
-    match message.strip_prefix("missing field ") {
-        Some(field) => tr!("missing field {field}", field),
-        None if message == "duplicate key" => tr!("duplicate key"),
-        None => message.to_owned(),
-    }
 }
 
 /// serde words an unknown key as: unknown field `x`, expected one of `a`, `b`.
@@ -224,7 +204,7 @@ mod tests {
             "path = \"x\"\n  featurs = []\n",
             parsed,
             expect_test::expect![[r#"
-            error[XT0303]: unknown field `featurs`, expected one of `features`, `path`
+            error[XT0303]: unknown field `featurs`, expected `features` or `path`
              --> xtask.toml:2:3
               |
             2 |   featurs = []

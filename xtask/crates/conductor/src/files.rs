@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::owner::{Life, Owner};
+use crate::tr;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -333,7 +334,7 @@ pub fn read_pieces(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<u64> 
 }
 
 fn parent(path: &Path) -> Result<&Path> {
-    path.parent().ok_or_else(|| Error::bug(format!("{} has no parent folder", path.display())))
+    path.parent().ok_or_else(|| Error::bug(tr!("{path} has no parent folder", path = path.display())))
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {

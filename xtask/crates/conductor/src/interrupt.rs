@@ -1,6 +1,7 @@
 //! The one place that knows whether the user asked us to stop.
 
 use crate::error::{Code, Error, Result};
+use crate::tr;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io;
 use std::sync::Arc;
@@ -40,10 +41,10 @@ pub fn abandon() {
 /// An error as soon as the user asked us to stop, or another step failed.
 pub fn check() -> Result<()> {
     if let Some(code) = requested() {
-        return Err(Error::new(code, "stopped; everything finished so far is kept"));
+        return Err(Error::new(code, tr!("stopped; everything finished so far is kept")));
     }
     if ABANDONED.load(Ordering::Relaxed) {
-        return Err(Error::new(Code::ChildFailed, "given up, because another step failed"));
+        return Err(Error::new(Code::ChildFailed, tr!("given up, because another step failed")));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 use crate::error::{Code, Error, Result};
 use crate::files;
 use crate::interrupt;
+use crate::tr;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -60,7 +61,7 @@ impl Invocation {
     }
 
     fn not_started(&self, error: io::Error) -> Error {
-        Error::new(Code::CannotStart, format!("cannot start `{}`", self.program.display())).because(error)
+        Error::new(Code::CannotStart, tr!("cannot start `{program}`", program = self.program.display())).because(error)
     }
 }
 
@@ -112,13 +113,13 @@ impl Finished {
             return Ok(self);
         }
         let end = match (self.status.code(), self.status.signal()) {
-            (Some(code), _) => format!("exit {code}"),
-            (None, Some(signal)) => format!("signal {signal}"),
-            (None, None) => "no status".to_owned(),
+            (Some(code), _) => tr!("exit {code}", code),
+            (None, Some(signal)) => tr!("signal {signal}", signal),
+            (None, None) => tr!("no status"),
         };
-        Err(Error::new(Code::ChildFailed, format!("`{what}` failed ({end})"))
+        Err(Error::new(Code::ChildFailed, tr!("`{what}` failed ({end})", what, end))
             .excerpt(self.tail.join("\n"))
-            .hint(format!("whole output: {}", self.log.display())))
+            .hint(tr!("whole output: {log}", log = self.log.display())))
     }
 }
 
@@ -176,9 +177,12 @@ pub fn run(
             let silent = deadline.silence.is_some_and(|limit| heard.elapsed() > limit);
             (silent || start.elapsed() > deadline.whole).then(|| {
                 let seconds = if silent { heard.elapsed() } else { start.elapsed() }.as_secs();
-                let how = if silent { "said nothing" } else { "ran" };
-                Error::new(Code::Silent, format!("`{}` {how} for {seconds} s and was ended", invocation.command_line()))
-                    .hint(format!("whole output: {}", log.display()))
+                let command = invocation.command_line();
+                let message = match silent {
+                    true => tr!("`{command}` said nothing for {seconds} s and was ended", command, seconds),
+                    false => tr!("`{command}` ran for {seconds} s and was ended", command, seconds),
+                };
+                Error::new(Code::Silent, message).hint(tr!("whole output: {log}", log = log.display()))
             })
         });
         if let Some(error) = stop {
@@ -197,7 +201,7 @@ pub fn ask(invocation: &Invocation) -> Result<String> {
     // The question shares our terminal, so Ctrl-C ends it too: that is then the reason.
     let failed = |error: xshell::Error| match interrupt::check() {
         Err(interrupted) => interrupted,
-        Ok(()) => Error::new(Code::NoAnswer, format!("`{command_line}` does not answer")).because(error),
+        Ok(()) => Error::new(Code::NoAnswer, tr!("`{command_line}` does not answer", command_line)).because(error),
     };
     let shell = xshell::Shell::new().map_err(failed)?;
     let (sender, answer) = mpsc::channel();
@@ -209,7 +213,9 @@ pub fn ask(invocation: &Invocation) -> Result<String> {
         let _ = sender.send(command.quiet().ignore_stderr().read());
     });
     let seconds = Deadline::QUESTION.whole.as_secs();
-    let silent = |_| Error::new(Code::NoAnswer, format!("`{command_line}` did not answer within {seconds} s"));
+    let silent = |_| {
+        Error::new(Code::NoAnswer, tr!("`{command_line}` did not answer within {seconds} s", command_line, seconds))
+    };
     answer.recv_timeout(Deadline::QUESTION.whole).map_err(silent)?.map_err(failed)
 }
 

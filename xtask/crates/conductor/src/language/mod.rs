@@ -23,7 +23,11 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("document", include_str!("zh/document.toml")),
     ("error", include_str!("zh/error.toml")),
     ("mirror", include_str!("zh/mirror.toml")),
+    ("report", include_str!("zh/report.toml")),
 ];
+
+/// What clap, serde and the parser of TOML say of a mistake, as templates of their own texts.
+pub const FOREIGN: &str = include_str!("zh/foreign.toml");
 
 /// The page of error codes in Chinese, which `explain` prints by sections.
 pub const ERRORS: &str = include_str!("zh/errors.md");
@@ -70,18 +74,61 @@ pub fn translated(english: &str) -> &str {
 /// What stands for `english` where this process does not speak English.
 pub fn template(english: &str) -> Option<&'static str> {
     static PARSED: OnceLock<HashMap<String, String>> = OnceLock::new();
-    if CHOSEN.get() != Some(&Language::Chinese) {
+    if !is_chinese() {
         return None;
     }
-    // A file that cannot be parsed leaves English; a test parses each.
-    let parse = |(_, text): &(_, &str)| toml::from_str::<HashMap<String, String>>(text).unwrap_or_default();
-    PARSED.get_or_init(|| CATALOGUE.iter().flat_map(parse).collect()).get(english).map(String::as_str)
+    PARSED
+        .get_or_init(|| CATALOGUE.iter().flat_map(|(_, text)| parsed(text)).collect())
+        .get(english)
+        .map(String::as_str)
+}
+
+fn is_chinese() -> bool {
+    CHOSEN.get() == Some(&Language::Chinese)
+}
+
+/// A file that cannot be parsed leaves English; a test parses each.
+fn parsed(text: &str) -> HashMap<String, String> {
+    toml::from_str(text).unwrap_or_default()
+}
+
+/// A library's text about a mistake, translated if it is one that we know. The template with the most letters of its own fits best.
+pub fn foreign(text: &str) -> String {
+    if !is_chinese() {
+        return text.to_owned();
+    }
+    let entries = parsed(FOREIGN);
+    let fitting = entries.iter().filter_map(|(template, chinese)| Some((template, chinese, values(template, text)?)));
+    let letters = |template: &str, values: &[(&str, &str)]| {
+        template.len() - values.iter().map(|(name, _)| name.len() + 2).sum::<usize>()
+    };
+    match fitting.max_by_key(|(template, _, values)| letters(template, values)) {
+        Some((_, chinese, values)) => {
+            let shown: Vec<_> = values.iter().map(|(name, value)| (*name, value as &dyn fmt::Display)).collect();
+            fill(chinese, &shown)
+        }
+        None => text.to_owned(),
+    }
+}
+
+/// What stands in `text` for each placeholder of `template`; nothing if `text` is none of it.
+fn values<'a>(template: &'a str, text: &'a str) -> Option<Vec<(&'a str, &'a str)>> {
+    let (start, mut template) = template.split_once('{').unwrap_or((template, ""));
+    let mut text = text.strip_prefix(start)?;
+    let mut values = Vec::new();
+    while let Some((name, after)) = template.split_once('}') {
+        let (between, rest) = after.split_once('{').unwrap_or((after, ""));
+        let (value, left) = if rest.is_empty() { (text.strip_suffix(between)?, "") } else { text.split_once(between)? };
+        values.push((name, value));
+        (text, template) = (left, rest);
+    }
+    text.is_empty().then_some(values)
 }
 
 /// Title and explanation of an error's code where this process does not speak English.
 pub fn explanation(id: &str) -> Option<(&'static str, &'static str)> {
     let section = ERRORS.split("\n## ").find_map(|section| section.strip_prefix(id)?.strip_prefix('：'));
-    let (title, text) = section.filter(|_| CHOSEN.get() == Some(&Language::Chinese))?.split_once('\n')?;
+    let (title, text) = section.filter(|_| is_chinese())?.split_once('\n')?;
     Some((title, text.trim()))
 }
 
@@ -142,6 +189,19 @@ mod tests {
         assert_eq!(["", "abc", "ä…“", "完成", "（x）：", "カ한"].map(columns), [0, 3, 3, 4, 7, 4]);
         assert_eq!(right_aligned("完成", 6), "  完成");
         assert_eq!(right_aligned("too long", 3), "too long");
+    }
+
+    #[test]
+    fn a_template_gives_back_its_values() {
+        let fits = |template, text| {
+            values(template, text).map(|values| values.into_iter().map(|(_, it)| it).collect::<Vec<_>>())
+        };
+        assert_eq!(fits("no '{a}' in {b}", "no 'x' in y z"), Some(vec!["x", "y z"]));
+        assert_eq!(fits("{a} ends", "it ends"), Some(vec!["it"]));
+        assert_eq!(fits("whole", "whole"), Some(Vec::new()));
+        for (template, text) in [("no '{a}' in {b}", "no x"), ("{a} ends", "it does"), ("whole", "whole more")] {
+            assert_eq!(fits(template, text), None, "{template}");
+        }
     }
 
     #[test]

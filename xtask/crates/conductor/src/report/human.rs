@@ -2,7 +2,9 @@
 //! with a sign of life every thirty seconds; `quiet` shows failures.
 
 use super::{Done, Event, PlannedStep, Severity, Status, Summary, Voice, bytes, is_quiet};
+use crate::language::{columns_of, right_aligned};
 use crate::settings::{Progress, Verbosity};
+use crate::tr;
 use crate::workspace::Workspace;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -61,7 +63,7 @@ impl Human {
 
     /// Cargo's shape: a right-aligned verb in twelve columns, then the subject.
     fn verb(&mut self, tone: Tone, verb: &str, text: &str) {
-        let verb = self.paint(tone, &format!("{verb:>12}"));
+        let verb = self.paint(tone, &right_aligned(verb, 12));
         self.say(&format!("{verb} {text}"));
     }
 
@@ -71,15 +73,15 @@ impl Human {
 
     fn plan_line(&mut self, step: &PlannedStep) {
         let status = match step.status {
-            Status::Hit => "hit",
-            Status::Restore => "restore",
-            Status::Run => "run",
-            Status::Skip => "skip",
+            Status::Hit => tr!("hit"),
+            Status::Restore => tr!("restore"),
+            Status::Run => tr!("run"),
+            Status::Skip => tr!("skip"),
         };
         let key = step.key.map_or_else(|| "-".repeat(12), |key| key.short());
-        let mut line = format!("{status:>12} {key} {}", step.id);
+        let mut line = format!("{} {key} {}", right_aligned(&status, 12), step.id);
         if step.provisional {
-            line.push_str(" (may turn out unchanged)");
+            line.push_str(&tr!(" (may turn out unchanged)"));
         }
         if let Some(reason) = &step.reason {
             line.push_str(&format!(": {reason}"));
@@ -94,33 +96,48 @@ impl Human {
     }
 }
 
+fn took(seconds: f64) -> String {
+    tr!("({seconds} s)", seconds = format_args!("{seconds:.1}"))
+}
+
 impl Voice for Human {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Failed { text, finding } if finding.severity == Severity::Error => {
-                let (head, rest) = text.split_once(": ").unwrap_or((text, ""));
+                // `error[XT0402]` stands out, in whatever language.
+                let (head, rest) = text.split_at(text.find(']').map_or(0, |at| at + 1));
                 let head = self.paint(Tone::Bad, head);
-                self.say(&format!("{head}: {rest}"));
+                self.say(&format!("{head}{rest}"));
             }
             Event::Fail { id, seconds, .. } => {
                 self.running.remove(id);
-                self.verb(Tone::Bad, "Failed", &format!("{id} after {seconds:.1} s"));
+                let seconds = format_args!("{seconds:.1}");
+                self.verb(Tone::Bad, &tr!("Failed"), &tr!("{id} after {seconds} s", id, seconds));
             }
             Event::Finding(finding) if finding.severity != Severity::Note || !self.quiet() => {
                 let (tone, word) = match finding.severity {
-                    Severity::Error => (Tone::Bad, "error"),
-                    Severity::Warning => (Tone::Warning, "warning"),
-                    Severity::Note => (Tone::Dim, "note"),
+                    Severity::Error => (Tone::Bad, tr!("error")),
+                    Severity::Warning => (Tone::Warning, tr!("warning")),
+                    Severity::Note => (Tone::Dim, tr!("note")),
                 };
-                let word = self.paint(tone, word);
-                self.say(&format!("{word}: {}: {}", finding.subject, finding.message));
+                let word = self.paint(tone, &word);
+                self.say(&tr!(
+                    "{word}: {subject}: {message}",
+                    word,
+                    subject = finding.subject,
+                    message = finding.message
+                ));
                 if let Some(fix) = &finding.fix {
-                    self.say(&format!("hint: {fix}"));
+                    self.say(&tr!("hint: {hint}", hint = fix));
                 }
             }
             // What was asked for is shown in every mode.
             Event::Answer { status, decision, body } => {
-                self.verb(if *status < 400 { Tone::Good } else { Tone::Bad }, "Answer", &format!("HTTP {status}"));
+                self.verb(
+                    if *status < 400 { Tone::Good } else { Tone::Bad },
+                    &tr!("Answer"),
+                    &format!("HTTP {status}"),
+                );
                 for (name, value) in decision {
                     self.say(&format!("{:>12} {name}: {value}", ""));
                 }
@@ -129,13 +146,14 @@ impl Voice for Human {
             }
             Event::Suite { name, outcome, seconds, message, .. } => {
                 self.running.remove(name);
-                let tone = match outcome.as_str() {
-                    "ok" => Tone::Good,
-                    "skipped" => Tone::Warning,
-                    _ => Tone::Bad,
+                let (tone, word) = match outcome.as_str() {
+                    "ok" => (Tone::Good, tr!("ok")),
+                    "skipped" => (Tone::Warning, tr!("skipped")),
+                    _ => (Tone::Bad, tr!("FAILED")),
                 };
                 let message = message.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
-                self.verb(tone, outcome, &format!("{name} ({seconds:.1} s){message}"));
+                let took = took(*seconds);
+                self.verb(tone, &word, &format!("{name} {took}{message}"));
             }
             _ if self.quiet() => {}
             Event::Plan { asked, .. } if !asked && !self.explain => {}
@@ -144,7 +162,7 @@ impl Voice for Human {
                     self.plan_line(step);
                 }
                 for tool in tools {
-                    self.say(&format!("{:>12} {}", "tool", tool.tool));
+                    self.say(&format!("{} {}", right_aligned(&tr!("tool"), 12), tool.tool));
                     for (name, value) in &tool.set {
                         self.say(&format!("{:>14} {name}={value}", ""));
                     }
@@ -159,11 +177,11 @@ impl Voice for Human {
                         text.lines().for_each(|line| self.say(&format!("{:>16} {line}", "")));
                     }
                     for note in &tool.notes {
-                        self.say(&format!("{:>14} note: {note}", ""));
+                        self.say(&format!("{:>14} {}: {note}", "", tr!("note")));
                     }
                 }
                 if !egress.is_empty() {
-                    self.say(&format!("{:>12} {}", "may contact", egress.join(", ")));
+                    self.say(&format!("{} {}", right_aligned(&tr!("may contact"), 12), egress.join(", ")));
                 }
             }
             Event::Testing { kind, suite, command } => {
@@ -171,7 +189,7 @@ impl Voice for Human {
                 self.running.insert(suite.clone(), Running { start: now, text: String::new(), told: now });
                 self.verb(
                     Tone::Good,
-                    if *kind == "linter" { "Linting" } else { "Testing" },
+                    &if *kind == "linter" { tr!("Linting") } else { tr!("Testing") },
                     &format!("{suite}: {command}"),
                 );
             }
@@ -179,7 +197,7 @@ impl Voice for Human {
                 let now = Instant::now();
                 self.running.insert(id.clone(), Running { start: now, text: String::new(), told: now });
                 let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-                self.verb(Tone::Good, "Making", &format!("{id}{reason}"));
+                self.verb(Tone::Good, &tr!("Making"), &format!("{id}{reason}"));
             }
             Event::Progress { id, text } => {
                 if let Some(running) = self.running.get_mut(id) {
@@ -188,18 +206,23 @@ impl Voice for Human {
             }
             Event::Output { text, .. } if self.verbosity == Verbosity::Verbose => self.say(text),
             Event::Waiting { id, holder, seconds } => {
-                self.verb(Tone::Warning, "Waiting", &format!("{id} is held by {holder} (waited {seconds} s)"));
+                self.verb(
+                    Tone::Warning,
+                    &tr!("Waiting"),
+                    &tr!("{id} is held by {holder} (waited {seconds} s)", id, holder, seconds),
+                );
             }
             Event::Done { id, done, seconds, cpu_seconds, .. } => {
                 self.running.remove(id);
                 match done {
                     Done::Hit => {
-                        let verb = self.paint(Tone::Dim, &format!("{:>12}", "CACHED"));
+                        let verb = self.paint(Tone::Dim, &right_aligned(&tr!("CACHED"), 12));
                         self.say(&format!("{verb} {id}"));
                     }
-                    Done::Restored => self.verb(Tone::Good, "Restored", &format!("{id} ({seconds:.1} s)")),
+                    Done::Restored => self.verb(Tone::Good, &tr!("Restored"), &format!("{id} {}", took(*seconds))),
                     Done::Ran => {
-                        self.verb(Tone::Good, "Made", &format!("{id} ({seconds:.1} s, {cpu_seconds:.1} CPU-s)"))
+                        let (seconds, cpu) = (format_args!("{seconds:.1}"), format_args!("{cpu_seconds:.1}"));
+                        self.verb(Tone::Good, &tr!("Made"), &tr!("{id} ({seconds} s, {cpu} CPU-s)", id, seconds, cpu));
                     }
                 }
             }
@@ -208,7 +231,7 @@ impl Voice for Human {
                 self.say(&format!("{:>12} {path} sha256:{} {}", "", digest.short(), bytes(*size_bytes)));
             }
             Event::Ready { service, url, seconds } => {
-                self.verb(Tone::Good, "Ready", &format!("{service} {url} ({seconds:.1} s)"));
+                self.verb(Tone::Good, &tr!("Ready"), &format!("{service} {url} {}", took(*seconds)));
             }
             Event::Note(text) | Event::Failed { text, .. } => self.say(text),
             Event::Output { .. } | Event::Finding(_) | Event::Contacted { .. } => {}
@@ -225,7 +248,8 @@ impl Voice for Human {
                     if now.duration_since(running.told) >= HEARTBEAT {
                         running.told = now;
                         let seconds = running.start.elapsed().as_secs();
-                        lines.push(format!("{:>12} {id} for {seconds} s: {}", "still at", running.text));
+                        let told = tr!("{id} for {seconds} s: {text}", id, seconds, text = running.text);
+                        lines.push(format!("{} {told}", right_aligned(&tr!("still at"), 12)));
                     }
                 }
                 if !self.quiet() {
@@ -237,12 +261,17 @@ impl Voice for Human {
                 let status = self
                     .running
                     .iter()
-                    .map(|(id, running)| format!("{id} {} s {}", running.start.elapsed().as_secs(), running.text))
+                    .map(|(id, running)| {
+                        let seconds = running.start.elapsed().as_secs();
+                        tr!("{id} {seconds} s {text}", id, seconds, text = running.text)
+                    })
                     .collect::<Vec<_>>()
                     .join(" | ");
                 let width = rustix::termios::tcgetwinsize(std::io::stderr())
                     .map_or(80, |size| usize::from(size.ws_col.max(20)));
-                let status: String = status.chars().take(width.saturating_sub(1)).collect();
+                let mut room = width.saturating_sub(1);
+                let fits = |c: &char| room.checked_sub(columns_of(*c)).map(|left| room = left).is_some();
+                let status: String = status.chars().take_while(fits).collect();
                 let mut stderr = std::io::stderr();
                 let _ = write!(stderr, "\r\x1b[K{status}").and_then(|()| stderr.flush());
                 self.drawn = true;
@@ -260,12 +289,17 @@ impl Voice for Human {
             }
             return;
         }
-        let mut text = format!("in {:.1} s", summary.seconds);
-        text.push_str(&format!(": {} cached, {} restored, {} made", counts.hit, counts.restored, counts.ran));
+        let mut text = tr!("in {seconds} s", seconds = format_args!("{:.1}", summary.seconds));
+        text.push_str(&tr!(
+            ": {hit} cached, {restored} restored, {ran} made",
+            hit = counts.hit,
+            restored = counts.restored,
+            ran = counts.ran
+        ));
         if !summary.hosts_contacted.is_empty() {
             let hosts = summary.hosts_contacted.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-            text.push_str(&format!("; contacted {hosts}"));
+            text.push_str(&tr!("; contacted {hosts}", hosts));
         }
-        self.verb(Tone::Good, "Finished", &text);
+        self.verb(Tone::Good, &tr!("Finished"), &text);
     }
 }

@@ -11,6 +11,7 @@ use crate::cache::reason::Reason;
 use crate::digest::Digest;
 use crate::error::{Error, ExitCode, masked};
 use crate::settings::{Format, Progress, Settings, Verbosity};
+use crate::tr;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -314,7 +315,7 @@ impl Reporter {
                 exit
             }
             // The reporter itself crashed, which its panic told; the last line is owed all the same.
-            Err(_) => finish_without_reporter(Err(&Error::bug("the reporter crashed")), self.format),
+            Err(_) => finish_without_reporter(Err(&Error::bug(tr!("the reporter crashed"))), self.format),
         }
     }
 }

@@ -209,3 +209,62 @@ fn a_program_that_reads_json_never_notices_the_language() {
         assert_eq!(told(&project, line, &[("LC_ALL", "zh_CN.UTF-8"), ("XTASK_LANG", "zh")]), english, "{line}");
     }
 }
+
+#[test]
+fn a_mistake_that_a_library_finds_is_told_in_chinese() {
+    let mut wrong = Vec::new();
+    let mut check = |project: &Project, line: &str| {
+        let ended = project.run(&format!("{line} --lang zh"));
+        let ours: Vec<&str> =
+            ended.stderr.lines().filter(|line| line.starts_with("错误") || line.starts_with("提示")).collect();
+        let told = ours.iter().all(|line| line.split_once('：').is_some_and(|(_, text)| is_chinese(text)));
+        if ended.exit == 0 || ours.is_empty() || !told {
+            wrong.push(format!("{line}:\n{}", ended.stderr));
+        }
+    };
+    let project = Project::new();
+    for line in [
+        "buidl",
+        "zzz",
+        "plan --no-such",
+        "plan --featurs x",
+        "completions nosuch",
+        "completions bsh",
+        "completions",
+        "plan --format",
+        "cache gc --max-age x",
+        "cache gc --max-size x",
+        "-q -v plan",
+        "run x.json",
+        "help --from-make a b",
+        "plan --offline=1",
+        "plan --repo a --repo b",
+        "mirror",
+        "mirror sho",
+    ] {
+        check(&project, line);
+    }
+    for text in [
+        "[projekt]",
+        "[project]\nname = 3",
+        "[project]",
+        "project = { name = 'x' }\nproject = 1",
+        "[project]\nname = 'x'\nnames = 1",
+        "project = { name = 'x' }\n[mirror.x.go]\nfallthrough = 'no'",
+        "project = { name = 'x' }\n[service.x]\nready = { port = 'x', pth = 1 }",
+    ] {
+        let project = Project::new();
+        project.folder.write("xtask.toml", text);
+        check(&project, "plan");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_foreign_text_is_translated_with_all_that_it_says() {
+    let entries: BTreeMap<String, String> = toml::from_str(language::FOREIGN).unwrap();
+    for (english, chinese) in entries {
+        assert!(is_chinese(&chinese), "{english:?}");
+        assert_eq!(placeholders(&english), placeholders(&chinese), "{english:?}");
+    }
+}
