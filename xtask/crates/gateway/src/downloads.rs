@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// What decides whether bytes are the wanted ones.
@@ -346,6 +346,35 @@ impl Partial {
         let mut hasher = Sha256::new();
         copy(&mut file, &mut |chunk| hasher.update(chunk))?;
         Ok(hex(&hasher.finalize()))
+    }
+
+    /// Takes bytes that a server sent from `at` on. Where they are here already they are compared, and the first that
+    /// differs ends what was here: the server's file is another one.
+    pub fn take(&mut self, mut at: u64, mut chunk: &[u8]) -> Result<(), Error> {
+        let mut here = vec![0; usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX).min(chunk.len())];
+        self.file.read_exact_at(&mut here, at).map_err(|cause| Error::disk("read", &self.path, &cause))?;
+        let same = here.iter().zip(chunk).take_while(|(here, there)| here == there).count();
+        (at, chunk) = (at + same as u64, &chunk[same..]);
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        self.shorten(at)?;
+        self.append(chunk)
+    }
+
+    /// Forgets what is behind the first `len` bytes.
+    pub fn shorten(&mut self, len: u64) -> Result<(), Error> {
+        if len >= self.len {
+            return Ok(());
+        }
+        let failed = |cause| Error::disk("truncate", &self.path, &cause);
+        self.file.set_len(len).map_err(failed)?;
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let mut hasher = Sha256::new();
+        self.len = copy(&mut file, &mut |chunk| hasher.update(chunk)).map_err(failed)?;
+        self.hasher = hasher;
+        Ok(())
     }
 
     pub fn append(&mut self, chunk: &[u8]) -> Result<(), Error> {

@@ -19,7 +19,11 @@ pub enum Kind {
     Tls,
     /// Silence, or fewer bytes than the limits ask for.
     Stalled,
-    /// The connection ended before the body did; by how much the partial is longer than before.
+    /// Silence in the middle of a body that had come well so far; as for [`Kind::Cut`].
+    Lull {
+        gained_bytes: u64,
+    },
+    /// The connection ended before the body did; by how much the partial is longer than it ever was.
     Cut {
         gained_bytes: u64,
     },
@@ -81,7 +85,7 @@ impl Error {
         match self.kind {
             Kind::Dead | Kind::KnownDead | Kind::Configuration => Verdict::Dead,
             Kind::Tls => Verdict::Tls,
-            Kind::Stalled => Verdict::Stalled,
+            Kind::Stalled | Kind::Lull { .. } => Verdict::Stalled,
             Kind::Cut { .. } | Kind::Disk => Verdict::Truncated,
             Kind::Absent => Verdict::Absent,
             Kind::Limited { .. } => Verdict::Limited,
@@ -98,7 +102,7 @@ impl Error {
             Kind::Configuration => "mirror.configuration",
             Kind::Dead | Kind::KnownDead => "mirror.dead",
             Kind::Tls => "mirror.tls",
-            Kind::Stalled => "mirror.stalled",
+            Kind::Stalled | Kind::Lull { .. } => "mirror.stalled",
             Kind::Cut { .. } => "mirror.truncated",
             Kind::Absent => "mirror.absent",
             Kind::Limited { .. } => "mirror.limited",

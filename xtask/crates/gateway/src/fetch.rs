@@ -15,6 +15,7 @@ use crate::url::Url;
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
 use protocol::{Ecosystem, Event, Failure, FailureKind, Upstream};
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -76,12 +77,14 @@ pub async fn fetch(
         return here(verified);
     }
     let held = lock(&partial).len();
-    if held > 0 && Some(held) == wanted.size_bytes && verify(&partial, &wanted.pin).await.is_ok() {
+    let whole = held > 0 && wanted.size_bytes.is_none_or(|size| size == held);
+    if whole && verify(&partial, &wanted.pin).await.is_ok() {
         return here(publish(gateway, partial, &wanted.pin).await.map_err(fail)?);
     }
+    let reach = Reach { most_bytes: Cell::new(held), restarts_left: Cell::new(upstreams.len()) };
     let download = async |upstream: &Upstream| {
         let url = locate(upstream).await?;
-        receive(gateway, wanted, upstream, &url, &partial).await.map(|()| upstream.url.clone())
+        receive(gateway, wanted, upstream, &url, &partial, &reach).await.map(|()| upstream.url.clone())
     };
     let upstreams = gateway.ranked(wanted.ecosystem, upstreams).await;
     let next = gateway.next(wanted.ecosystem);
@@ -104,6 +107,28 @@ pub async fn fetch(
                 return here(verified);
             }
             Err(failure)
+        }
+    }
+}
+
+/// How far this download ever came, so that upstreams that undo each other's work do not count as progress.
+struct Reach {
+    most_bytes: Cell<u64>,
+    /// How often a partial that turned out wrong may be begun again as if it were new.
+    restarts_left: Cell<usize>,
+}
+
+impl Reach {
+    /// By how much `len` is more than ever before.
+    fn gain(&self, len: u64) -> u64 {
+        let most = self.most_bytes.replace(self.most_bytes.get().max(len));
+        len.saturating_sub(most)
+    }
+
+    fn restart(&self) {
+        if let Some(left) = self.restarts_left.get().checked_sub(1) {
+            self.restarts_left.set(left);
+            self.most_bytes.set(0);
         }
     }
 }
@@ -206,7 +231,10 @@ async fn receive(
     upstream: &Upstream,
     url: &Url,
     partial: &Shared,
+    reach: &Reach,
 ) -> Result<(), Error> {
+    // Set where this upstream cannot continue what is here: then all of it is compared with what it sends.
+    let mut from_zero = false;
     loop {
         {
             // Zips of one module may differ between proxies: only the same URL continues them.
@@ -217,10 +245,12 @@ async fn receive(
             }
         }
         let resumed = lock(partial).len() > 0;
-        match receive_once(gateway, wanted, upstream, url, partial).await {
+        match receive_once(gateway, wanted, upstream, url, partial, from_zero, reach).await {
+            Err(error) if resumed && !from_zero && error.kind == Kind::Range => from_zero = true,
             // An older partial may be what is wrong: once from zero before anyone is blamed.
-            Err(error) if resumed && matches!(error.kind, Kind::Hash { .. } | Kind::Range) => {
-                lock(partial).restart()?
+            Err(error) if resumed && !from_zero && matches!(error.kind, Kind::Hash { .. }) => {
+                lock(partial).restart()?;
+                reach.restart();
             }
             Err(error) if matches!(error.kind, Kind::Hash { .. }) => {
                 lock(partial).restart()?;
@@ -237,10 +267,11 @@ async fn receive_once(
     upstream: &Upstream,
     url: &Url,
     partial: &Shared,
+    from_zero: bool,
+    reach: &Reach,
 ) -> Result<(), Error> {
     let mut headers = vec![(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))];
-    let held = lock(partial).len();
-    let mut from = held;
+    let from = if from_zero { 0 } else { lock(partial).len() };
     if from > 0 {
         headers.push((header::RANGE, header_value(&format!("bytes={from}-"))?));
         let validator = lock(partial)
@@ -254,10 +285,9 @@ async fn receive_once(
     let ask =
         Ask { step: &wanted.step, ecosystem: wanted.ecosystem, artifact: &wanted.subject, upstream, url, headers };
     let mut answer = gateway.client.get(&ask).await?;
-    if let Err(mut error) = body(wanted, url, partial, &mut from, &mut answer).await {
-        // A server that ignores ranges and breaks off each time gains nothing by starting again.
-        if let Kind::Cut { gained_bytes } = &mut error.kind {
-            *gained_bytes = lock(partial).len().saturating_sub(held);
+    if let Err(mut error) = body(wanted, url, partial, from, &mut answer).await {
+        if let Kind::Cut { gained_bytes } | Kind::Lull { gained_bytes } = &mut error.kind {
+            *gained_bytes = reach.gain(lock(partial).len());
         }
         return Err(answer.rejected(error));
     }
@@ -270,28 +300,24 @@ async fn receive_once(
     }
 }
 
-async fn body(wanted: &Wanted, url: &Url, partial: &Shared, from: &mut u64, answer: &mut Answer) -> Result<(), Error> {
+async fn body(wanted: &Wanted, url: &Url, partial: &Shared, from: u64, answer: &mut Answer) -> Result<(), Error> {
     if answer.is_web_page() {
         let page = answer.chunk().await?.unwrap_or_default();
         return Err(web_page(&page));
     }
-    match answer.status {
-        206 if range_start(answer) == Some(*from) => {}
-        206 => {
-            return Err(Error::new(Kind::Range, format!("asked for bytes from {from}, it sent others")));
-        }
-        200 if *from > 0 => {
-            // Ranges are not spoken here, or the entity changed: this is the whole.
-            lock(partial).restart()?;
-            *from = 0;
-        }
-        200 => {}
+    let length = answer.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    // Where this body begins, and how long the whole is.
+    let (at, total_bytes) = match answer.status {
+        206 => match content_range(answer) {
+            Some((at, total)) if at == from => (at, total),
+            _ => return Err(Error::new(Kind::Range, format!("asked for bytes from {from}, it sent others"))),
+        },
+        // Ranges are not spoken here, or the entity changed: this is the whole.
+        200 => (0, length),
         status => {
             return Err(Error::new(Kind::Status(status), format!("status {status} where a file was asked for")));
         }
-    }
-    let offered = answer.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let total_bytes = offered.map(|length| from.saturating_add(length));
+    };
     if let (Some(pinned), Some(offered)) = (wanted.size_bytes, total_bytes)
         && pinned != offered
     {
@@ -299,12 +325,15 @@ async fn body(wanted: &Wanted, url: &Url, partial: &Shared, from: &mut u64, answ
         if looks_like_a_web_page(&start) {
             return Err(web_page(&start));
         }
+        if from > 0 && answer.status == 206 {
+            return Err(Error::new(Kind::Range, format!("it sent a part of {offered} bytes, {pinned} are wanted")));
+        }
         return Err(Error::hash(&format!("{} in {pinned} bytes", wanted.pin.text()), &format!("{offered} bytes")));
     }
     let etag =
         answer.headers.get(header::ETAG).and_then(|value| value.to_str().ok()).filter(|etag| !etag.starts_with("W/"));
     lock(partial).set_source(Source { url: url.to_string(), etag: etag.map(str::to_owned) })?;
-    write_body(wanted, partial, *from, total_bytes, answer).await
+    write_body(wanted, partial, at, total_bytes, answer).await
 }
 
 /// Moves the body to the partial, reading the next piece while the last one is hashed and written.
@@ -320,9 +349,10 @@ async fn write_body(
     let writer = {
         let partial = partial.clone();
         tokio::task::spawn_blocking(move || {
-            let mut partial = lock(&partial);
+            let (mut partial, mut at) = (lock(&partial), from);
             while let Some(piece) = arriving.blocking_recv() {
-                partial.append(&piece)?;
+                partial.take(at, &piece)?;
+                at += piece.len() as u64;
             }
             Ok(())
         })
@@ -358,19 +388,23 @@ async fn write_body(
         }
     }
     reading?;
-    match wanted.size_bytes {
-        // A body that is only delimited by its end can be cut without anyone noticing.
-        Some(pinned) if received_bytes < pinned => Err(Error::new(
+    // A body that is only delimited by its end can be cut without anyone noticing, and a server may send less of a range
+    // than was asked for.
+    match wanted.size_bytes.or(total_bytes) {
+        Some(total) if received_bytes < total => Err(Error::new(
             Kind::Cut { gained_bytes: 0 },
-            format!("the body ended at {received_bytes} of {pinned} bytes"),
+            format!("the body ended at {received_bytes} of {total} bytes"),
         )),
-        _ => Ok(()),
+        // What an older partial had behind the end.
+        _ => lock(partial).shorten(received_bytes),
     }
 }
 
-fn range_start(answer: &Answer) -> Option<u64> {
+/// Where a partial answer begins, and how long the whole is if it says so: `bytes 5-9/100`, `bytes 5-9/*`.
+fn content_range(answer: &Answer) -> Option<(u64, Option<u64>)> {
     let value = answer.headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
-    value.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
+    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    Some((range.split('-').next()?.parse().ok()?, total.parse().ok()))
 }
 
 pub fn header_value(text: &str) -> Result<HeaderValue, Error> {

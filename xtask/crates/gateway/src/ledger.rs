@@ -57,6 +57,10 @@ impl Entry {
         self.egress.bytes += bytes as u64;
     }
 
+    pub fn received_bytes(&self) -> u64 {
+        self.egress.bytes
+    }
+
     /// Takes the line back where no request was made: the host was known to be dead. A redirect that led to such a host
     /// was one, and keeps its line.
     pub fn withdraw_unless_answered(&mut self) {

@@ -8,7 +8,7 @@ use crate::connect::{Connector, Forward, Peer};
 use crate::error::{Error, Kind};
 use crate::ledger::Entry;
 use crate::oci::{self, Challenge};
-use crate::upstream::Hosts;
+use crate::upstream::{Hosts, PROGRESS_BYTES};
 use crate::url::{Origin, Url};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -470,7 +470,7 @@ impl Client {
 
 impl Answer {
     /// The next piece of the body; `None` at its end.
-    /// # Errors: Stalled or Cut.
+    /// # Errors: Stalled, Lull or Cut.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         match self.pace.chunk(&mut self.body).await {
             Ok(Some(chunk)) => {
@@ -483,9 +483,15 @@ impl Answer {
                 }
                 Ok(None)
             }
-            Err(error) => {
-                if let Some((client, _)) = self.connection.take().filter(|_| error.kind == Kind::Stalled) {
-                    client.hosts.dead(&self.url.origin, &error.message);
+            Err(mut error) => {
+                let connection = self.connection.take();
+                if error.kind == Kind::Stalled {
+                    if self.entry.received_bytes() >= PROGRESS_BYTES {
+                        // A path through the network was lost, not the host.
+                        error.kind = Kind::Lull { gained_bytes: 0 };
+                    } else if let Some((client, _)) = connection {
+                        client.hosts.dead(&self.url.origin, &error.message);
+                    }
                 }
                 Err(error)
             }

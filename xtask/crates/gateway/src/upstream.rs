@@ -14,11 +14,11 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// Passes over the list: a mirror that answered 502 gets another chance after the others had theirs.
+/// Passes over the list that bring nothing: a mirror that answered 502 gets another chance after the others had theirs.
 const ROUNDS: u32 = 3;
 const ROUND_PAUSE: Duration = Duration::from_millis(400);
 /// An interrupted body that moved at least this far is continued at once, as often as it takes.
-const PROGRESS_BYTES: u64 = 64 * 1024;
+pub const PROGRESS_BYTES: u64 = 64 * 1024;
 /// How often one upstream's `Retry-After` is obeyed for one artifact.
 const MAX_WAITS: u32 = 2;
 
@@ -42,10 +42,10 @@ pub enum Reaction {
 
 pub fn classify(error: &Error, limits: &Limits) -> Reaction {
     match &error.kind {
-        // Each continuation made the partial longer, so there is an end to them.
+        // Each continuation made the partial longer than it ever was, so there is an end to them.
         Kind::Cut { gained_bytes } if *gained_bytes >= PROGRESS_BYTES => Reaction::Continue,
         // Overload and restarts pass.
-        Kind::Cut { .. } | Kind::Status(500 | 502 | 503 | 504 | 408) => Reaction::Transient,
+        Kind::Cut { .. } | Kind::Lull { .. } | Kind::Status(500 | 502 | 503 | 504 | 408) => Reaction::Transient,
         Kind::Limited { retry_after: Some(wait) } if *wait <= Duration::from_secs(limits.retry_after_seconds) => {
             Reaction::Wait(*wait)
         }
@@ -113,10 +113,12 @@ pub async fn ask_in_turn<T>(
             .filter_map(|(upstream, last)| last.as_ref().map(|(error, tries)| error.attempt(upstream, *tries)));
         told.collect::<Vec<_>>()
     };
-    for round in 0..ROUNDS {
-        if round > 0 {
-            tokio::time::sleep(ROUND_PAUSE * round).await;
+    let mut fruitless = 0;
+    while fruitless < ROUNDS {
+        if fruitless > 0 {
+            tokio::time::sleep(ROUND_PAUSE * fruitless).await;
         }
+        fruitless += 1;
         let mut again = Vec::new();
         let mut left = pending.into_iter();
         while let Some(index) = left.next() {
@@ -127,6 +129,11 @@ pub async fn ask_in_turn<T>(
                     Err(error) => error,
                 };
                 let reaction = classify(&error, limits);
+                if let Kind::Cut { gained_bytes } | Kind::Lull { gained_bytes } = error.kind
+                    && gained_bytes >= PROGRESS_BYTES
+                {
+                    fruitless = 1;
+                }
                 if reaction != Reaction::Fatal && error.kind != Kind::KnownDead {
                     emit(&Event::Finding {
                         code: error.code().to_owned(),
@@ -255,6 +262,8 @@ mod tests {
         for (kind, reaction) in [
             (Kind::Cut { gained_bytes: 1 << 20 }, Reaction::Continue),
             (Kind::Cut { gained_bytes: 1 }, Reaction::Transient),
+            (Kind::Lull { gained_bytes: 1 << 20 }, Reaction::Transient),
+            (Kind::Stalled, Reaction::NextUpstream),
             (Kind::Status(502), Reaction::Transient),
             (Kind::Status(403), Reaction::NextUpstream),
             (after(2), Reaction::Wait(Duration::from_secs(2))),

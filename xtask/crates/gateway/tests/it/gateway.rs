@@ -188,6 +188,13 @@ impl Gateway {
             .collect()
     }
 
+    /// The most memory that it ever had.
+    pub fn peak_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -225,6 +232,22 @@ impl Gateway {
     pub fn ask(&self, method: &str, target: &str, headers: &str) -> (u16, String, Vec<u8>) {
         let known = base64(&format!("test:{}", self.password));
         self.answer(method, target, &format!("Proxy-Authorization: Basic {known}\r\n{headers}"))
+    }
+
+    /// How many bytes a child of this run gets, none of which it keeps.
+    pub fn length(&self, target: &str) -> u64 {
+        let known = base64(&format!("test:{}", self.password));
+        let stream = TcpStream::connect(&self.address).unwrap();
+        let head = format!("GET {target} HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic {known}\r\n\r\n");
+        (&stream).write_all(head.as_bytes()).unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut lines = String::new();
+        while !lines.ends_with("\r\n\r\n") {
+            assert_ne!(stream.read_line(&mut lines).unwrap(), 0, "{lines}");
+        }
+        let length = lines.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = std::io::Read::take(stream, length.unwrap_or_else(|| panic!("{lines}")).parse().unwrap());
+        std::io::copy(&mut body, &mut std::io::sink()).unwrap()
     }
 
     fn answer(&self, method: &str, target: &str, headers: &str) -> (u16, String, Vec<u8>) {

@@ -7,6 +7,7 @@ mod files;
 mod gateway;
 mod go;
 mod hub;
+mod large;
 mod npm;
 mod oci;
 mod outside;

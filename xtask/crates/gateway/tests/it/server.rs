@@ -29,6 +29,24 @@ pub enum Reply {
         headers: Vec<(&'static str, String)>,
         after: usize,
     },
+    /// The same, ended by a reset instead of an orderly close, once the first bytes have arrived.
+    Reset {
+        body: Vec<u8>,
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        after: usize,
+    },
+    /// Announces the whole body, sends its first bytes and no more until the other side goes away.
+    Hold {
+        body: Vec<u8>,
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        after: usize,
+    },
+    /// A body of zeros that nobody holds in memory.
+    Zeros {
+        size_bytes: u64,
+    },
     /// Announces the body, sends its first bytes and then one byte a second.
     Drip {
         body: Vec<u8>,
@@ -80,7 +98,12 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (hits, sent_bytes, handler) = (hits.clone(), sent_bytes.clone(), handler.clone());
-                thread::spawn(move || serve(stream, &hits, &sent_bytes, &*handler));
+                thread::spawn(move || {
+                    let socket = stream.try_clone();
+                    if serve(stream, &hits, &sent_bytes, &*handler) == End::Reset {
+                        reset(&socket.unwrap());
+                    }
+                });
             }
         });
         server
@@ -138,22 +161,64 @@ pub fn read_head(stream: &mut impl BufRead) -> Option<Hit> {
     }
 }
 
+/// How a connection is to be ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Close,
+    Reset,
+}
+
+/// Makes the coming close a reset. What was sent must have arrived: a reset throws away the rest.
+fn reset(socket: &TcpStream) {
+    use std::os::fd::AsRawFd;
+    let mut unsent = 1;
+    while unsent > 0 {
+        // SAFETY: the descriptor is open and the call writes one integer.
+        assert_eq!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) }, 0);
+        thread::sleep(Duration::from_millis(1));
+    }
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    let length = libc::socklen_t::try_from(size_of_val(&at_once)).unwrap();
+    // SAFETY: the option's value lives through the call and has the length that is said.
+    let set = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const at_once).cast(), length)
+    };
+    assert_eq!(set, 0);
+}
+
 pub fn serve(
     stream: impl Read + Write,
     hits: &Mutex<Vec<Hit>>,
     sent_bytes: &Mutex<u64>,
     handler: &dyn Fn(&Hit) -> Reply,
-) {
+) -> End {
     let mut stream = BufReader::new(stream);
     while let Some(hit) = read_head(&mut stream) {
         hits.lock().unwrap().push(hit.clone());
         let (status, headers, body, end) = match handler(&hit) {
             Reply::Whole { status, headers, body } => (status, headers, body, None),
-            Reply::Cut { status, headers, body, after } => (status, headers, body, Some((after, false))),
-            Reply::Drip { body, after } => (200, Vec::new(), body, Some((after, true))),
+            Reply::Cut { status, headers, body, after } => {
+                (status, headers, body, Some((after, After::End(End::Close))))
+            }
+            Reply::Reset { status, headers, body, after } => {
+                (status, headers, body, Some((after, After::End(End::Reset))))
+            }
+            Reply::Hold { status, headers, body, after } => (status, headers, body, Some((after, After::Hold))),
+            Reply::Drip { body, after } => (200, Vec::new(), body, Some((after, After::Drip))),
+            Reply::Zeros { size_bytes } => {
+                let head = format!("HTTP/1.1 200 X\r\nContent-Length: {size_bytes}\r\n\r\n");
+                let sent = stream.get_mut().write_all(head.as_bytes());
+                if sent
+                    .and_then(|()| std::io::copy(&mut std::io::repeat(0).take(size_bytes), stream.get_mut()))
+                    .is_err()
+                {
+                    return End::Close;
+                }
+                continue;
+            }
             Reply::Silent => {
                 thread::sleep(Duration::from_secs(60));
-                return;
+                return End::Close;
             }
         };
         let mut head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n", body.len());
@@ -164,29 +229,42 @@ pub fn serve(
         // The answer to a HEAD is its head.
         let now = if hit.method == "HEAD" { 0 } else { end.map_or(body.len(), |(after, _)| after.min(body.len())) };
         if out.write_all(format!("{head}\r\n").as_bytes()).is_err() {
-            return;
+            return End::Close;
         }
         for piece in body[..now].chunks(64 * 1024) {
             if out.write_all(piece).is_err() {
-                return;
+                return End::Close;
             }
             *sent_bytes.lock().unwrap() += piece.len() as u64;
         }
         let _ = out.flush();
         match end {
             None => {}
-            Some((_, false)) => return,
-            Some((_, true)) => {
+            Some((_, After::End(end))) => return end,
+            Some((_, After::Hold)) => {
+                let _ = stream.read(&mut [0]);
+                return End::Close;
+            }
+            Some((_, After::Drip)) => {
                 for byte in body[now..].chunks(1).take(60) {
                     thread::sleep(Duration::from_secs(1));
                     if out.write_all(byte).is_err() {
-                        return;
+                        return End::Close;
                     }
                 }
-                return;
+                return End::Close;
             }
         }
     }
+    End::Close
+}
+
+/// What follows the first bytes of a body.
+#[derive(Clone, Copy)]
+enum After {
+    End(End),
+    Hold,
+    Drip,
 }
 
 /// A file as a good server gives it: entity tag, ranges, `If-Range`.
