@@ -21,6 +21,8 @@ from pathlib import Path
 
 from rig import DIRECTORY, TEST_TIMEOUT_SECONDS, LoopbackTest, unavailable
 
+# isort: split
+# rig says where these are.
 import hostile_mirror
 import upstream
 

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rig import LoopbackTest
 
+# isort: split
+# rig says where these are.
 import faults
 from answers import FileBody
 from faults import CDN_HOST, PROXY_HOST

@@ -25,6 +25,8 @@ from pathlib import Path
 
 from rig import DIRECTORY, TEST_TIMEOUT_SECONDS, LoopbackTest, TimedTest, unavailable
 
+# isort: split
+# rig says where these are.
 import netns
 import upstream
 from faults import Fault, FaultError
