@@ -53,6 +53,8 @@ def profile(name: str, table: RouteTable, base_url: Callable[[str], str], below:
             inside = "" if route.registry else f"{registry}/"
             tables["oci"].setdefault(registry, []).append(f"{place}{inside}{{repo}}")
     lines = [MARK, f"[mirror.{name}]", 'egress = "mirrors-only"']
+    if led_to := [base_url(route.host).partition("://")[2] for route in of_kind("crates-files")]:
+        lines.append(f"hosts = {json.dumps(led_to)}")
     for ecosystem, entries in tables.items():
         filled = {key: values for key, values in entries.items() if values}
         if filled:

@@ -339,9 +339,9 @@ impl Client {
         url: &Url,
     ) -> Result<(Response<Incoming>, Idle), Error> {
         let origin = &url.origin;
-        if self.allowed_hosts.as_ref().is_some_and(|allowed| !allowed.contains(&origin.host)) {
+        if self.allowed_hosts.as_ref().is_some_and(|allowed| !allowed.contains(&origin.authority())) {
             let message =
-                format!("{url} is outside the profile, and `mirrors-only` forbids to contact {}", origin.host);
+                format!("{url} is outside the profile, and `mirrors-only` forbids to contact {}", origin.authority());
             return Err(Error::new(Kind::Forbidden, message));
         }
         self.note(|trail| {

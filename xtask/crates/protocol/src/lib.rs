@@ -90,7 +90,7 @@ pub struct Setup {
     /// Names that are asked of nobody but their own places.
     #[serde(default)]
     pub private: BTreeMap<Ecosystem, Vec<Private>>,
-    /// `Some`: no connection is opened to another host than these (`--egress mirrors-only`), redirects included.
+    /// `Some`: no connection is opened to another host (`host`, or `host:port` where the port is not the usual one) than these (`--egress mirrors-only`), redirects included.
     #[serde(default)]
     pub allowed_hosts: Option<BTreeSet<String>>,
     #[serde(default)]

@@ -120,7 +120,7 @@ impl Known {
     /// Of the value; of a pair both. Go's checksum database is a name, which is not asked for by everybody.
     pub fn hosts(&self) -> Vec<String> {
         let second = self.pair().map(|(_, second)| second);
-        self.urls().iter().chain(&second).map(|url| url.host().to_owned()).collect()
+        self.urls().iter().chain(&second).map(MirrorUrl::host_with_port).collect()
     }
 }
 

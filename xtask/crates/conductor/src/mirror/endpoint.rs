@@ -149,6 +149,14 @@ impl MirrorUrl {
         }
     }
 
+    /// As the gateway's ledger writes it: in lower case, the port only where it is not the scheme's own.
+    pub fn host_with_port(&self) -> String {
+        let authority = self.authority();
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_lowercase();
+        let usual = if self.expose().trim_start_matches("sparse+").starts_with("https:") { ":443" } else { ":80" };
+        host.strip_suffix(usual).unwrap_or(&host).to_owned()
+    }
+
     /// `https://user:password@host:port` and `path`, without the slash between them.
     pub fn split_at_path(&self) -> (Self, String) {
         let start = self.expose().len() - self.expose().split_once("://").map_or("", |(_, rest)| rest).len();
@@ -380,7 +388,12 @@ mod tests {
         // printf 'alice:p@ss' | base64
         assert_eq!(url.expose_authorization().as_deref(), Some("Basic YWxpY2U6cEBzcw=="));
         assert_eq!(url.without_credentials(), "https://corp.example:8443/go/");
-        assert_eq!(url.host(), "corp.example");
+        assert_eq!((url.host(), url.host_with_port().as_str()), ("corp.example", "corp.example:8443"));
+        for (text, place) in
+            [("sparse+https://A.example:443/", "a.example"), ("http://a:80/x", "a"), ("http://a:443/", "a:443")]
+        {
+            assert_eq!(MirrorUrl::parse(text).unwrap().host_with_port(), place);
+        }
         let endpoint = Endpoint::Url(url.clone());
         let json = serde_json::to_string(&endpoint).unwrap();
         let pair = serde_json::to_string(&UrlPair::Urls(url.clone(), url.clone())).unwrap();

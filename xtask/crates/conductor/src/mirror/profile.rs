@@ -157,7 +157,7 @@ pub struct ProfileTable {
     pub git: Option<Git>,
 }
 
-/// A name without scheme, port and path.
+/// `NAME` or `NAME:PORT`, without scheme and path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[cfg_attr(test, schemars(with = "String"))]
@@ -170,8 +170,10 @@ impl TryFrom<String> for Host {
     fn try_from(text: String) -> Result<Self, String> {
         let plausible = expand::plausible(&text).map_err(|wrong| wrong.to_string())?;
         let plausible = plausible.trim_start_matches("https://");
-        if plausible.is_empty() || !plausible.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_')) {
-            return Err(tr!("`{text}` is no host: expected a name without scheme, port and path", text));
+        let (name, port) = plausible.split_once(':').unwrap_or((plausible, "443"));
+        let named = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'));
+        if !named || port.parse::<u16>().is_err() {
+            return Err(tr!("`{text}` is no host: expected `NAME` or `NAME:PORT`, without scheme and path", text));
         }
         Ok(Self(text))
     }
@@ -687,7 +689,8 @@ impl Profile {
         places
     }
 
-    /// The hosts that a build may ask for each ecosystem, in order of preference. A `direct` entry counts as the host in
+    /// The hosts (with their ports where those are not the usual ones) that a build may ask for each ecosystem, in order of
+    /// preference. A `direct` entry counts as the host in
     /// `defaults`; where that is not known it stands as `direct`, which is honest and visible.
     pub fn hosts(&self, defaults: &Defaults) -> BTreeMap<Ecosystem, Vec<String>> {
         let direct = |ecosystem| match defaults.get(&ecosystem) {
@@ -695,19 +698,19 @@ impl Profile {
             None => vec![DIRECT.to_owned()],
         };
         let of = |ecosystem, list: &[Endpoint]| -> Vec<String> {
-            let hosts = |it: &Endpoint| it.url().map_or_else(|| direct(ecosystem), |url| vec![url.host().to_owned()]);
-            let private = self.private_names(ecosystem).iter().flat_map(|it| &it.list).map(|url| url.host().to_owned());
+            let hosts = |it: &Endpoint| it.url().map_or_else(|| direct(ecosystem), |url| vec![url.host_with_port()]);
+            let private = self.private_names(ecosystem).iter().flat_map(|it| &it.list).map(|url| url.host_with_port());
             list.iter().flat_map(hosts).chain(private).collect()
         };
         let of_pairs = |ecosystem, list: &[UrlPair]| -> Vec<String> {
             let hosts =
-                |(first, second): (&MirrorUrl, &MirrorUrl)| vec![first.host().to_owned(), second.host().to_owned()];
+                |(first, second): (&MirrorUrl, &MirrorUrl)| vec![first.host_with_port(), second.host_with_port()];
             list.iter().flat_map(|pair| pair.urls().map_or_else(|| direct(ecosystem), hosts)).collect()
         };
         // A table's key is the upstream itself.
         let of_templates = |(key, list): (&str, &[Endpoint])| -> Vec<String> {
             let upstream = key.split(['/', ':']).next().filter(|host| *host != "*").unwrap_or(DIRECT);
-            list.iter().map(|it| it.url().map_or(upstream, MirrorUrl::host).to_owned()).collect()
+            list.iter().map(|it| it.url().map_or_else(|| upstream.to_owned(), MirrorUrl::host_with_port)).collect()
         };
         let mut go = of(Ecosystem::Go, &self.go.proxy);
         go.extend(self.go.sumdb.iter().filter_map(|database| match database {
@@ -729,7 +732,7 @@ impl Profile {
             (Ecosystem::Apt, of_pairs(Ecosystem::Apt, &self.apt.list)),
             (Ecosystem::Files, self.files.lists().flat_map(of_templates).collect()),
             (Ecosystem::Oci, self.oci.lists().flat_map(of_templates).collect()),
-            (Ecosystem::Git, self.git.instead_of.values().map(|url| url.host().to_owned()).collect()),
+            (Ecosystem::Git, self.git.instead_of.values().map(|url| url.host_with_port()).collect()),
         ]);
         for hosts in all.values_mut() {
             let mut seen = BTreeSet::new();
@@ -742,7 +745,7 @@ impl Profile {
     /// `direct` entry whose host is not known adds nothing.
     pub fn allowed_hosts(&self, defaults: &Defaults) -> BTreeSet<String> {
         let listed = self.hosts(defaults).into_values().flatten().filter(|host| host != DIRECT);
-        listed.chain(self.hosts.iter().map(|host| host.0.clone())).collect()
+        listed.chain(self.hosts.iter().map(|host| host.0.to_lowercase())).collect()
     }
 }
 
@@ -775,7 +778,7 @@ expand_lists! {
 /// `NAME`, `NAME+KEY` or `NAME+KEY URL`: the URL's host, else the name, which is a host by Go's convention.
 fn database_host(name: &str) -> String {
     let url = name.split_once(' ').and_then(|(_, url)| MirrorUrl::parse(url).ok());
-    url.map_or_else(|| name.split('+').next().unwrap_or(name).to_owned(), |url| url.host().to_owned())
+    url.map_or_else(|| name.split('+').next().unwrap_or(name).to_owned(), |url| url.host_with_port())
 }
 
 /// Entries of a list of one kind: a mistake is found while its own line is read.
@@ -986,7 +989,7 @@ mod tests {
             "",
         );
         let hosts = profiles.resolve("x", None).unwrap().hosts(&Defaults::new());
-        assert_eq!(hosts[&Ecosystem::Go], ["a", "b", "direct", "s"]);
+        assert_eq!(hosts[&Ecosystem::Go], ["a:1", "b", "a", "direct", "s"]);
         assert_eq!(hosts[&Ecosystem::Oci], ["m.example"]);
         assert_eq!(hosts[&Ecosystem::Python], ["direct"]);
     }
@@ -1022,7 +1025,7 @@ mod tests {
         let all = corporate.allowed_hosts(&Defaults::new());
         assert_eq!(
             all.iter().map(String::as_str).collect::<Vec<_>>(),
-            ["corp.example"],
+            ["corp.example:8443"],
             "a public host in `corporate`"
         );
         let json = serde_json::to_string(&corporate).unwrap();
