@@ -10,9 +10,9 @@
 
 use crate::Gateway;
 use crate::documents::{Kept, Sought, read, seek, seek_among};
-use crate::downloads::Pin;
+use crate::downloads::{Found, Pin};
 use crate::error::{Error, Kind};
-use crate::fetch::{Errand, Fetched, Wanted, fetch};
+use crate::fetch::{Errand, Fetched, Wanted, blocking, fetch};
 use crate::reply::{Reply, absent, delivered, head, typed};
 use crate::request::{Document, Head, looks_like_a_web_page, web_page};
 use crate::server::Asked;
@@ -126,7 +126,12 @@ struct Facts {
 
 async fn resolve(gateway: &Rc<Gateway>, asked: &Asked, place: &Place<'_>) -> Result<Response<Reply>, Failure> {
     let subject = place.subject();
-    let facts = match facts(gateway, asked, place).await? {
+    let facts = match facts(gateway, asked, place).await {
+        // What a job fetched is known by the lock file alone.
+        Err(failure) => Ok(fetched(gateway, place).await.ok_or(failure)?),
+        Ok(facts) => facts,
+    };
+    let facts = match facts {
         Ok(facts) if !facts.absent => facts,
         Ok(facts) => return Ok(missing(&subject, "EntryNotFound", Some(&facts.commit))),
         Err(code) => return Ok(missing(&subject, &code, None)),
@@ -160,6 +165,19 @@ async fn resolve(gateway: &Rc<Gateway>, asked: &Asked, place: &Place<'_>) -> Res
         fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&relative)).await
     };
     delivered(gateway, &asked.headers, headers, &pin, facts.size_bytes, fetching).await
+}
+
+/// The facts of a pinned file that is here.
+async fn fetched(gateway: &Gateway, place: &Place<'_>) -> Option<Facts> {
+    let pinned = place.pin(gateway, place.revision).filter(|_| is_commit(place.revision))?;
+    let (downloads, pin) = (gateway.downloads.clone(), Pin::sha256(pinned).ok()?);
+    let Ok(Found::Verified(verified)) = blocking(move || downloads.find(&pin)).await else { return None };
+    Some(Facts {
+        commit: place.revision.to_owned(),
+        etag: verified.sha256,
+        size_bytes: Some(verified.size_bytes),
+        absent: false,
+    })
 }
 
 /// 404 in the words of a hub: clients go by the code, and remember by the commit what does not exist.

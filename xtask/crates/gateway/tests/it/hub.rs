@@ -2,7 +2,7 @@
 
 use crate::gateway::{Folder, Gateway, setup, shell};
 use crate::server::{Handler, Hit, Reply, Server, file, noise, refusing, sha256};
-use protocol::{Ecosystem, FailureKind, Setup};
+use protocol::{Artifact, Ecosystem, FailureKind, Setup};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -268,6 +268,15 @@ fn the_lock_file_outweighs_what_a_hub_says() {
     assert!(gateway.refusals().iter().all(|failure| failure.kind == FailureKind::Integrity));
     assert!(storage.hits().is_empty());
 
+    // What a commit was said to lack is asked for again once the lock file names it.
+    let (folder, absent) = (Folder::new(), format!("{HUB}/o/m/resolve/{COMMIT}/new.bin"));
+    let setup = hub_setup(&folder, &[&hub.url]);
+    assert_eq!(Gateway::start(&setup).ask("HEAD", &absent, "").0, 404);
+    let found = Server::start(|_| Reply::ok("new").with("ETag", format!("\"{}\"", sha256(b"new"))));
+    let mut setup = hub_setup(&folder, &[&found.url]);
+    setup.pins.hub.insert(format!("o/m@{COMMIT} new.bin"), sha256(b"new"));
+    assert_eq!(Gateway::start(&setup).ask("GET", &absent, "").2, b"new");
+
     // A listing that lacks a pinned file is stale.
     let folder = Folder::new();
     let mut setup = hub_setup(&folder, &[&hub.url]);
@@ -277,6 +286,47 @@ fn the_lock_file_outweighs_what_a_hub_says() {
     assert_eq!((status, head.contains("x-error-code: revisionnotfound")), (404, true), "{head}");
     gateway.close();
     assert_eq!(gateway.findings(), ["mirror.absent"]);
+}
+
+#[test]
+fn what_a_job_fetched_is_there_for_a_child_when_nobody_answers() {
+    let folder = Folder::new();
+    let repo = Repo::new(&folder);
+    let storage = repo.storage();
+    let hub = Server::start(repo.serve(&storage.url));
+    let mut gateway = Gateway::start(&hub_setup(&folder, &[&hub.url]));
+    let artifact = Artifact::HubFile {
+        repo: "o/m".into(),
+        revision: COMMIT.into(),
+        path: "onnx/model.bin".into(),
+        sha256: sha256(&repo.large),
+        size_bytes: repo.large.len() as u64,
+    };
+    assert!(gateway.fetch(artifact).unwrap() == repo.large);
+    let mut dead = hub_setup(&folder, &[&refusing()]);
+    dead.pins.hub.insert(format!("o/m@{COMMIT} onnx/model.bin"), sha256(&repo.large));
+    let gateway = Gateway::start(&dead);
+    let file = format!("{HUB}/o/m/resolve/{COMMIT}/onnx/model.bin");
+    let (status, head, _) = gateway.ask("HEAD", &file, "");
+    assert!(status == 200 && head.contains(&format!("content-length: {}", repo.large.len())), "{head}");
+    assert!(gateway.ask("GET", &file, "").2 == repo.large);
+}
+
+#[test]
+fn a_length_that_nobody_told_is_not_made_up() {
+    let folder = Folder::new();
+    // Without a length, as some mirrors that pass bodies on in chunks.
+    let hub = Server::start(|_| {
+        let etag = format!("\"{}\"", sha256(b"x"));
+        Reply::Whole { status: 302, headers: Vec::new(), body: Vec::new() }
+            .with("X-Linked-Etag", etag)
+            .with("X-Linked-Size", "unknown")
+            .with("X-Repo-Commit", COMMIT)
+            .with("Location", "http://127.0.0.1:9/")
+    });
+    let gateway = Gateway::start(&hub_setup(&folder, &[&hub.url]));
+    let (status, head, _) = gateway.ask("HEAD", &format!("{HUB}/o/m/resolve/{COMMIT}/x"), "");
+    assert!(status == 200 && !head.contains("content-length"), "{head}");
 }
 
 #[test]

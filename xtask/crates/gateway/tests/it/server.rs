@@ -119,10 +119,27 @@ impl Server {
     }
 }
 
-/// An address that refuses connections.
+/// An address that refuses connections. Its port stays taken, or a server of another test would get it.
 pub fn refusing() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+    use std::os::fd::{FromRawFd, IntoRawFd};
+    let loopback = u32::from(std::net::Ipv4Addr::LOCALHOST).to_be();
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: loopback },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: a new descriptor that nobody else has; the address lives through the call and has the length that is said.
+    let bound = unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap();
+        assert_eq!(libc::bind(socket, (&raw const address).cast(), length), 0);
+        TcpListener::from_raw_fd(socket)
+    };
+    let url = format!("http://{}", bound.local_addr().unwrap());
+    // Bound and never listening, for as long as the tests run.
+    let _ = bound.into_raw_fd();
+    url
 }
 
 /// An address that drops every SYN: its queue is full and nobody accepts.
