@@ -6,12 +6,13 @@
 
 use crate::Gateway;
 use crate::documents::{Kept, Sought, seek};
-use crate::downloads::Pin;
+use crate::downloads::{Pin, Verified};
 use crate::error::{Error, Kind};
-use crate::fetch::{Wanted, fetch};
+use crate::fetch::{Wanted, blocking, fetch};
 use crate::reply::{Reply, absent, delivered, text, typed, whole};
 use crate::request::{Ask, looks_like_a_web_page, web_page};
 use crate::server::Asked;
+use crate::tarball;
 use crate::upstream::NOBODY_HAS_IT;
 use crate::url::Url;
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use hyper::{Response, StatusCode};
 use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use serde::Deserialize;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 /// The index entry of the largest crates is a few megabytes.
@@ -31,6 +32,8 @@ pub struct Crates {
     pub pins: HashMap<String, BTreeMap<String, String>>,
     /// Index URL → its `dl`.
     downloads: RefCell<HashMap<String, String>>,
+    /// sha256 of the crate files that were read in this run and found harmless.
+    examined: RefCell<HashSet<String>>,
 }
 
 impl Crates {
@@ -45,7 +48,7 @@ impl Crates {
                     .insert(version.to_owned(), sha256.to_ascii_lowercase());
             }
         }
-        Self { pins: by_name, downloads: RefCell::default() }
+        Self { pins: by_name, downloads: RefCell::default(), examined: RefCell::default() }
     }
 }
 
@@ -151,13 +154,36 @@ async fn download(
     let (own, name, version) = (gateway.clone(), name.to_owned(), version.to_owned());
     let fetching = async move {
         let upstreams = own.upstreams(Ecosystem::Crates, &name).await;
-        fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| {
+        let fetched = fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| {
             let template = download_template(&own, &wanted.step, upstream).await?;
             Url::parse(&fill(&template, &name, &version, wanted.pin.text()))
         })
-        .await
+        .await?;
+        examine(&own, &wanted.subject, &fetched.verified, format!("{name}-{version}")).await?;
+        Ok(fetched)
     };
     delivered(gateway, &asked.headers, Vec::new(), &pin, None, fetching).await
+}
+
+/// # Errors: Integrity for a crate that would write outside its own folder, whatever its hash.
+async fn examine(gateway: &Gateway, subject: &str, file: &Verified, root: String) -> Result<(), Failure> {
+    if gateway.crates.examined.borrow().contains(&file.sha256) {
+        return Ok(());
+    }
+    let path = file.path.clone();
+    let examined = blocking(move || tarball::examine(&path, &root).map_err(|cause| Error::disk("read", &path, &cause)));
+    match examined.await.map_err(|error| error.failure(subject, Vec::new()))? {
+        Ok(()) => {
+            gateway.crates.examined.borrow_mut().insert(file.sha256.clone());
+            Ok(())
+        }
+        Err(why) => Err(Failure {
+            kind: FailureKind::Integrity,
+            subject: subject.to_owned(),
+            message: format!("these are the pinned bytes, and they are no harmless crate: {why}"),
+            attempts: Vec::new(),
+        }),
+    }
 }
 
 #[derive(Deserialize)]

@@ -8,13 +8,11 @@
 //! Rules: ARCHITECTURE.md, "Invariants".
 //!
 //! One thread does the talking, so state is shared without locks; hashing, inflating and disks are on blocking threads.
-//! Reading order: `server` and `crates`, `go`, `simple`, `hub`, `oci`, `file` (a file a protocol) → `fetch` (one pinned artifact),
-//! `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in which order) and `upstream`
-//! (who is asked next) → `request` (one GET) → `connect` (one connection); beside them `downloads` (the folder), `unpack`
-//! Reading order: `server` and `crates`, `go`, `simple`, `hub`, `file` (a file a protocol) → `fetch` (one pinned artifact),
-//! `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in which order), `probe` (what
-//! they are worth) and `upstream` (who is asked next) → `request` (one GET) → `connect` (one connection); beside them `downloads` (the folder), `unpack`
-//! (archives), `ledger` (standard output), `url`, `error`.
+//! Reading order: `server` and `crates`, `go`, `simple`, `hub`, `npm`, `oci`, `rustup`, `file` (a file a protocol) → `fetch`
+//! (one pinned artifact), `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in
+//! which order), `probe` (what they are worth) and `upstream` (who is asked next) → `request` (one GET) → `connect` (one
+//! connection); beside them `downloads` (the folder), `unpack` (archives), `tarball` (what a crate may hold), `ledger`
+//! (standard output), `url`, `error`.
 
 mod connect;
 mod crates;
@@ -35,6 +33,7 @@ mod request;
 mod rustup;
 mod server;
 mod simple;
+mod tarball;
 mod unpack;
 mod upstream;
 mod url;

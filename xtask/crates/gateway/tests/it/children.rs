@@ -275,3 +275,65 @@ fn only_this_build_is_served_and_only_its_registry() {
     assert_eq!(gateway.get(&config, &gateway.password).0, 200);
     assert!(server.hits().is_empty());
 }
+
+#[test]
+fn a_crate_that_reaches_out_of_its_folder_is_refused_though_its_hash_is_right() {
+    let folder = Folder::new();
+    let cases = [
+        ("symbolic link", "ln -s ../../canary evil-1.0.0/link; tar cz evil-1.0.0", "evil-1.0.0/link"),
+        ("hard link", "ln evil-1.0.0/lib.rs evil-1.0.0/same; tar cz evil-1.0.0", "is a hard link"),
+        ("pipe", "mkfifo evil-1.0.0/pipe; tar cz evil-1.0.0", "evil-1.0.0/pipe"),
+        ("parent", "touch canary; tar czP evil-1.0.0 evil-1.0.0/../canary", "evil-1.0.0/../canary"),
+        ("absolute", "touch canary; tar czP evil-1.0.0 $PWD/canary", "is not below `evil-1.0.0/`"),
+        ("another crate's", "mkdir serde-1.0.0; tar cz evil-1.0.0 serde-1.0.0", "serde-1.0.0"),
+        (
+            "long name",
+            "n=$(printf %0150d 1); mkdir $n; touch $n/x; tar cz --format=gnu evil-1.0.0 $n/x",
+            "000001/x` is not below",
+        ),
+        (
+            "pax name",
+            "n=$(printf %0150d 1); mkdir $n; touch $n/x; tar cz --format=pax evil-1.0.0 $n/x",
+            "000001/x` is not below",
+        ),
+        (
+            "long link",
+            "ln -s $(printf %0150d 1) evil-1.0.0/link; tar cz --format=gnu evil-1.0.0",
+            "is of a kind that no crate needs",
+        ),
+        (
+            "behind the end",
+            "tar cf a evil-1.0.0; touch canary; tar cfP b ../${PWD##*/}/canary; cat a b | gzip",
+            "canary",
+        ),
+        ("cut", "tar c evil-1.0.0 | head -c 700 | gzip", "cut"),
+        ("no archive", "echo hello | gzip", "cut"),
+        ("no gzip", "tar c evil-1.0.0", "gzip"),
+        ("sound, GNU", "n=$(printf %0150d 1); touch evil-1.0.0/$n; tar cz --format=gnu evil-1.0.0", ""),
+        ("sound, pax", "n=$(printf %0150d 1); touch evil-1.0.0/$n; tar cz --format=pax evil-1.0.0", ""),
+        ("sound, ustar", "mkdir -p evil-1.0.0/$(printf %090d 1)/b; tar cz --format=ustar evil-1.0.0", ""),
+    ];
+    for (case, script, expected) in cases {
+        let own = folder.0.join(case.replace(' ', "-"));
+        fs::create_dir_all(own.join("evil-1.0.0")).unwrap();
+        fs::write(own.join("evil-1.0.0/lib.rs"), "").unwrap();
+        // The last command's output is the crate.
+        shell(&own, &format!("exec > evil.crate; {script}"));
+        let body = fs::read(own.join("evil.crate")).unwrap();
+        let hash = sha256(&body);
+        let server = Server::start(move |hit| match hit.target.as_str() {
+            "/index/config.json" => Reply::ok(format!(r#"{{"dl":"http://{}/files"}}"#, hit.headers["host"])),
+            _ => Reply::ok(body.as_slice()),
+        });
+        let mut setup = setup(&folder, Ecosystem::Crates, &[&format!("{}/index/", server.url)]);
+        setup.pins.crates = BTreeMap::from([("evil 1.0.0".to_owned(), hash.clone())]);
+        let gateway = Gateway::start(&setup);
+        // Once when it is fetched, once when it is found.
+        for _ in 0..2 {
+            let (status, told) = gateway.get(&format!("{INDEX}/dl/evil/1.0.0/{hash}"), &gateway.password);
+            let told = String::from_utf8_lossy(&told);
+            assert_eq!(status, if expected.is_empty() { 200 } else { 502 }, "{case}: {told}");
+            assert!(expected.is_empty() || told.contains(expected), "{case}: {told}");
+        }
+    }
+}
