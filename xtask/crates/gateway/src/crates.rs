@@ -10,23 +10,28 @@ use crate::downloads::{Pin, Verified};
 use crate::error::{Error, Kind};
 use crate::fetch::{Wanted, blocking, fetch};
 use crate::reply::{Reply, absent, delivered, text, typed, whole};
-use crate::request::{Ask, looks_like_a_web_page, web_page};
+use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
 use crate::server::Asked;
 use crate::tarball;
 use crate::upstream::NOBODY_HAS_IT;
 use crate::url::Url;
 use bytes::Bytes;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use serde::Deserialize;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::rc::Rc;
+use tokio::sync::Mutex;
 
 /// The index entry of the largest crates is a few megabytes.
 const MAX_ENTRY_BYTES: usize = 64 << 20;
+/// Entries that are asked for at once: as many connections to one mirror as are kept.
+const AHEAD: usize = 8;
 
+#[derive(Default)]
 pub struct Crates {
     /// Lower-case name → version → sha256.
     pub pins: HashMap<String, BTreeMap<String, String>>,
@@ -34,6 +39,9 @@ pub struct Crates {
     downloads: RefCell<HashMap<String, String>>,
     /// sha256 of the crate files that were read in this run and found harmless.
     examined: RefCell<HashSet<String>>,
+    /// Path of an index entry → held by whoever asks for it.
+    turns: RefCell<HashMap<String, Rc<Mutex<()>>>>,
+    asked_ahead: Cell<bool>,
 }
 
 impl Crates {
@@ -48,7 +56,7 @@ impl Crates {
                     .insert(version.to_owned(), sha256.to_ascii_lowercase());
             }
         }
-        Self { pins: by_name, downloads: RefCell::default(), examined: RefCell::default() }
+        Self { pins: by_name, ..Self::default() }
     }
 }
 
@@ -76,32 +84,67 @@ fn is_word(part: &str) -> bool {
         && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte))
 }
 
-/// The index entry, from the first upstream whose entry agrees with the lock files.
-async fn index(gateway: &Gateway, asked: &Asked) -> Result<Response<Reply>, Failure> {
+async fn index(gateway: &Rc<Gateway>, asked: &Asked) -> Result<Response<Reply>, Failure> {
     let name = asked.path.rsplit('/').next().unwrap_or_default();
+    let child = Rc::new((asked.step.clone(), asked.forwarded(&[])));
+    match entry(gateway, &child, &asked.path, name).await? {
+        Some(entry) => Ok(conditional(&asked.headers, &entry)),
+        // cargo asks for spellings that may not exist.
+        None if !gateway.crates.pins.contains_key(name) => {
+            Ok(text(StatusCode::NOT_FOUND, "no registry index of this profile has it"))
+        }
+        None => {
+            let subject = format!("index entry of crate {name}");
+            Err(Error::new(Kind::Absent, NOBODY_HAS_IT).failure(&subject, Vec::new()))
+        }
+    }
+}
+
+/// On whose behalf, and what is sent in its name.
+type Child = Rc<(String, Vec<(HeaderName, HeaderValue)>)>;
+
+/// The index entry, from the first upstream whose entry agrees with the lock files.
+async fn entry(gateway: &Rc<Gateway>, child: &Child, path: &str, name: &str) -> Result<Option<Kept>, Failure> {
     let pinned = gateway.crates.pins.get(name);
     let sought = Sought {
-        step: &asked.step,
+        step: &child.0,
         ecosystem: Ecosystem::Crates,
         name,
         subject: format!("index entry of crate {name}"),
-        key: asked.path.clone(),
-        headers: asked.forwarded(&[]),
+        key: path.to_owned(),
+        headers: child.1.clone(),
         max_bytes: MAX_ENTRY_BYTES,
     };
-    let found = seek(
-        gateway,
-        &sought,
-        async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&asked.path),
-        |document| check_entry(&document.bytes, pinned).map(|()| Kept::of(document)),
-        |kept| pinned.is_some() && check_entry(&kept.bytes, pinned).is_ok(),
-    )
-    .await?;
-    match found {
-        Some(entry) => Ok(conditional(&asked.headers, &entry)),
-        // cargo asks for spellings that may not exist.
-        None if pinned.is_none() => Ok(text(StatusCode::NOT_FOUND, "no registry index of this profile has it")),
-        None => Err(Error::new(Kind::Absent, NOBODY_HAS_IT).failure(&sought.subject, Vec::new())),
+    // Whoever comes second finds it in the store.
+    let turn = gateway.crates.turns.borrow_mut().entry(path.to_owned()).or_default().clone();
+    let _turn = turn.lock().await;
+    let locate = async |upstream: &Upstream| {
+        ask_ahead(gateway, child);
+        Url::parse(&upstream.url)?.below(path)
+    };
+    let accept = |document: &Document| check_entry(&document.bytes, pinned).map(|()| Kept::of(document));
+    let settled = |kept: &Kept| pinned.is_some() && check_entry(&kept.bytes, pinned).is_ok();
+    seek(gateway, &sought, locate, accept, settled).await
+}
+
+/// Brings every entry that the lock files need, once a run, as soon as one is missing. Through a proxy cargo asks for two
+/// at a time, and each would take a journey to the mirror and back; a registry that it reaches itself gets all at once.
+fn ask_ahead(gateway: &Rc<Gateway>, child: &Child) {
+    if gateway.crates.asked_ahead.replace(true) {
+        return;
+    }
+    let mut names: Vec<String> = gateway.crates.pins.keys().cloned().collect();
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    let names = Rc::new(RefCell::new(names));
+    for _ in 0..AHEAD {
+        let (gateway, child, names) = (gateway.clone(), child.clone(), names.clone());
+        tokio::task::spawn_local(async move {
+            loop {
+                let Some(name) = names.borrow_mut().pop() else { return };
+                // Whoever needs it asks again, and hears why it failed.
+                let _ = entry(&gateway, &child, &format!("{}/{name}", prefix(&name)), &name).await;
+            }
+        });
     }
 }
 
@@ -250,11 +293,19 @@ fn check_entry(bytes: &[u8], pinned: Option<&BTreeMap<String, String>>) -> Resul
     if looks_like_a_web_page(bytes) {
         return Err(web_page(bytes));
     }
-    let mut offered: HashMap<String, String> = HashMap::new();
-    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-        let line: Line = serde_json::from_slice(line)
-            .map_err(|cause| Error::new(Kind::Malformed, format!("its answer is not an index entry: {cause}")))?;
-        offered.insert(line.vers, line.cksum);
+    let malformed =
+        |cause: &dyn fmt::Display| Error::new(Kind::Malformed, format!("its answer is not an index entry: {cause}"));
+    let text = std::str::from_utf8(bytes).map_err(|cause| malformed(&cause))?;
+    let read = |wanted: &dyn Fn(&str) -> bool| {
+        let lines = text.lines().filter(|line| !line.trim_ascii().is_empty() && wanted(line));
+        let lines = lines.map(|line| serde_json::from_str(line).map(|Line { vers, cksum }| (vers, cksum)));
+        lines.collect::<Result<HashMap<String, String>, _>>().map_err(|cause| malformed(&cause))
+    };
+    // Hundreds of versions, of which one or two matter; only where they are not found the rest is of interest.
+    let versions: Vec<String> = pinned.into_iter().flatten().map(|(version, _)| format!("\"{version}\"")).collect();
+    let mut offered = read(&|line| versions.iter().any(|version| line.contains(version)))?;
+    if versions.is_empty() || pinned.is_some_and(|pinned| pinned.keys().any(|version| !offered.contains_key(version))) {
+        offered = read(&|_| true)?;
     }
     for (version, sha256) in pinned.into_iter().flatten() {
         match offered.get(version) {

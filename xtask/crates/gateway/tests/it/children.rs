@@ -6,6 +6,7 @@ use protocol::{Ecosystem, Event, FailureKind, Setup, Verdict};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 const INDEX: &str = "http://xtask-gateway.invalid/crates";
 
@@ -336,4 +337,26 @@ fn a_crate_that_reaches_out_of_its_folder_is_refused_though_its_hash_is_right() 
             assert!(expected.is_empty() || told.contains(expected), "{case}: {told}");
         }
     }
+}
+
+#[test]
+fn entries_that_a_lock_file_needs_are_asked_for_ahead_and_once() {
+    let folder = Folder::new();
+    let names: Vec<String> = (0..40).map(|number| format!("crate{number:02}")).collect();
+    let server = Server::start(|_| Reply::ok(format!("{{\"vers\":\"1.0.0\",\"cksum\":\"{}\"}}\n", "0".repeat(64))));
+    let mut setup = setup(&folder, Ecosystem::Crates, &[&format!("{}/index/", server.url)]);
+    setup.pins.crates = names.iter().map(|name| (format!("{name} 1.0.0"), "0".repeat(64))).collect();
+    let gateway = Gateway::start(&setup);
+    let get = |gateway: &Gateway, name: &str| gateway.get(&format!("{INDEX}/cr/at/{name}"), &gateway.password).0;
+    assert_eq!(get(&gateway, "crate17"), 200);
+    let started = Instant::now();
+    while server.hits().len() < names.len() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{} were asked for ahead", server.hits().len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(names.iter().all(|name| get(&gateway, name) == 200));
+    // Nothing is missing in the next run, so nothing is asked for.
+    let again = Gateway::start(&setup);
+    assert!(names.iter().all(|name| get(&again, name) == 200));
+    assert_eq!(server.hits().len(), names.len());
 }
