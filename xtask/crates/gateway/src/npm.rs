@@ -48,12 +48,14 @@ pub async fn serve(gateway: &Rc<Gateway>, asked: &Asked) -> Result<Response<Repl
     let nowhere = |what: &str| absent(&format!("no registry of this profile has {what}"));
     match place(&asked.path) {
         Some(Place::Packument { name }) => Ok(match packument(gateway, asked, &name, short).await? {
-            Some(kept) => json(if short { SHORT } else { "application/json" }, &local(&kept, &name, &asked.folder)?),
+            Some(packument) => {
+                json(if short { SHORT } else { "application/json" }, &local(packument, &name, &asked.folder))
+            }
             None => nowhere(&name),
         }),
         Some(Place::Manifest { name, version }) => Ok(match packument(gateway, asked, &name, false).await? {
-            Some(kept) => {
-                let packument = local(&kept, &name, &asked.folder)?;
+            Some(packument) => {
+                let packument = local(packument, &name, &asked.folder);
                 let tagged = packument["dist-tags"][&version].as_str().unwrap_or(&version);
                 match packument["versions"].get(tagged) {
                     Some(manifest) => json("application/json", manifest),
@@ -117,7 +119,7 @@ fn tarball_path(name: &str, version: &str) -> String {
 }
 
 /// The packument from the first upstream whose answer agrees with the lock files; `None`: there is no such package.
-async fn packument(gateway: &Gateway, asked: &Asked, name: &str, short: bool) -> Result<Option<Kept>, Failure> {
+async fn packument(gateway: &Gateway, asked: &Asked, name: &str, short: bool) -> Result<Option<Value>, Failure> {
     let pinned = pinned(&gateway.setup.pins, name);
     let accept = if short { SHORT } else { "application/json" };
     let mut headers = asked.forwarded(&[]);
@@ -139,9 +141,12 @@ async fn packument(gateway: &Gateway, asked: &Asked, name: &str, short: bool) ->
         |kept| !pinned.is_empty() && check(&kept.bytes, name, &pinned).is_ok(),
     );
     match found.await? {
-        None if !pinned.is_empty() => Err(Error::new(Kind::Absent, NOBODY_HAS_IT).failure(&sought.subject, Vec::new())),
-        found => Ok(found),
+        // What was kept before the lock file changed is no answer now that nobody else has any.
+        Some(kept) => check(&kept.bytes, name, &pinned).map(Some),
+        None if pinned.is_empty() => Ok(None),
+        None => Err(Error::new(Kind::Absent, NOBODY_HAS_IT)),
     }
+    .map_err(|error| error.failure(&sought.subject, Vec::new()))
 }
 
 /// Version and integrity of each locked version of a package.
@@ -200,14 +205,13 @@ fn offered(manifest: &Value) -> Result<Pin, Error> {
 }
 
 /// The packument as children see it: every tarball is ours.
-fn local(kept: &Kept, name: &str, folder: &str) -> Result<Value, Failure> {
-    let mut packument = check(&kept.bytes, name, &[]).map_err(|error| error.failure(name, Vec::new()))?;
+fn local(mut packument: Value, name: &str, folder: &str) -> Value {
     for (version, manifest) in packument["versions"].as_object_mut().into_iter().flatten() {
         if let Some(tarball) = manifest.pointer_mut("/dist/tarball") {
             *tarball = format!("{folder}{}", tarball_path(name, version)).into();
         }
     }
-    Ok(packument)
+    packument
 }
 
 async fn tarball(gateway: &Rc<Gateway>, asked: &Asked, name: &str, version: &str) -> Result<Response<Reply>, Failure> {
@@ -216,8 +220,7 @@ async fn tarball(gateway: &Rc<Gateway>, asked: &Asked, name: &str, version: &str
     let pin = match gateway.setup.pins.npm.get(&format!("{name} {version}")) {
         Some(integrity) => Pin::integrity(integrity).map_err(fail)?,
         None => {
-            let kept = packument(gateway, asked, name, true).await?;
-            let packument = kept.map(|kept| check(&kept.bytes, name, &[])).transpose().map_err(fail)?;
+            let packument = packument(gateway, asked, name, true).await?;
             match packument.as_ref().and_then(|packument| packument["versions"].get(version)) {
                 Some(manifest) => offered(manifest).map_err(fail)?,
                 None => return Ok(absent(&format!("no registry of this profile has {name} {version}"))),

@@ -290,4 +290,12 @@ fn a_registry_is_read_and_nothing_else() {
     assert_eq!(get(&gateway, "none", "").0, 404);
     let later: Vec<_> = server.hits().into_iter().skip(asked).map(|hit| hit.target).collect();
     assert_eq!(later, ["/registry/outer", "/registry/outer", "/registry/none"], "an unpinned packument is asked anew");
+
+    // Kept before there was a lock file, it is no answer to one that names another version.
+    let mut setup = registry.setup(&folder, &[&refusing()]);
+    setup.pins.npm = BTreeMap::from([("outer 2.0.0".to_owned(), registry.packages["outer"].1.clone())]);
+    let gateway = Gateway::start(&setup);
+    let (status, told) = get(&gateway, "outer", "");
+    let told = String::from_utf8_lossy(&told).into_owned();
+    assert!(status == 502 && told.contains("version 2.0.0 of the lock file is missing"), "{status} {told}");
 }
