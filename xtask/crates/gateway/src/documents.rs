@@ -177,6 +177,15 @@ impl Documents {
         Ok(Self { root })
     }
 
+    /// A note of ours for later runs, kept as texts are.
+    pub fn remember(&self, ecosystem: Ecosystem, key: &str, bytes: Bytes) -> Result<(), Error> {
+        save(&self.root, &self.path(ecosystem, key), &Kept { note: Note::default(), bytes })
+    }
+
+    pub fn recall(&self, ecosystem: Ecosystem, key: &str) -> Option<Bytes> {
+        load(&self.path(ecosystem, key)).map(|kept| kept.bytes)
+    }
+
     fn path(&self, ecosystem: Ecosystem, key: &str) -> PathBuf {
         self.root.join(hex(&Sha256::digest(format!("{ecosystem:?} {key}"))))
     }

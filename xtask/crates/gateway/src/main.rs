@@ -13,7 +13,12 @@
 //! which order), `probe` (what they are worth) and `upstream` (who is asked next) → `request` (one GET) → `connect` (one
 //! connection); beside them `downloads` (the folder), `unpack` (archives), `tarball` (what a crate may hold), `ledger`
 //! (standard output), `url`, `error`.
+//! Reading order: `server` and `crates`, `go`, `simple`, `npm`, `apt`, `rustup`, `hub`, `oci`, `file` (a file a protocol) →
+//! `fetch` (one pinned artifact), `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in
+//! which order), `probe` (what they are worth) and `upstream` (who is asked next) → `request` (one GET) → `connect` (one
+//! connection); beside them `downloads` (the folder), `unpack` (archives), `ledger` (standard output), `url`, `error`.
 
+mod apt;
 mod connect;
 mod crates;
 mod documents;
@@ -38,6 +43,7 @@ mod unpack;
 mod upstream;
 mod url;
 
+use crate::apt::Apt;
 use crate::connect::Connector;
 use crate::crates::Crates;
 use crate::documents::Documents;
@@ -72,6 +78,7 @@ pub struct Gateway {
     races: Races,
     /// What a probe of this run or an earlier one found.
     measured: RefCell<Vec<ProbeReport>>,
+    apt: Apt,
     /// Subjects whose refusal the conductor has heard of.
     refused: RefCell<HashSet<String>>,
     sizes: oci::Sizes,
@@ -97,6 +104,7 @@ impl Gateway {
             pages: Pages::default(),
             races: Races::default(),
             measured: RefCell::new(setup.measured.clone()),
+            apt: Apt::default(),
             refused: RefCell::default(),
             sizes: oci::Sizes::default(),
             setup,

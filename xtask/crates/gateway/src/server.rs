@@ -8,6 +8,7 @@
 //! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
+use crate::apt;
 use crate::connect::base64_decoded;
 use crate::reply::{Reply, absent, refuse, text};
 use crate::{crates, file, go, hub, npm, oci, rustup, simple};
@@ -110,6 +111,7 @@ async fn answer(gateway: &Rc<Gateway>, password: &str, request: &Request<Incomin
     let answered: Result<Response<Reply>, Failure> = match protocol {
         "crates" => crates::serve(gateway, &asked).await,
         "go" => go::serve(gateway, &asked).await,
+        "apt" => apt::serve(gateway, &asked).await,
         "npm" => npm::serve(gateway, &asked).await,
         "file" => file::serve(gateway, &asked).await,
         "hub" => hub::serve(gateway, &asked).await,

@@ -290,8 +290,9 @@ pub enum Event {
     /// The egress ledger: one for each request to an upstream, on whoever's behalf.
     Egress(Egress),
     /// Something was wrong with one answer of one upstream (`mirror.hash`, `.html`, `.dead`, `.tls`, `.stalled`,
-    /// `.truncated`, `.absent`, `.limited`, `.status`, `.malformed`, `.configuration`, `.egress`) or with a file here
-    /// (`downloads.altered`), or another process is downloading the same (`downloads.waiting`); the work goes on.
+    /// `.truncated`, `.absent`, `.limited`, `.status`, `.malformed`, `.configuration`, `.egress`), one was passed that nothing
+    /// but its own server vouches for (`mirror.unpinned`), a file here was wrong (`downloads.altered`), or another process is
+    /// downloading the same (`downloads.waiting`); the work goes on.
     Finding {
         code: String,
         subject: String,

@@ -1,6 +1,7 @@
 //! The built gateway against real sockets, real files and a real cargo. No test needs more than loopback.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod apt;
 mod children;
 mod fetch;
 mod files;
