@@ -1,13 +1,11 @@
 //! What a real rustup gets, and what each fault of its servers comes to.
 
 use crate::gateway::{Folder, Gateway, installed, setup, shell};
-use crate::server::{Handler, Hit, Reply, Server, read_head, refusing, sha256};
+use crate::server::{Handler, Hit, Reply, Server, refusing, sha256};
 use protocol::{Ecosystem, Event, FailureKind, Setup};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::BufReader;
-use std::net::TcpListener;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 const DIST: &str = "http://xtask-gateway.invalid/rustup/dist-server";
 const UPDATE: &str = "http://xtask-gateway.invalid/rustup/update-root";
@@ -109,17 +107,10 @@ const INSTALL: [&str; 5] = ["toolchain", "install", "1.2.3", "--profile=minimal"
 
 /// The server whose URLs rustup replaces in manifests: its own, which it names when it is told of none.
 fn own_server(folder: &Folder) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let proxy = format!("http://{}", listener.local_addr().unwrap());
-    let mut child = rustup(folder, "asked", &[("https_proxy", proxy)], &INSTALL)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let asked = read_head(&mut BufReader::new(listener.accept().unwrap().0)).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    format!("https://{}", asked.target.strip_suffix(":443").unwrap())
+    let proxy = Server::start(|_| Reply::status(403));
+    let environment = [("https_proxy", proxy.url.clone()), ("RUSTUP_MAX_RETRIES", "0".to_owned())];
+    assert!(!rustup(folder, "asked", &environment, &INSTALL).output().unwrap().status.success());
+    format!("https://{}", proxy.hits()[0].target.strip_suffix(":443").unwrap())
 }
 
 #[test]
