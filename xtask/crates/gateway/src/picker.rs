@@ -13,6 +13,7 @@ use crate::error::{Error, Kind};
 use crate::ledger::emit;
 use crate::probe::greeting;
 use crate::upstream::Next;
+use crate::url::Url;
 use protocol::names::covers;
 use protocol::{Ecosystem, Event, Private, ProbeReport, ProbeVerdict, Upstream};
 use std::cell::{Cell, RefCell};
@@ -76,7 +77,9 @@ impl Gateway {
         // What a protocol adds to its list (databases of their own) speaks otherwise and stays behind.
         let list = self.setup.upstreams.get(&ecosystem).filter(|list| upstreams.starts_with(list));
         let (upstreams, added) = upstreams.split_at(list.map_or(upstreams.len(), Vec::len));
-        let own = self.setup.private.get(&ecosystem).into_iter().flatten().any(|it| it.upstreams == upstreams);
+        let same = |(a, b): (&Upstream, &Upstream)| identity(ecosystem, &a.url) == identity(ecosystem, &b.url);
+        let is_list = |list: &[Upstream]| list.len() == upstreams.len() && list.iter().zip(upstreams).all(same);
+        let own = self.setup.private.get(&ecosystem).into_iter().flatten().any(|it| is_list(&it.upstreams));
         // Where only an absence leads on, the order is a rule and no preference.
         if upstreams.len() < 2 || own || self.next(ecosystem) == Next::AfterAbsence {
             return [upstreams, added].concat();
@@ -112,9 +115,9 @@ impl Gateway {
 
     /// What an earlier probe found, with the score.
     fn measured(&self, ecosystem: Ecosystem, upstream: &Upstream) -> Option<(ProbeVerdict, Duration)> {
-        let of = |url: &str| url == upstream.url || url.ends_with(&format!(" → {}", upstream.url));
         let measured = self.measured.borrow();
-        let report = measured.iter().find(|it| it.ecosystem == ecosystem && of(&it.url))?;
+        let same = |url: &str| identity(ecosystem, url) == identity(ecosystem, &upstream.url);
+        let report = measured.iter().find(|it| it.ecosystem == ecosystem && same(&it.url))?;
         Some((report.verdict, Duration::from_millis(report.score_milliseconds.unwrap_or(u64::MAX))))
     }
 
@@ -127,7 +130,7 @@ impl Gateway {
 
     /// The race between these upstreams; the first who asks for it starts it.
     fn race(&self, ecosystem: Ecosystem, upstreams: &[Upstream]) -> Rc<Race> {
-        let runners = upstreams.iter().map(|upstream| upstream.url.clone()).collect();
+        let runners = upstreams.iter().map(|upstream| identity(ecosystem, &upstream.url)).collect();
         let mut races = self.races.0.borrow_mut();
         let race = races.entry((ecosystem, runners)).or_insert_with(|| {
             let race = Rc::new(Race::new(upstreams.len()));
@@ -146,6 +149,18 @@ impl Gateway {
             race
         });
         race.clone()
+    }
+}
+
+/// What is one upstream in the eyes of a race or a report. Behind a template (`docker.io → template` in reports) that is its
+/// host: the rest of the URL changes with each name.
+fn identity(ecosystem: Ecosystem, url: &str) -> String {
+    let url = url.rsplit(" → ").next().unwrap_or(url);
+    match ecosystem {
+        Ecosystem::Oci | Ecosystem::File => {
+            Url::parse(url).map_or_else(|_| url.to_owned(), |url| url.origin.to_string())
+        }
+        _ => url.to_owned(),
     }
 }
 

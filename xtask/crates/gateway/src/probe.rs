@@ -172,7 +172,8 @@ impl Greeting {
                 Err(error) => self.is_answer(ecosystem, &error).then_some(()).ok_or(error),
             };
         }
-        let mut answer = match client.get(&ask).await {
+        // That a registry asks for a token is an answer; a token for nothing in particular is of no use.
+        let mut answer = match client.get_from(&ask, false).await {
             Ok(answer) => answer,
             Err(error) => return self.is_answer(ecosystem, &error).then_some(()).ok_or(error),
         };

@@ -158,7 +158,7 @@ impl Client {
     }
 
     /// `authorize`: whether a registry's request for a token is answered; its token service itself gets none.
-    async fn get_from(self: &Rc<Self>, ask: &Ask<'_>, authorize: bool) -> Result<Answer, Error> {
+    pub async fn get_from(self: &Rc<Self>, ask: &Ask<'_>, authorize: bool) -> Result<Answer, Error> {
         let mut entry = begin(ask);
         let (started, connecting) = (Instant::now(), self.trail.as_ref().map(|trail| trail.borrow().connecting));
         let followed = self.follow(ask, &Method::GET, authorize, &mut entry, &mut |_| false).await;

@@ -249,6 +249,21 @@ fn a_second_host_that_does_not_deliver_makes_a_mirror_partial_and_is_named() {
 }
 
 #[test]
+fn a_server_that_knows_no_ranges_is_read_no_further_than_one() {
+    let (folder, body) = (Folder::new(), noise(8 << 20));
+    let complete = good(&body, "");
+    let server = Server::start(move |hit| match complete(hit) {
+        Reply::Whole { status: 206, .. } => Reply::ok(&*body),
+        document => document,
+    });
+    let (reports, mut gateway) = probe(&sampled(setup(&folder, Ecosystem::Npm, &[&server.url]), b""));
+    assert_eq!(reports[0].verdict, ProbeVerdict::Ok, "{reports:?}");
+    gateway.close();
+    let received: u64 = gateway.egress().iter().map(|line| line.bytes).sum();
+    assert!(received < 1 << 20, "{received}");
+}
+
+#[test]
 fn a_sleep_before_the_first_byte_is_a_limit_and_a_thin_stream_is_only_slow() {
     type Way = (fn(Vec<u8>) -> Reply, ProbeVerdict);
     let ways: [Way; 2] =
@@ -455,6 +470,33 @@ fn a_measurement_takes_the_place_of_the_race_and_is_no_promise() {
     assert_eq!(gateway.fetch(hub_file("x", &body)).unwrap(), body);
     assert_eq!(gateway.verdicts(), [Verdict::Dead, Verdict::Ok]);
     assert_eq!((slow.hits().len(), fast.hits().len()), (0, 1));
+}
+
+#[test]
+fn registries_are_greeted_by_host_and_a_token_is_not_fetched_for_that() {
+    let (folder, body) = (Folder::new(), noise(1000));
+    let tokens = Server::start(|_| Reply::ok("{}"));
+    let realm = tokens.url.clone();
+    let asking =
+        Server::start(move |_| Reply::status(401).with("WWW-Authenticate", format!("Bearer realm=\"{realm}\"")));
+    let portal = Server::start(|_| Reply::html());
+    let mut setup = sampled(setup(&folder, Ecosystem::Hub, &[]), &body);
+    let templates = [&asking.url, &portal.url].map(|url| upstream(&format!("{url}/v2/x/{{repo}}")));
+    setup.registries.insert("docker.io".into(), templates.to_vec());
+    setup.files.insert("dl.example".into(), vec![upstream(&format!("{}/{{path}}", portal.url))]);
+    let reports = probe(&setup).0;
+    let told: Vec<_> =
+        reports.iter().map(|it| (it.ecosystem, it.url.split(" → ").next().unwrap(), it.verdict)).collect();
+    assert_eq!(
+        told,
+        [
+            (Ecosystem::Oci, "docker.io", ProbeVerdict::Ok),
+            (Ecosystem::Oci, "docker.io", ProbeVerdict::Html),
+            // What a file host shows at its root is no business of ours.
+            (Ecosystem::File, "dl.example", ProbeVerdict::Ok),
+        ]
+    );
+    assert_eq!((tokens.hits().len(), &*asking.hits()[0].target), (0, "/v2/"));
 }
 
 #[test]
