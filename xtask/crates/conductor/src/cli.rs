@@ -236,6 +236,11 @@ pub enum Mirror {
         after_help = "Examples:\n  cargo xtask mirror env --mirror cn\n  cargo xtask mirror env --mirror cn --format json"
     )]
     Env,
+    /// Measure a profile's endpoints from here: who serves what this project needs, and how fast
+    #[command(
+        after_help = "Examples:\n  cargo xtask mirror probe\n  cargo xtask mirror probe cn --ecosystem crates --ecosystem go\n  cargo xtask mirror probe auto --fresh --format json"
+    )]
+    Probe(Probe),
     /// Write the choice of a profile into xtask.local.toml
     #[command(after_help = "Examples:\n  cargo xtask mirror use cn\n  cargo xtask mirror use off")]
     Use {
@@ -243,6 +248,19 @@ pub enum Mirror {
         #[arg(value_name = "PROFILE|off")]
         name: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Probe {
+    /// Name of a profile [default: the one in force]
+    #[arg(value_name = PROFILE)]
+    pub name: Option<String>,
+    /// Only this ecosystem: crates, go, python, hub, npm, apt, rustup, oci, file [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub ecosystem: Vec<String>,
+    /// Measure again what was measured lately
+    #[arg(long)]
+    pub fresh: bool,
 }
 
 #[derive(Debug, Args)]

@@ -9,8 +9,8 @@ use crate::process::{Companion, Invocation};
 use crate::report::{Event as Report, Finding, Severity, Sink, bytes};
 use crate::tr;
 use protocol::{
-    Artifact, Attempt, Event, Failure, FailureKind, Job, ListedFile, Outcome, Request, Setup, Unpack, UnpackedFile,
-    Verdict,
+    Artifact, Attempt, Ecosystem, Event, Failure, FailureKind, Job, ListedFile, Outcome, ProbeReport, Request, Setup,
+    Unpack, UnpackedFile, Verdict,
 };
 use std::collections::HashMap;
 use std::fs::File;
@@ -110,6 +110,15 @@ impl Gateway {
     pub fn list(&self, project: &str) -> Result<Vec<ListedFile>> {
         match self.request("lock", Job::List { project: project.to_owned() }, |_| {})? {
             Outcome::Listed { files } => Ok(files),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Measures upstreams, all within the budget.
+    pub fn probe(&self, ecosystems: Vec<Ecosystem>, budget: Duration) -> Result<Vec<ProbeReport>> {
+        let budget_milliseconds = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
+        match self.request("probe", Job::Probe { ecosystems, budget_milliseconds }, |_| {})? {
+            Outcome::Probed { reports } => Ok(reports),
             other => Err(unexpected(&other)),
         }
     }

@@ -112,6 +112,10 @@ impl CacheFolder {
     pub fn downloads(&self) -> PathBuf {
         self.0.join("downloads-v1")
     }
+    /// What probes of mirrors found.
+    pub fn measured(&self) -> PathBuf {
+        self.0.join("measured-v1.json")
+    }
     /// Its time is that of the last collection that nobody asked for.
     pub fn last_collection(&self) -> PathBuf {
         self.store().join("last-gc")

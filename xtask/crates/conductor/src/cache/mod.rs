@@ -7,6 +7,7 @@ pub mod gate;
 pub mod gc;
 pub mod key;
 pub mod lock;
+pub mod measured;
 pub mod reason;
 pub mod stat;
 pub mod store;

@@ -74,6 +74,7 @@ fn plan(settings: &Settings, project: &Project, store: &Store, all: bool) -> Cle
         if is_tagged(settings) {
             ours.extend(but_for_gate(&cache.store(), &[]));
             ours.push(cache.downloads());
+            ours.push(cache.measured());
             ours.extend(cache.other_buckets());
             ours.push(cache.tag());
         }

@@ -1,4 +1,4 @@
-//! `mirror list|show|env|use`.
+//! `mirror list|show|env|use`; `probe` has a file of its own.
 
 use super::print;
 use crate::cli::Mirror;
@@ -45,6 +45,7 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
             let (steps, egress) = (Vec::new(), Vec::new());
             sink.send(Event::Plan { steps, egress, tools: outside()?.plain_mappings(), asked: true });
         }
+        Mirror::Probe(asked) => super::probe::probe(settings, project, sink, asked)?,
         Mirror::Use { name } => {
             if name != "off" {
                 outside::resolve(&profiles, name, None, None)?;

@@ -9,6 +9,7 @@ mod help;
 mod lint;
 mod lock;
 mod mirror;
+mod probe;
 mod run;
 mod suite;
 mod test;

@@ -4,33 +4,37 @@
 //! Without a profile the tools are left to what the user configured; what we fetch ourselves comes from each tool's own
 //! default. With one, every tool goes through the gateway, and so does our own fetching.
 
+use super::{measure, samples};
+use crate::cache::measured::{Measured, circumstances};
 use crate::document::Source;
 use crate::error::{Code, Error, ExitCode, Result};
 use crate::files;
 use crate::mirror::direct::{self, Defaults, Machine};
 use crate::mirror::env::{Context, Gateway as Door, HUB_TOKENS, Tool, ToolEnvironment, tool_environment};
 use crate::mirror::setup::{Places, defaults_needed, places};
-use crate::mirror::{Ecosystem, Egress, Endpoint, Layer, Masked, Profile, Profiles, Unexpanded, Unresolved};
+use crate::mirror::{self, Ecosystem, Egress, Endpoint, Layer, Masked, Profile, Profiles, Unexpanded, Unresolved};
 use crate::process::{self, Invocation};
 use crate::project::Project;
 use crate::report::{Sink, ToolMapping};
 use crate::satellite::{self, Gateway};
 use crate::settings::{MirrorChoice, Origin, Settings, env};
 use crate::tr;
-use protocol::{Limits, Pins, Proxy, SCHEMA, Samples, Setup};
+use protocol::{Limits, Pins, Proxy, SCHEMA, Setup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 /// What builds fetch from.
 const BUILDS: [Ecosystem; 4] = [Ecosystem::Crates, Ecosystem::Go, Ecosystem::Python, Ecosystem::Hub];
 
 /// The release that Debian packages are taken from.
-const DEBIAN_RELEASE: &str = "bookworm";
+pub const DEBIAN_RELEASE: &str = "bookworm";
 
 pub struct Outside<'a> {
     settings: &'a Settings,
+    project: &'a Project,
     profiles: Profiles,
     profile: Option<Profile>,
     sink: Sink,
@@ -46,7 +50,7 @@ pub struct Outside<'a> {
 }
 
 impl<'a> Outside<'a> {
-    pub fn new(settings: &'a Settings, project: &Project, sink: Sink, log: PathBuf) -> Result<Self> {
+    pub fn new(settings: &'a Settings, project: &'a Project, sink: Sink, log: PathBuf) -> Result<Self> {
         let profiles = profiles(settings, project)?;
         let egress = settings.egress.as_ref().map(|egress| egress.value);
         let profile = match &settings.mirror.value {
@@ -70,6 +74,7 @@ impl<'a> Outside<'a> {
                 .filter_map(|(name, value)| Some((name.clone(), value.to_str()?.to_owned())))
                 .collect(),
             settings,
+            project,
             profiles,
             profile,
             sink,
@@ -259,8 +264,17 @@ impl<'a> Outside<'a> {
         hosts
     }
 
-    /// The gateway of this run, started on first use.
+    /// The gateway of this run, started on first use. With `--mirror auto` it knows the fastest before it is asked.
     pub fn gateway(&self) -> Result<std::sync::Arc<Gateway>> {
+        self.started(self.profile.as_ref().is_some_and(|profile| profile.name == mirror::AUTO))
+    }
+
+    /// For who measures himself.
+    pub fn gateway_unmeasured(&self) -> Result<std::sync::Arc<Gateway>> {
+        self.started(false)
+    }
+
+    fn started(&self, measured: bool) -> Result<std::sync::Arc<Gateway>> {
         let mut gateway = self.gateway.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = &*gateway {
             return Ok(std::sync::Arc::clone(running));
@@ -271,8 +285,13 @@ impl<'a> Outside<'a> {
             self.settings.environment.only(&["PATH", "HOME", "TMPDIR", "LANG", "RUST_BACKTRACE", "XTASK_GATEWAY_LOG"]);
         let invocation =
             Invocation { program, arguments: Vec::new(), directory: self.settings.workspace.root.clone(), environment };
-        let started =
-            std::sync::Arc::new(Gateway::start(invocation, &self.setup(), self.log.clone(), self.sink.clone())?);
+        let begun = Instant::now();
+        let setup = self.setup();
+        let spent = begun.elapsed();
+        let started = std::sync::Arc::new(Gateway::start(invocation, &setup, self.log.clone(), self.sink.clone())?);
+        if measured && !self.settings.offline.value {
+            measure::choose(&started, self.settings, &setup, spent, &self.sink)?;
+        }
         *gateway = Some(std::sync::Arc::clone(&started));
         Ok(started)
     }
@@ -324,7 +343,8 @@ impl<'a> Outside<'a> {
         }
     }
 
-    fn setup(&self) -> Setup {
+    /// What the gateway is told. It holds credentials.
+    pub fn setup(&self) -> Setup {
         let variable = |names: [&str; 2]| {
             names.iter().find_map(|name| self.environment.get(*name).cloned()).filter(|it| !it.is_empty())
         };
@@ -338,8 +358,15 @@ impl<'a> Outside<'a> {
             self.profile.as_ref().and_then(|profile| profile.proxy.as_ref()).map(|url| url.expose().to_owned());
         let own_exceptions =
             self.profile.as_ref().map(|profile| profile.no_proxy.join(",")).filter(|it| !it.is_empty());
+        let (samples, sampled) = samples::samples(self.settings, self.project);
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        pins.crates.extend(sampled.crates);
+        pins.go_sums.extend(sampled.go_sums);
+        pins.wheels.extend(sampled.wheels);
+        pins.npm.extend(sampled.npm);
+        pins.hub.extend(sampled.hub);
         let bundle = self.profile.as_ref().and_then(|profile| profile.ca_bundle.as_ref());
-        Setup {
+        let mut setup = Setup {
             schema: SCHEMA,
             downloads: self.settings.cache.downloads(),
             upstreams: places.upstreams,
@@ -349,8 +376,8 @@ impl<'a> Outside<'a> {
             files: places.files,
             private: places.private,
             allowed_hosts: if offline { Some(BTreeSet::new()) } else { places.allowed_hosts },
-            pins: self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            samples: Samples::default(),
+            pins,
+            samples,
             measured: Vec::new(),
             proxy: Proxy {
                 https: own_proxy
@@ -365,7 +392,11 @@ impl<'a> Outside<'a> {
             ca_bundles: variable(["SSL_CERT_FILE"; 2]).map(PathBuf::from).into_iter().collect(),
             further_authorities: bundle.map(|path| self.settings.workspace.root.join(path)).into_iter().collect(),
             limits: Limits::default(),
-        }
+        };
+        setup.measured = circumstances(&setup)
+            .map(|circumstances| Measured::open(&self.settings.cache).fresh(circumstances))
+            .unwrap_or_default();
+        setup
     }
 
     /// Adds the ways to say a default that this machine does not know, where that is what was missing.

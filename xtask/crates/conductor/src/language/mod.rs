@@ -23,6 +23,7 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("document", include_str!("zh/document.toml")),
     ("error", include_str!("zh/error.toml")),
     ("mirror", include_str!("zh/mirror.toml")),
+    ("probe", include_str!("zh/probe.toml")),
     ("report", include_str!("zh/report.toml")),
 ];
 

@@ -31,8 +31,8 @@ pub use endpoint::{Endpoint, InvalidUrl, Masked, MirrorUrl, UrlPair};
 pub use expand::{Unexpanded, Variables};
 pub use names::{Pattern, Private};
 pub use profile::{
-    Apt, ChecksumDatabase, Crates, Declared, Ecosystem, Egress, Fallthrough, Git, GitPrefix, Go, Host, Hub, Layer,
-    Listed, Npm, Profile, ProfileTable, Profiles, Python, Rustup, Section, Unresolved,
+    AUTO, Apt, ChecksumDatabase, Crates, Declared, Ecosystem, Egress, Fallthrough, Git, GitPrefix, Go, Host, Hub,
+    Layer, Listed, Npm, Profile, ProfileTable, Profiles, Python, Rustup, Section, Unresolved,
 };
 pub use selection::select;
 pub use template::{Files, Oci, OciPlace};

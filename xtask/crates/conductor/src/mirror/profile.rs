@@ -19,7 +19,8 @@ const BUILT_IN: &str = include_str!("builtin.toml");
 
 /// Names with a meaning of their own where a profile's name is expected.
 const RESERVED: [&str; 2] = [AUTO, "off"];
-const AUTO: &str = "auto";
+/// The profile made of all others.
+pub const AUTO: &str = "auto";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -109,6 +109,15 @@ pub fn checksums(lock: &str, path: &Path) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
+/// A registry package that is small as a rule: lock files know no sizes, but who depends on nothing and has a short name
+/// seldom holds much.
+pub fn small_package(lock: &str, path: &Path) -> Option<(String, String)> {
+    let lock: LockFile = crate::document::parse(path, lock).ok()?;
+    let packages = lock.package.into_iter().filter(|package| package.checksum.is_some());
+    let smallest = packages.min_by_key(|it| (!it.dependencies.is_empty(), it.name.len(), it.name.clone()))?;
+    Some((smallest.name, smallest.version))
+}
+
 /// The folders below `registry/src` that hold the packages of a full `cargo metadata`.
 pub fn registry_folders(metadata: &str) -> Result<BTreeSet<PathBuf>> {
     let metadata: Metadata = cargo_metadata::MetadataCommand::parse(metadata)

@@ -430,3 +430,55 @@ fn old_variables_are_obeyed_or_refused_by_name_where_they_were_obeyed() {
     assert_eq!(ended.exit, 3);
     assert!(ended.stderr.contains("CONFIG_FILE is `gone.yaml`, and there is no such file"), "{}", ended.stderr);
 }
+
+/// A cache in which a probe of profile `lab` is kept, `age` seconds old.
+fn measured(project: &Project, age: u64) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let record = |ecosystem: &str, url: &str, verdict: &str, more: serde_json::Value| {
+        let mut report = serde_json::json!({
+            "ecosystem": ecosystem, "url": url, "origin": "mirror lab", "verdict": verdict, "message": "", "hosts": ["a"],
+        });
+        report.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::json!({ "profile": "lab", "at": now - age, "circumstances": "0".repeat(64), "report": report })
+    };
+    let good = serde_json::json!({
+        "connect_milliseconds": 12, "first_byte_milliseconds": 34, "bytes_per_second": 2_097_152, "score_milliseconds": 5600,
+        "message": "crate x 1.0.0",
+    });
+    let partial = serde_json::json!({ "message": "it leads away", "failed_host": "dl.example" });
+    let records = [
+        record("crates", "https://a.example/index/", "partial", partial),
+        record("crates", "https://b.example/", "ok", good),
+        record("go", "https://a.example/go", "dead", serde_json::json!({ "message": "no connection" })),
+    ];
+    let text = serde_json::json!({ "version": 1, "measured": records }).to_string();
+    project.folder.write("cache/measured-v1.json", &text);
+    let lab = "\n[mirror.lab.crates]\nlist = [\"sparse+https://a.example/index/\"]\n";
+    project.folder.write("xtask.toml", &format!("{DECLARATION}{lab}"));
+}
+
+#[test]
+fn what_was_measured_is_shown_with_its_age_where_nothing_may_be_contacted() {
+    let project = Project::new();
+    measured(&project, 600);
+    let cache = project.folder.0.join("cache");
+    let environment = [("XTASK_CACHE_DIR", cache.to_str().unwrap())];
+    let ended = project.run_with("mirror probe lab --offline", &environment);
+    expect![[r#"
+        ecosystem  endpoint                  verdict  connect  first byte      speed  score     age
+        crates     https://a.example/index/  partial        -           -          -      -  10 min
+                   it leads away; failed host: dl.example
+                   https://b.example/        ok         12 ms       34 ms  2.0 MiB/s  5.6 s  10 min
+        go         https://a.example/go      dead           -           -          -      -  10 min
+                   no connection
+    "#]]
+    .assert_eq(&ended.stdout);
+    let ended = project.run_with("mirror probe lab --offline --ecosystem go --format json", &environment);
+    let probes: Vec<_> = ended.json().into_iter().filter(|it| it["event"] == "probe").collect();
+    assert_eq!(probes.len(), 1, "{}", ended.stdout);
+    assert_eq!((&probes[0]["verdict"], &probes[0]["cached"]), (&"dead".into(), &true.into()));
+    assert!((600..660).contains(&probes[0]["age_seconds"].as_u64().unwrap()));
+    let ended = project.run_with("mirror probe lab --ecosystem crate", &environment);
+    assert_eq!(ended.exit, 2, "{}", ended.stderr);
+    assert!(ended.stderr.contains("there are crates, go"), "{}", ended.stderr);
+}

@@ -91,6 +91,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("lint", ".ci/run", "cargo xtask lint --require all"),
     ("clean", "tests/faults/test_kill.py", "\"clean\""),
     ("build --offline", "tests/test_build.py", "\"--offline\", wrapper=unplugged()"),
+    ("mirror probe cn", "xtask/crates/conductor/tests/it/cli.rs", "mirror probe lab"),
     ("mirror use cn", "xtask/crates/conductor/tests/it/cli.rs", "mirror use"),
 ];
 

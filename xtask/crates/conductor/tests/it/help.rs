@@ -81,7 +81,7 @@ fn every_example_is_understood_and_what_is_free_runs() {
             );
             let (first, dry) = (words[1], words.contains(&"--dry-run"));
             let free = matches!(first, "plan" | "why" | "schema" | "help" | "completions")
-                || (first == "mirror" && words[2] != "use")
+                || (first == "mirror" && !matches!(words[2], "use" | "probe"))
                 || (first == "man" && words.len() == 2)
                 || (first == "cache" && (words[2] == "stats" || dry));
             let mut words = words[1..].to_vec();
