@@ -233,9 +233,25 @@ pub enum Mirror {
     },
     /// What each tool would get: variables set and removed, arguments
     #[command(
-        after_help = "Examples:\n  cargo xtask mirror env --mirror cn\n  cargo xtask mirror env --mirror cn --format json"
+        after_help = "Examples:\n  cargo xtask mirror env --mirror cn\n  cargo xtask mirror env --mirror cn --shell sh           lines for `eval`, for tools used by hand\n  cargo xtask mirror env --mirror cn --shell docker       for `eval \"docker build $(…) .\"`"
     )]
-    Env,
+    Env {
+        /// Lines for this shell or file, to use the tools by hand; there is no fallback in these
+        #[arg(long, value_enum)]
+        shell: Option<crate::mirror::Shell>,
+        /// Write values that hold credentials too
+        #[arg(long, requires = "shell")]
+        show_secrets: bool,
+    },
+    /// Print a shell script that gets Rust through a profile, for a machine that has none
+    #[command(
+        after_help = "Examples:\n  cargo xtask mirror bootstrap --mirror cn > bootstrap.sh\n  cargo xtask mirror bootstrap --mirror cn --format json"
+    )]
+    Bootstrap {
+        /// Write a script that holds credentials
+        #[arg(long)]
+        show_secrets: bool,
+    },
     /// Measure a profile's endpoints from here: who serves what this project needs, and how fast
     #[command(
         after_help = "Examples:\n  cargo xtask mirror probe\n  cargo xtask mirror probe cn --ecosystem crates --ecosystem go\n  cargo xtask mirror probe auto --fresh --format json"
@@ -274,7 +290,7 @@ pub enum LockCommand {
     /// Resolve pins anew and write xtask.lock
     #[command(after_help = "Examples:\n  cargo xtask lock update\n  cargo xtask lock update go --dry-run")]
     Update {
-        /// `go`, a wheel set or a model [default: all]
+        /// `go`, `rustup`, a wheel set or a model [default: all]
         #[arg(value_name = PIN)]
         names: Vec<String>,
     },

@@ -81,7 +81,7 @@ fn names(settings: &Settings, project: &Project) -> Result<Vec<(&'static str, Ve
     let layers = vec![layer("xtask.local.toml", &settings.local.mirror), layer("xtask.toml", &it.mirror)];
     let profiles = Profiles::new(layers, Default::default())
         .map_err(|error| Error::bug("the built-in profiles").because(error))?;
-    let pins = it.wheel_set.keys().chain(it.model.keys()).cloned().chain(["go".to_owned()]);
+    let pins = it.wheel_set.keys().chain(it.model.keys()).cloned().chain(["go", "rustup"].map(str::to_owned));
     Ok(vec![
         (cli::TARGET, it.native_library.keys().chain(it.go_binary.keys()).cloned().collect()),
         (cli::SUITE, it.suite.keys().cloned().collect()),

@@ -9,10 +9,12 @@ use crate::digest::Digest;
 use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
 use crate::execute::Workshop;
+use crate::execute::outside::Outside;
 use crate::files;
+use crate::mirror::MirrorUrl;
 use crate::mirror::env::Tool;
 use crate::process::{self, Invocation};
-use crate::project::pins::{FilePin, GoPlatform, ModelPins, Pins, VERSION, WheelPin};
+use crate::project::pins::{FilePin, GoPlatform, ModelPins, Pins, Rustup, VERSION, WheelPin};
 use crate::project::{ModelSource, Project};
 use crate::report::Sink;
 use crate::settings::{Settings, env};
@@ -20,6 +22,7 @@ use crate::toolchain::go;
 use crate::wheel::{Interpreter, WheelName, requirement, version};
 use protocol::{Artifact, ListedFile, Unpack};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::Path;
 
 /// Interpreters and machines that a lock serves.
@@ -60,6 +63,15 @@ pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<
         let version = project.declaration.toolchain.go.version.clone();
         pins.go = Some(go_pins(&workshop, &version)?);
     }
+    let rust = &project.declaration.toolchain.rust;
+    if !rust.version.is_empty() {
+        known.insert("rustup".to_owned());
+        if wanted("rustup") {
+            let log = settings.workspace.logs().join("lock.log");
+            let outside = Outside::new(settings, project, sink.clone(), log)?.for_every_ecosystem();
+            pins.rustup = Some(rustup_pins(&outside, settings, &rust.version, &rust.rustup)?);
+        }
+    }
     if let Some(unknown) = names.iter().find(|name| !known.contains(*name)) {
         let list = known.iter().cloned().collect::<Vec<_>>().join(", ");
         let error = Error::new(Code::UnknownName, format!("nothing called `{unknown}` is pinned ({list})"));
@@ -79,6 +91,15 @@ pub(super) fn check_drift(settings: &Settings, project: &Project) -> Result<()> 
     let pinned = pins.go.as_ref().map_or("", |go| &go.version);
     if declared.toolchain.go.version != pinned {
         drift.push(format!("go: {} is wanted, {} pinned", or_none(&declared.toolchain.go.version), or_none(pinned)));
+    }
+    let (rust, pinned) = (&declared.toolchain.rust, pins.rustup.as_ref());
+    for (what, wanted, pinned) in [
+        ("rust", &rust.version, pinned.map_or("", |it| &it.toolchain)),
+        ("rustup", &rust.rustup, pinned.map_or("", |it| &it.version)),
+    ] {
+        if wanted != pinned {
+            drift.push(format!("{what}: {} is wanted, {} pinned", or_none(wanted), or_none(pinned)));
+        }
     }
     for (name, set) in &declared.wheel_set {
         let mut wanted = set.projects.clone();
@@ -224,6 +245,59 @@ fn go_pins(workshop: &Workshop, version: &str) -> Result<crate::project::pins::G
         platform.insert(name.to_owned(), GoPlatform { h1: h1.to_owned(), wheel });
     }
     Ok(crate::project::pins::Go { version: version.to_owned(), platform })
+}
+
+/// Platforms whose `rustup-init` is pinned where the server has it.
+const RUSTUP_PLATFORMS: [&str; 6] = [
+    "x86_64-unknown-linux-gnu",
+    "aarch64-unknown-linux-gnu",
+    "x86_64-unknown-linux-musl",
+    "aarch64-unknown-linux-musl",
+    "x86_64-apple-darwin",
+    "aarch64-apple-darwin",
+];
+
+/// Prints for each URL its first 64 characters, or an empty line where there are none.
+const HASHES: &str = r#"
+import sys, urllib.request
+for url in sys.argv[1:]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            print(answer.read(64).decode())
+    except OSError as error:
+        print()
+        sys.stderr.write(f"{url}: {error}\n")
+"#;
+
+/// The hashes that rustup's own server, or a mirror of it, publishes beside its files. Asked with python3, which knows proxies and
+/// authorities: the gateway hands out nothing that is not pinned yet.
+fn rustup_pins(outside: &Outside, settings: &Settings, toolchain: &str, version: &str) -> Result<Rustup> {
+    let message = format!("no server has the hashes of Rust {toolchain} and rustup {version}");
+    let mut error = Error::new(Code::CannotPin, message);
+    for (dist, root) in outside.rustup_servers() {
+        let place = |url: &MirrorUrl| url.expose().trim_end_matches('/').to_owned();
+        let manifest = [format!("{}/dist/channel-rust-{toolchain}.toml.sha256", place(&dist))];
+        let init = RUSTUP_PLATFORMS.map(|it| format!("{}/archive/{version}/{it}/rustup-init.sha256", place(&root)));
+        let fixed = ["-I", "-c", HASHES].map(OsString::from);
+        let answer = process::ask(&Invocation {
+            program: "python3".into(),
+            arguments: fixed.into_iter().chain(manifest.into_iter().chain(init).map(OsString::from)).collect(),
+            directory: std::env::temp_dir(),
+            environment: settings.environment.only(env::PASSED),
+        })?;
+        let mut hashes = answer.lines().map(|line| line.parse::<Digest>().ok());
+        let manifest = hashes.next().flatten();
+        let init: BTreeMap<String, Digest> =
+            RUSTUP_PLATFORMS.iter().zip(hashes).filter_map(|(it, hash)| Some(((*it).to_owned(), hash?))).collect();
+        match manifest {
+            Some(manifest) if !init.is_empty() => {
+                let (version, toolchain) = (version.to_owned(), toolchain.to_owned());
+                return Ok(Rustup { version, toolchain, manifest, init });
+            }
+            _ => error = error.because(format!("{dist}, {root}: they have not both")),
+        }
+    }
+    Err(error.hint("name versions that exist under [toolchain.rust], or another server under [mirror.NAME.rustup]"))
 }
 
 /// Hashes of a model's files. Which files: those pinned before, else all that the source has.

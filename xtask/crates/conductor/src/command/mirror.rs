@@ -1,16 +1,19 @@
-//! `mirror list|show|env|use`; `probe` has a file of its own.
+//! `mirror list|show|env|bootstrap|use`; `probe` has a file of its own.
 
 use super::print;
 use crate::cli::Mirror;
 use crate::error::{Code, Error, Result};
 use crate::execute::outside::{self, Outside};
 use crate::files;
-use crate::mirror;
+use crate::mirror::env::Tool;
+use crate::mirror::{self, Shell};
 use crate::project::Project;
+use crate::project::pins::Rustup;
 use crate::report::{Event, Sink};
 use crate::satellite;
 use crate::settings::{MirrorChoice, Settings};
 use crate::tr;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirror) -> Result<()> {
     // Listing and choosing must work although a name that nobody knows is in force: they are the way out.
@@ -41,7 +44,20 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
             let profile = outside()?.resolved(name)?;
             print(settings, "mirror", &profile, &described(&profile))?;
         }
-        Mirror::Env => {
+        Mirror::Env { shell: Some(shell), show_secrets } => {
+            let text = exported(&outside()?, *shell, *show_secrets, &sink);
+            print(settings, "mirror", &serde_json::json!({ "text": text }), text.trim_end())?;
+        }
+        Mirror::Bootstrap { show_secrets } => {
+            let outside = outside()?;
+            let profile = outside.profile().ok_or_else(|| {
+                Error::new(Code::NoProfile, tr!("a script needs the mirrors of a profile, and none is in force"))
+                    .hint("cargo xtask mirror bootstrap --mirror cn")
+            })?;
+            let text = bootstrap(profile, project, *show_secrets)?;
+            print(settings, "mirror", &serde_json::json!({ "text": text }), text.trim_end())?;
+        }
+        Mirror::Env { shell: None, .. } => {
             let (steps, egress) = (Vec::new(), Vec::new());
             sink.send(Event::Plan { steps, egress, tools: outside()?.plain_mappings(), asked: true });
         }
@@ -68,6 +84,60 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
         }
     }
     Ok(())
+}
+
+/// Without a gateway nothing falls back: these are the settings of the best endpoint, and say so.
+fn exported(outside: &Outside, shell: Shell, show_secrets: bool, sink: &Sink) -> String {
+    let mut text = String::new();
+    let mut say = |line: String| {
+        match shell.comment(&line) {
+            comment if comment.is_empty() => sink.note(line),
+            comment => text += &comment,
+        };
+    };
+    match outside.profile() {
+        Some(profile) => {
+            say(tr!("mirror {name}: its first endpoints; there is no fallback in these", name = profile.name))
+        }
+        None => say(tr!("no profile is in force: each tool does what you configured")),
+    }
+    let (mut set, mut remove, mut arguments) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+    for tool in Tool::ALL {
+        let it = outside.plain(tool);
+        set.extend(it.set);
+        remove.extend(it.remove);
+        arguments.extend(it.arguments.into_iter().filter(|argument| argument.expose() != "--config"));
+    }
+    let exported = shell.export(&set, &remove, show_secrets);
+    for name in &exported.withheld {
+        say(tr!("{name} holds a credential and is left out; --show-secrets writes it", name));
+    }
+    if !arguments.is_empty() {
+        say(tr!("cargo has no variable for its registry: put this into $CARGO_HOME/config.toml"));
+        for argument in arguments {
+            say(if show_secrets { argument.expose().to_owned() } else { argument.to_string() });
+        }
+    }
+    text + &exported.text
+}
+
+fn bootstrap(profile: &mirror::Profile, project: &Project, show_secrets: bool) -> Result<String> {
+    let Some(pins) = &project.pins.rustup else {
+        return Err(Error::new(Code::NotPinned, tr!("xtask.lock pins no Rust"))
+            .hint("name versions under [toolchain.rust] in xtask.toml, then `cargo xtask lock update rustup`"));
+    };
+    let credential = |url: &&mirror::MirrorUrl| url.expose() != url.without_credentials();
+    let mut urls = profile.rustup.list.iter().filter_map(|pair| pair.urls()).flat_map(|(dist, root)| [dist, root]);
+    if let Some(url) = urls.find(credential).filter(|_| !show_secrets) {
+        let message = tr!("the script would hold the credential of {url}", url);
+        return Err(Error::new(Code::CommandLine, message).hint("--show-secrets writes it all the same"));
+    }
+    let Rustup { version, toolchain, manifest, init } = pins;
+    let wanted = mirror::Wanted { toolchain, manifest, rustup: version, init };
+    mirror::script(profile, &wanted).ok_or_else(|| {
+        let message = tr!("mirror `{name}` names no server of rustup's", name = profile.name);
+        Error::new(Code::NoProfile, message).hint("choose a profile that has [mirror.NAME.rustup]: --mirror cn")
+    })
 }
 
 /// What is said of the whole profile, then each ecosystem with who says so.

@@ -12,7 +12,9 @@ use crate::files;
 use crate::mirror::direct::{self, Defaults, Machine};
 use crate::mirror::env::{Context, Gateway as Door, HUB_TOKENS, Tool, ToolEnvironment, tool_environment};
 use crate::mirror::setup::{Places, defaults_needed, places};
-use crate::mirror::{self, Ecosystem, Egress, Endpoint, Layer, Masked, Profile, Profiles, Unexpanded, Unresolved};
+use crate::mirror::{
+    self, Ecosystem, Egress, Endpoint, Layer, Masked, MirrorUrl, Profile, Profiles, Unexpanded, Unresolved, UrlPair,
+};
 use crate::process::{self, Invocation};
 use crate::project::Project;
 use crate::report::{Sink, ToolMapping};
@@ -148,6 +150,17 @@ impl<'a> Outside<'a> {
         })
     }
 
+    /// rustup's servers in the order of the profile: where toolchains are, and where rustup itself is.
+    pub fn rustup_servers(&self) -> Vec<(MirrorUrl, MirrorUrl)> {
+        let direct = [UrlPair::Direct];
+        let list = self.profile.as_ref().map_or(&direct[..], |profile| &profile.rustup.list);
+        let servers = |pair: &UrlPair| match pair {
+            UrlPair::Urls(dist, root) => Some((dist.clone(), root.clone())),
+            UrlPair::Direct => self.direct().0.get(&Ecosystem::Rustup)?.pair(),
+        };
+        list.iter().filter_map(servers).collect()
+    }
+
     /// The values of `go env -w` that steer fetching.
     pub fn go_user_configuration(&self) -> BTreeMap<String, String> {
         self.go_file().into_iter().filter(|(name, _)| env::GO_FETCH.contains(&name.as_str())).collect()
@@ -243,6 +256,11 @@ impl<'a> Outside<'a> {
     /// What people who use the tools by hand would set: no gateway runs for them, so nothing falls back.
     pub fn plain_mappings(&self) -> Vec<ToolMapping> {
         Tool::ALL.into_iter().map(|tool| told(tool, &self.mapping(tool, None))).collect()
+    }
+
+    /// The same with what they hold, for whoever exports them.
+    pub fn plain(&self, tool: Tool) -> ToolEnvironment {
+        self.mapping(tool, None)
     }
 
     /// The hosts that `ecosystems` may lead to.

@@ -14,21 +14,27 @@
 //! direct.rs     what `direct` means on this machine
 //! env.rs        profile x tool -> variables and arguments
 //! setup.rs      profile -> what the gateway is told
+//! export.rs     variables as shells and files read them
+//! bootstrap.rs  a script for a machine without Rust
 //! selection.rs  `mirror use`: the text of xtask.local.toml
 //! ```
 
+mod bootstrap;
 pub mod direct;
 mod endpoint;
 pub mod env;
 mod expand;
+mod export;
 mod names;
 mod profile;
 mod selection;
 pub mod setup;
 mod template;
 
+pub use bootstrap::{Wanted, script};
 pub use endpoint::{Endpoint, InvalidUrl, Masked, MirrorUrl, UrlPair};
 pub use expand::{Unexpanded, Variables};
+pub use export::Shell;
 pub use names::{Pattern, Private};
 pub use profile::{
     AUTO, Apt, ChecksumDatabase, Crates, Declared, Ecosystem, Egress, Fallthrough, Git, GitPrefix, Go, Host, Hub,

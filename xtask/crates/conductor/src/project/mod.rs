@@ -63,6 +63,21 @@ pub struct ProjectTable {
 pub struct Toolchain {
     #[serde(default)]
     pub go: GoToolchain,
+    #[serde(default)]
+    pub rust: RustToolchain,
+}
+
+/// What `lock update rustup` pins, for machines that have no Rust yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RustToolchain {
+    /// Of the toolchain: `1.95.0`; empty: none is pinned.
+    #[serde(default)]
+    pub version: String,
+    /// Of rustup: `1.29.0`.
+    #[serde(default)]
+    pub rustup: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -16,6 +16,8 @@ pub struct Pins {
     pub version: u32,
     #[serde(default)]
     pub go: Option<Go>,
+    #[serde(default)]
+    pub rustup: Option<Rustup>,
     /// Wheel set → its files, for every interpreter and platform.
     #[serde(default)]
     pub wheel_set: BTreeMap<String, Vec<WheelPin>>,
@@ -30,6 +32,20 @@ pub struct Go {
     pub version: String,
     /// `linux-amd64` → the same toolchain as a module zip and as a wheel.
     pub platform: BTreeMap<String, GoPlatform>,
+}
+
+/// What a machine without Rust begins with, for `mirror bootstrap`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Rustup {
+    /// Of rustup itself: `1.29.0`.
+    pub version: String,
+    /// Of the toolchain that it installs: `1.95.0`.
+    pub toolchain: String,
+    /// sha256 of `dist/channel-rust-TOOLCHAIN.toml`, which has the hash of every component.
+    pub manifest: Digest,
+    /// `x86_64-unknown-linux-gnu` → sha256 of its `rustup-init`.
+    pub init: BTreeMap<String, Digest>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +111,15 @@ impl Pins {
                     write!(text, "\n[go.platform.{platform}]\nh1 = \"{}\"\nwheel = {}\n", pins.h1, wheel(&pins.wheel));
             }
         }
+        if let Some(Rustup { version, toolchain, manifest, init }) = &self.rustup {
+            let _ = write!(
+                text,
+                "\n[rustup]\nversion = \"{version}\"\ntoolchain = \"{toolchain}\"\nmanifest = \"{manifest}\"\n\n[rustup.init]\n"
+            );
+            for (platform, sha256) in init {
+                let _ = writeln!(text, "{platform} = \"{sha256}\"");
+            }
+        }
         if !self.wheel_set.is_empty() {
             text.push_str("\n[wheel-set]\n");
         }
@@ -158,6 +183,12 @@ mod tests {
         let pins = Pins {
             version: VERSION,
             go: Some(Go { version: "1.27.3".into(), platform }),
+            rustup: Some(Rustup {
+                version: "1.29.0".into(),
+                toolchain: "1.95.0".into(),
+                manifest: Digest::of(b"m"),
+                init: [("x86_64-unknown-linux-gnu".to_owned(), Digest::of(b"i"))].into(),
+            }),
             wheel_set: [("mock".to_owned(), vec![pin.clone()])].into(),
             model: [("mini".to_owned(), ModelPins { file: vec![file], wheel: Some(pin) })].into(),
         };

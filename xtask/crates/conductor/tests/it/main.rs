@@ -4,6 +4,7 @@
 //! checkout. Rules: ARCHITECTURE.md.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails, its helpers included")]
 
+mod bootstrap;
 mod borders;
 mod cli;
 mod docs;
