@@ -94,6 +94,11 @@ pub enum Command {
         after_help = "Examples:\n  cargo xtask why router\n  cargo xtask why toolchain:go\n  cargo xtask why router --profile dev\n  cargo xtask why candle-binding --format json"
     )]
     Why(Why),
+    /// Say what is wrong with this machine, its network and this checkout, and what helps
+    #[command(
+        after_help = "Examples:\n  cargo xtask doctor\n  cargo xtask doctor mirrors disk\n  cargo xtask doctor --fix                       shows what it would run, and asks\n  cargo xtask doctor --format json"
+    )]
+    Doctor(Doctor),
     /// Mirror profiles: which there are, what they set
     #[command(subcommand, after_help = "Examples:\n  cargo xtask mirror list\n  cargo xtask mirror use cn")]
     Mirror(Mirror),
@@ -213,8 +218,21 @@ pub struct Why {
 }
 
 #[derive(Debug, Args)]
+pub struct Doctor {
+    /// What to look at: toolchain, mirrors, engine, cache, disk, ports, project [default: all]
+    #[arg(value_name = "GROUP")]
+    pub groups: Vec<String>,
+    /// Show which commands of this tool would repair something, and run them after a yes
+    #[arg(long)]
+    pub fix: bool,
+    /// Agree beforehand to what --fix shows
+    #[arg(long, requires = "fix")]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Explain {
-    /// Code of an error, such as XT0303 [default: all, in a list]
+    /// Code of an error or a finding, such as XT0303 or disk.full [default: all errors, in a list]
     #[arg(value_name = "CODE")]
     pub code: Option<String>,
 }

@@ -4,6 +4,7 @@
 //! order, each module importing only from those below it (a test checks this):
 //!
 //! - [`command`]: what each command strings together.
+//! - [`doctor`]: what is wrong with machine, network and checkout: facts in, findings out.
 //! - [`execute`]: obeys a plan; the only caller of the rim.
 //! - [`plan`]: decides, purely.
 //! - [`satellite`]: speaks with the gateway, passes on what it tells.
@@ -20,6 +21,7 @@ pub mod code;
 pub mod command;
 pub mod crash;
 pub mod digest;
+pub mod doctor;
 pub mod document;
 pub mod error;
 pub mod execute;

@@ -3,6 +3,8 @@
 use crate::error::{Code, Error, Result};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// Answers of local services are small; a larger one is a mistake.
@@ -35,10 +37,28 @@ pub fn post_json(port: u16, path: &str, body: &[u8], limit: Duration) -> io::Res
 }
 
 fn request(port: u16, method: &str, path: &str, body: Option<&[u8]>, limit: Duration) -> io::Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&address(port), limit.min(Duration::from_secs(2)))?;
+    let stream = TcpStream::connect_timeout(&address(port), limit.min(Duration::from_secs(2)))?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n");
+    exchange(stream, &format!("127.0.0.1:{port}"), method, path, body)
+}
+
+/// Asks whoever listens on a socket in the file system; without a path only whether anybody does.
+pub fn get_unix(socket: &Path, path: Option<&str>, limit: Duration) -> io::Result<Option<Response>> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    path.map(|path| exchange(stream, "localhost", "GET", path, None)).transpose()
+}
+
+fn exchange(
+    mut stream: impl Read + Write,
+    host: &str,
+    method: &str,
+    path: &str,
+    body: Option<&[u8]>,
+) -> io::Result<Response> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
     if let Some(body) = body {
         head.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len()));
     }

@@ -1,7 +1,8 @@
-//! `explain [CODE]`: what an error's code means, offline, in every folder and with every file broken.
+//! `explain [CODE]`: what the code of an error or a finding means, offline, in every folder and with every file broken.
 
 use super::print_as;
 use crate::cli;
+use crate::doctor::Check;
 use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
 use crate::language;
@@ -9,6 +10,12 @@ use crate::settings::Format;
 use crate::tr;
 
 pub fn explain(args: &cli::Explain, format: Format) -> Result<()> {
+    if let Some(check) = args.code.as_deref().and_then(Check::named) {
+        let (id, exit, meaning) = (check.id(), check.failure().exit() as i32, check.meaning());
+        let value = serde_json::json!({ "code": id, "exit_code": exit, "explanation": meaning });
+        let head = tr!("{id}: a finding of `cargo xtask doctor {group}`", id, group = check.group());
+        return print_as(format, "explanation", &value, &format!("{head}\n\n{meaning}"));
+    }
     let chosen = match &args.code {
         Some(text) => vec![find(text)?],
         None => Code::ALL.to_vec(),
@@ -33,8 +40,10 @@ fn find(text: &str) -> Result<Code> {
     let upper = text.to_ascii_uppercase();
     let id = format!("XT{:0>4}", upper.trim_start_matches("XT"));
     Code::ALL.iter().copied().find(|code| code.id() == id).ok_or_else(|| {
-        let ids: Vec<String> = Code::ALL.iter().map(|code| code.id()).collect();
+        let findings = Check::ALL.iter().map(|check| check.id().to_owned());
+        let ids: Vec<String> = Code::ALL.iter().map(|code| code.id()).chain(findings).collect();
         let error = Error::new(Code::UnknownName, tr!("there is no code `{text}`", text));
-        did_you_mean(error, &id, ids.iter().map(String::as_str)).hint(tr!("`cargo xtask explain` lists all"))
+        did_you_mean(error, if text.contains('.') { text } else { &id }, ids.iter().map(String::as_str))
+            .hint(tr!("`cargo xtask explain` lists all"))
     })
 }

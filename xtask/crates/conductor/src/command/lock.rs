@@ -84,8 +84,8 @@ pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<
     files::write(&settings.workspace.pins(), pins.render().as_bytes())
 }
 
-/// Where xtask.lock is not what the declaration asks for. Reads both and asks nobody.
-pub(super) fn check_drift(settings: &Settings, project: &Project) -> Result<()> {
+/// Where xtask.lock is not what the declaration asks for, a line a pin. Reads both and asks nobody.
+pub(super) fn drift(settings: &Settings, project: &Project) -> Result<Vec<String>> {
     let (declared, pins) = (&project.declaration, &project.pins);
     let mut drift = Vec::new();
     let pinned = pins.go.as_ref().map_or("", |go| &go.version);
@@ -127,6 +127,12 @@ pub(super) fn check_drift(settings: &Settings, project: &Project) -> Result<()> 
     let undeclared = pins.wheel_set.keys().filter(|name| !declared.wheel_set.contains_key(*name));
     let undeclared = undeclared.chain(pins.model.keys().filter(|name| !declared.model.contains_key(*name)));
     drift.extend(undeclared.map(|name| format!("{name}: pinned, and declared nowhere")));
+    Ok(drift)
+}
+
+/// The same as a failure.
+pub(super) fn check_drift(settings: &Settings, project: &Project) -> Result<()> {
+    let drift = drift(settings, project)?;
     if drift.is_empty() {
         return Ok(());
     }

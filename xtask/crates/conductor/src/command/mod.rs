@@ -3,6 +3,7 @@
 mod cache;
 mod clean;
 mod completions;
+mod doctor;
 mod explain;
 pub mod habits;
 mod help;
@@ -140,6 +141,7 @@ fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sin
         Command::Run(run) => run::run(settings, project, sink, run),
         Command::Test(test) => test::test(settings, project, sink, test),
         Command::Lint(lint) => lint::lint(settings, project, sink, lint),
+        Command::Doctor(args) => doctor::doctor(settings, project, &sink, args),
         Command::Mirror(mirror) => mirror::mirror(settings, project, sink, mirror),
         Command::Lock(lock) => lock::lock(settings, project, sink, lock.command.as_ref()),
         Command::Cache(cache) => cache::cache(settings, &sink, cache),

@@ -10,7 +10,7 @@ use crate::document::Source;
 use crate::error::{Code, Error, ExitCode, Result};
 use crate::files;
 use crate::mirror::direct::{self, Defaults, Machine};
-use crate::mirror::env::{Context, Gateway as Door, HUB_TOKENS, Tool, ToolEnvironment, tool_environment};
+use crate::mirror::env::{Context, Gateway as Door, HUB_TOKENS, Note, Tool, ToolEnvironment, tool_environment};
 use crate::mirror::setup::{Places, defaults_needed, places};
 use crate::mirror::{
     self, Ecosystem, Egress, Endpoint, Layer, Masked, MirrorUrl, Profile, Profiles, Unexpanded, Unresolved, UrlPair,
@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What builds fetch from.
 const BUILDS: [Ecosystem; 4] = [Ecosystem::Crates, Ecosystem::Go, Ecosystem::Python, Ecosystem::Hub];
@@ -48,6 +48,8 @@ pub struct Outside<'a> {
     defaults: OnceLock<(Defaults, Vec<String>)>,
     /// Known hashes, told before the gateway starts.
     pins: Mutex<Pins>,
+    /// Bounds of the launcher that builds the gateway.
+    building: process::Deadline,
     gateway: Mutex<Option<std::sync::Arc<Gateway>>>,
 }
 
@@ -84,6 +86,7 @@ impl<'a> Outside<'a> {
             scope: BUILDS.into(),
             defaults: OnceLock::new(),
             pins: Mutex::default(),
+            building: process::Deadline::BUILD,
             gateway: Mutex::default(),
         })
     }
@@ -92,6 +95,18 @@ impl<'a> Outside<'a> {
     pub fn for_every_ecosystem(mut self) -> Self {
         self.scope.extend(defaults_needed(None));
         self
+    }
+
+    /// The same for whoever cannot wait for a whole build of the gateway.
+    pub fn building_within(mut self, whole: Duration) -> Self {
+        self.building.whole = whole;
+        self
+    }
+
+    /// What the mapping says of each tool's settings.
+    pub fn notes(&self) -> Vec<(Tool, Note)> {
+        let of = |tool: Tool| self.mapping(tool, None).notes.into_iter().map(move |note| (tool, note));
+        Tool::ALL.into_iter().flat_map(of).collect()
     }
 
     /// Any profile by its name.
@@ -344,7 +359,7 @@ impl<'a> Outside<'a> {
             environment: self.settings.environment.0.clone(),
         };
         let mut path = None;
-        let finished = process::run(&invocation, process::Deadline::BUILD, &self.log, |stream, text| match stream {
+        let finished = process::run(&invocation, self.building, &self.log, |stream, text| match stream {
             process::Stream::Out => match text.strip_prefix("contacted ") {
                 Some(host) => self.sink.contacted_by_launcher(host),
                 None => path = Some(PathBuf::from(text)),

@@ -7,6 +7,7 @@ mod native;
 mod probe;
 
 pub use native::label;
+pub use probe::{Probe, go_platform};
 
 use crate::cache::stat::{Snapshot, StatIndex};
 use crate::digest::Digest;

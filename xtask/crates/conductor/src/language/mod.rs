@@ -20,6 +20,7 @@ pub const WORDS: &[(&str, Language)] = &[("en", Language::English), ("zh", Langu
 /// English text → Chinese, a file for each room of the conductor, so that whoever changes a room changes its file.
 pub const CATALOGUE: &[(&str, &str)] = &[
     ("command", include_str!("zh/command.toml")),
+    ("doctor", include_str!("zh/doctor.toml")),
     ("document", include_str!("zh/document.toml")),
     ("error", include_str!("zh/error.toml")),
     ("mirror", include_str!("zh/mirror.toml")),

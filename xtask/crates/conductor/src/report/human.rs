@@ -118,7 +118,7 @@ impl Voice for Human {
                 let (tone, word) = match finding.severity {
                     Severity::Error => (Tone::Bad, tr!("error")),
                     Severity::Warning => (Tone::Warning, tr!("warning")),
-                    Severity::Note => (Tone::Dim, tr!("note")),
+                    Severity::Note | Severity::Info | Severity::Ok => (Tone::Dim, tr!("note")),
                 };
                 let word = self.paint(tone, &word);
                 self.say(&tr!(

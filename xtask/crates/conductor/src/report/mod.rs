@@ -188,12 +188,14 @@ pub struct Finding {
     pub fix: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     Error,
     Warning,
     Note,
+    Info,
+    Ok,
 }
 
 /// The last line.
@@ -235,6 +237,12 @@ impl Sink {
         if !host.is_empty() {
             self.send(Event::Contacted { ecosystem: "crates".to_owned(), host: host.to_owned(), served });
         }
+    }
+
+    /// A sink, and what is dropped into it.
+    pub fn heard() -> (Self, mpsc::Receiver<Event>) {
+        let (sender, receiver) = mpsc::channel();
+        (Self(sender), receiver)
     }
 
     /// A sink that nobody listens to.

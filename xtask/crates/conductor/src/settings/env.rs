@@ -74,6 +74,8 @@ pub const REQUIRE: &str = "XTASK_REQUIRE";
 pub const CONFIG_FILE: &str = "CONFIG_FILE";
 /// Old: `1` chooses the feature set `flash-attn`.
 pub const ENABLE_FLASH_ATTN: &str = "ENABLE_FLASH_ATTN";
+/// What says in which encoding a terminal reads, the strongest first.
+pub const CHARACTERS: [&str; 3] = ["LC_ALL", "LC_CTYPE", "LANG"];
 pub const NO_COLOR: &str = "NO_COLOR";
 pub const CI: &str = "CI";
 

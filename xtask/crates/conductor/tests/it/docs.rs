@@ -92,6 +92,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("clean", "tests/faults/test_kill.py", "\"clean\""),
     ("build --offline", "tests/test_build.py", "\"--offline\", wrapper=unplugged()"),
     ("mirror probe cn", "xtask/crates/conductor/tests/it/cli.rs", "mirror probe lab"),
+    ("doctor", "tests/test_doctor.py", "\"doctor\""),
     ("mirror use cn", "xtask/crates/conductor/tests/it/cli.rs", "mirror use"),
 ];
 

@@ -1,0 +1,462 @@
+//! What the gateway measured of each endpoint, and the cause where nothing can be reached.
+//!
+//! Never: opens a connection. Without a gateway there is what the launcher's cargo said while it tried to build one.
+
+use super::{Check, Finding, Fix};
+use crate::report::bytes;
+use crate::satellite;
+use crate::tr;
+use protocol::{Ecosystem, ProbeReport, ProbeVerdict};
+use std::collections::BTreeSet;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Name of the profile in force.
+    pub profile: Option<String>,
+    /// Whether this machine has a route to other machines; `None` where the system does not say.
+    pub routed: Option<bool>,
+    /// Beside loopback.
+    pub interfaces: Vec<String>,
+    pub name_servers: Vec<String>,
+    /// The proxy for https, without credentials.
+    pub proxy: Option<String>,
+    pub measured: Measured,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Measured {
+    /// `--offline`.
+    Forbidden,
+    Reports(Vec<ProbeReport>),
+    /// There was no measuring: what kept it, and the lines that were said meanwhile.
+    Not {
+        why: String,
+        evidence: Vec<String>,
+    },
+}
+
+pub fn examine(facts: &Facts) -> Vec<Finding> {
+    match &facts.measured {
+        Measured::Forbidden => vec![Finding::info(Check::Offline, "--offline", tr!("nothing was contacted"))],
+        Measured::Reports(reports) => endpoints(facts, reports),
+        Measured::Not { why, evidence } => {
+            let mut findings: Vec<_> = cause_in_words(facts, evidence).into_iter().collect();
+            // A cause says why; without one it stays open.
+            let message = tr!("the endpoints were not measured: {why}", why);
+            findings.push(match findings.is_empty() {
+                true => Finding::warning(
+                    Check::NotMeasured,
+                    "gateway",
+                    message,
+                    Fix::Yours("cargo xtask mirror probe".to_owned()),
+                ),
+                false => Finding::info(Check::NotMeasured, "gateway", message),
+            });
+            findings
+        }
+    }
+}
+
+fn endpoints(facts: &Facts, reports: &[ProbeReport]) -> Vec<Finding> {
+    let cause = cause(facts, reports);
+    let served: BTreeSet<Ecosystem> =
+        reports.iter().filter(|it| it.verdict == ProbeVerdict::Ok).map(|it| it.ecosystem).collect();
+    let shown = reports.iter().map(|report| {
+        let (check, subject, message) = (of_verdict(report.verdict), report.url.clone(), described(report));
+        let other =
+            Fix::safe(if facts.profile.as_deref() == Some("auto") { "mirror use cn" } else { "mirror use auto" });
+        match report.verdict {
+            ProbeVerdict::Ok => Finding::ok(check, subject, message),
+            // What one cause explains is its evidence, not a list of faults.
+            _ if cause.is_some() => Finding::info(check, subject, message),
+            _ if !served.contains(&report.ecosystem) => Finding::error(check, subject, message, other),
+            ProbeVerdict::Stale | ProbeVerdict::Partial | ProbeVerdict::Html => {
+                Finding::warning(check, subject, message, Fix::Yours(leave_out(facts, report)))
+            }
+            _ => Finding::info(check, subject, message),
+        }
+    });
+    let shown: Vec<_> = shown.collect();
+    cause.into_iter().chain(shown).collect()
+}
+
+fn leave_out(facts: &Facts, report: &ProbeReport) -> String {
+    match &facts.profile {
+        Some(name) => {
+            let ecosystem = satellite::name(&report.ecosystem);
+            tr!("leave it out of [mirror.{name}.{ecosystem}] in xtask.local.toml", name, ecosystem)
+        }
+        None => "cargo xtask mirror use auto".to_owned(),
+    }
+}
+
+fn of_verdict(verdict: ProbeVerdict) -> Check {
+    match verdict {
+        ProbeVerdict::Ok => Check::Served,
+        ProbeVerdict::Stale => Check::Stale,
+        ProbeVerdict::Partial => Check::Partial,
+        ProbeVerdict::Html => Check::Html,
+        ProbeVerdict::Tls => Check::Tls,
+        ProbeVerdict::Limited => Check::Limited,
+        ProbeVerdict::Dead => Check::Dead,
+    }
+}
+
+/// Everything that was seen on the way, in the order of the way: proxy, address, TLS, status, hosts, times.
+fn described(report: &ProbeReport) -> String {
+    let mut parts = vec![satellite::name(&report.ecosystem)];
+    parts.extend((!report.message.is_empty()).then(|| report.message.clone()));
+    parts.extend(report.failed_host.as_ref().map(|host| tr!("the host that failed is {host}", host)));
+    parts.extend(report.proxy.as_ref().map(|proxy| tr!("through proxy {proxy}", proxy)));
+    parts.extend(report.address.as_ref().map(|address| tr!("at {address}", address)));
+    parts.extend(report.tls_issuer.as_ref().map(|issuer| tr!("certificate by {issuer}", issuer)));
+    parts.extend(report.status.map(|status| format!("HTTP {status}")));
+    if report.hosts.len() > 1 {
+        parts.push(tr!("leads to {hosts}", hosts = report.hosts[1..].join(", ")));
+    }
+    parts.extend(report.connect_milliseconds.map(|time| tr!("connected in {time} ms", time)));
+    parts.extend(report.first_byte_milliseconds.map(|time| tr!("first byte after {time} ms", time)));
+    parts.extend(report.bytes_per_second.map(|speed| format!("{}/s", bytes(speed))));
+    parts.join("; ")
+}
+
+/// Why nothing at all can be reached. What was seen goes before what is concluded from silence.
+fn cause(facts: &Facts, reports: &[ProbeReport]) -> Option<Finding> {
+    // One that answers, however wrongly, shows that there is a network.
+    let reachable = |it: &ProbeReport| {
+        matches!(it.verdict, ProbeVerdict::Ok | ProbeVerdict::Stale | ProbeVerdict::Limited | ProbeVerdict::Partial)
+    };
+    if reports.is_empty() || reports.iter().any(reachable) {
+        return None;
+    }
+    if let Some(page) = reports.iter().all(|it| it.verdict == ProbeVerdict::Html).then(|| reports.first()).flatten() {
+        return Some(portal(&page.message));
+    }
+    if let Some(refused) = reports.iter().find(|it| it.status == Some(407) || says(&it.message, &PASSWORD)) {
+        return Some(proxy_password(facts, refused.proxy.as_deref()));
+    }
+    let refused: Vec<_> = reports.iter().filter(|it| it.verdict == ProbeVerdict::Tls).collect();
+    if !refused.is_empty() && reports.iter().all(|it| matches!(it.verdict, ProbeVerdict::Tls | ProbeVerdict::Dead)) {
+        let issuer = refused.iter().find_map(|it| it.tls_issuer.as_deref());
+        return Some(wrong_authority(issuer, &refused[0].message));
+    }
+    let words: Vec<String> = reports.iter().map(|it| it.message.clone()).collect();
+    Some(silence(facts, &words))
+}
+
+const PASSWORD: [&str; 3] = [" 407", "Proxy Authentication Required", "wants other credentials"];
+const CERTIFICATE: [&str; 5] = ["certificate", "UnknownIssuer", "self-signed", "unable to get local issuer", "x509:"];
+const LOOKUP: [&str; 6] = [
+    "failed to lookup address",
+    "Could not resolve host",
+    "Couldn't resolve host",
+    "Name or service not known",
+    "Temporary failure in name resolution",
+    "has no address",
+];
+/// What the launcher and its cargo say of an endpoint that does not deliver.
+const FAILED: [&str; 6] =
+    ["cargo's own registry: ", "network error", "download of", "failed to fetch", "cannot connect", "timed out"];
+const PAGE: [&str; 3] = ["expected value at line 1 column 1", "<!doctype html", "<html"];
+
+fn says(text: &str, any: &[&str]) -> bool {
+    let text = text.to_lowercase();
+    any.iter().any(|words| text.contains(&words.to_lowercase()))
+}
+
+/// The cause in what other programs said, where any of it names one.
+fn cause_in_words(facts: &Facts, evidence: &[String]) -> Option<Finding> {
+    let line = |any: &[&str]| evidence.iter().find(|line| says(line, any));
+    if line(&PASSWORD).is_some() {
+        return Some(proxy_password(facts, None));
+    }
+    if let Some(line) = line(&CERTIFICATE) {
+        return Some(wrong_authority(None, line.trim()));
+    }
+    if let Some(line) = line(&PAGE) {
+        return Some(portal(line.trim()));
+    }
+    (facts.routed == Some(false) || line(&FAILED).is_some()).then(|| silence(facts, evidence))
+}
+
+fn portal(page: &str) -> Finding {
+    Finding::error(
+        Check::Html,
+        tr!("network"),
+        tr!("a web page answers in place of every endpoint, as a login page does: {page}", page),
+        Fix::Yours(tr!("open any http:// page in a browser, log in, then run `cargo xtask doctor mirrors`")),
+    )
+}
+
+fn proxy_password(facts: &Facts, seen: Option<&str>) -> Finding {
+    let proxy = seen.or(facts.proxy.as_deref()).unwrap_or("http://PROXY:PORT").trim_end_matches('/').to_owned();
+    let host = proxy.rsplit("://").next().unwrap_or(&proxy).to_owned();
+    Finding::error(
+        Check::ProxyPassword,
+        proxy,
+        tr!("the proxy wants a user and a password (407)"),
+        Fix::Yours(format!("export HTTPS_PROXY=http://USER:PASSWORD@{host}")),
+    )
+}
+
+fn wrong_authority(issuer: Option<&str>, evidence: &str) -> Finding {
+    let message = match issuer {
+        Some(issuer) => tr!(
+            "every TLS connection is refused: the certificates are signed by {issuer}, which is not trusted here",
+            issuer
+        ),
+        None => tr!("every TLS connection is refused: {evidence}", evidence),
+    };
+    Finding::error(
+        Check::WrongAuthority,
+        "TLS",
+        message,
+        Fix::Yours("export SSL_CERT_FILE=/path/to/organisation-and-public-authorities.pem".to_owned()),
+    )
+}
+
+/// Nothing answers and nothing says why: what the machine itself knows decides.
+fn silence(facts: &Facts, words: &[String]) -> Finding {
+    let retry = "cargo xtask doctor mirrors";
+    if let Some(proxy) = &facts.proxy {
+        let host = proxy.rsplit("://").next().unwrap_or(proxy).trim_end_matches('/');
+        // The gateway's words, and curl's inside of cargo.
+        let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
+        let refused =
+            [format!("cannot connect to {host}"), format!("to {name} port {port}"), format!("to proxy {name}")];
+        if words.iter().any(|line| refused.iter().any(|it| line.contains(it)) || says(line, &["resolve proxy"])) {
+            return Finding::error(
+                Check::ProxyDead,
+                proxy,
+                tr!("the proxy that HTTPS_PROXY names accepts no connection"),
+                Fix::Yours("export HTTPS_PROXY=http://HOST:PORT".to_owned()),
+            );
+        }
+    }
+    if facts.routed == Some(false) {
+        let message = match facts.interfaces.is_empty() {
+            true => tr!("this machine has no network: there is no route, and no interface beside loopback"),
+            false => tr!(
+                "this machine has no network: there is no route; interfaces: {interfaces}",
+                interfaces = facts.interfaces.join(", ")
+            ),
+        };
+        return Finding::error(
+            Check::Unplugged,
+            tr!("network"),
+            message,
+            Fix::Yours(tr!("connect this machine to a network, then run `{retry}`", retry)),
+        );
+    }
+    // Every one: where some names resolve, the name server is not what is wrong.
+    if !words.is_empty() && words.iter().all(|line| says(line, &LOOKUP))
+        || words.iter().any(|line| says(line, &LOOKUP))
+            && !words.iter().any(|line| says(line, &["refused", "timed out", "nothing within", "unreachable"]))
+    {
+        let servers = match facts.name_servers.is_empty() {
+            true => tr!("none"),
+            false => facts.name_servers.join(", "),
+        };
+        return Finding::error(
+            Check::NameLookup,
+            "/etc/resolv.conf",
+            tr!("no name of a host can be looked up; name servers: {servers}", servers),
+            Fix::Yours("export HTTPS_PROXY=http://HOST:PORT".to_owned()),
+        );
+    }
+    let fix = match &facts.profile {
+        None => Fix::safe("mirror use cn"),
+        Some(_) => Fix::Yours("export HTTPS_PROXY=http://HOST:PORT".to_owned()),
+    };
+    let evidence = words.iter().find(|line| says(line, &FAILED)).or(words.first()).cloned().unwrap_or_default();
+    Finding::error(
+        Check::Blocked,
+        tr!("network"),
+        tr!(
+            "there is a route and no endpoint answers: a firewall, or a network that allows its proxy only: {evidence}",
+            evidence = evidence.trim()
+        ),
+        fix,
+    )
+}
+
+impl Facts {
+    /// For tests: no route, and an endpoint that says so.
+    #[cfg(test)]
+    pub fn unplugged() -> Self {
+        Self {
+            profile: None,
+            routed: Some(false),
+            interfaces: Vec::new(),
+            name_servers: Vec::new(),
+            proxy: None,
+            measured: Measured::Not { why: "x".into(), evidence: Vec::new() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Severity;
+
+    fn report(url: &str, verdict: ProbeVerdict, message: &str) -> ProbeReport {
+        ProbeReport {
+            ecosystem: Ecosystem::Crates,
+            url: url.to_owned(),
+            origin: "direct".to_owned(),
+            verdict,
+            message: message.to_owned(),
+            hosts: vec!["a.example".to_owned()],
+            failed_host: None,
+            address: None,
+            proxy: None,
+            tls_issuer: None,
+            status: None,
+            connect_milliseconds: None,
+            first_byte_milliseconds: None,
+            bytes_per_second: None,
+            score_milliseconds: None,
+        }
+    }
+
+    fn plugged(measured: Measured) -> Facts {
+        Facts {
+            routed: Some(true),
+            interfaces: vec!["eth0".into()],
+            name_servers: vec!["192.0.2.1".into()],
+            measured,
+            ..Facts::unplugged()
+        }
+    }
+
+    fn first(facts: &Facts) -> (String, Severity, String, String) {
+        let it = examine(facts).remove(0);
+        (
+            it.check.id().to_owned(),
+            it.severity,
+            format!("{}: {}", it.subject, it.message),
+            it.fix.map(|fix| fix.shown()).unwrap_or_default(),
+        )
+    }
+
+    fn check(facts: &Facts, code: &str, severity: Severity, words: &[&str]) {
+        let (found, of, message, fix) = first(facts);
+        assert_eq!((found.as_str(), of), (code, severity), "{message}");
+        let all = format!("{message}\n{fix}");
+        assert!(words.iter().all(|words| all.contains(words)), "{words:?}: {all}");
+    }
+
+    const REFUSED: &str = "cannot connect to a.example:443: 192.0.2.1: Connection refused (os error 111)";
+    const NO_NAME: &str =
+        "cannot connect to a.example:443: failed to lookup address information: Temporary failure in name resolution";
+
+    #[test]
+    fn each_cause_is_named_from_what_the_gateway_saw() {
+        let dead = |message: &str| Measured::Reports(vec![report("https://a.example/", ProbeVerdict::Dead, message)]);
+        check(
+            &Facts { measured: dead(NO_NAME), ..Facts::unplugged() },
+            "network.unplugged",
+            Severity::Error,
+            &["no route", "doctor mirrors"],
+        );
+        check(&plugged(dead(NO_NAME)), "network.dns", Severity::Error, &["192.0.2.1", "HTTPS_PROXY"]);
+        check(&plugged(dead(REFUSED)), "network.blocked", Severity::Error, &["refused", "cargo xtask mirror use cn"]);
+
+        let password = "proxy http://127.0.0.1:3128 opened no tunnel to a.example:443: it wants other credentials (HTTP/1.1 407 Proxy Authentication Required)";
+        let mut asked = report("https://a.example/", ProbeVerdict::Dead, password);
+        asked.proxy = Some("http://127.0.0.1:3128".into());
+        // Where the proxy is on loopback there need not be a route.
+        let facts = Facts { measured: Measured::Reports(vec![asked]), ..Facts::unplugged() };
+        check(
+            &facts,
+            "network.proxy-password",
+            Severity::Error,
+            &["http://127.0.0.1:3128: ", "USER:PASSWORD@127.0.0.1:3128"],
+        );
+
+        let mut signed = report("https://a.example/", ProbeVerdict::Tls, "invalid peer certificate: UnknownIssuer");
+        signed.tls_issuer = Some("CN=Corporate Inspection".into());
+        let facts = plugged(Measured::Reports(vec![signed]));
+        check(&facts, "network.tls", Severity::Error, &["CN=Corporate Inspection", "SSL_CERT_FILE"]);
+
+        let page = Measured::Reports(vec![report(
+            "https://a.example/",
+            ProbeVerdict::Html,
+            "answered with a page: Please log in",
+        )]);
+        check(&plugged(page), "mirror.html", Severity::Error, &["Please log in", "browser"]);
+
+        let gone = dead("cannot connect to 10.0.0.1:3128: Connection refused");
+        let facts = Facts { proxy: Some("http://10.0.0.1:3128".into()), ..plugged(gone) };
+        check(&facts, "network.proxy-dead", Severity::Error, &["http://10.0.0.1:3128"]);
+    }
+
+    #[test]
+    fn without_a_gateway_the_words_of_the_launchers_cargo_are_the_evidence() {
+        let said = |lines: &[&str]| Measured::Not {
+            why: "the gateway is not built".into(),
+            evidence: lines.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        let unresolved = "warning: spurious network error (3 tries remaining): [6] Could not resolve hostname (Could not resolve host: index.example)";
+        check(
+            &Facts { measured: said(&[unresolved]), ..Facts::unplugged() },
+            "network.unplugged",
+            Severity::Error,
+            &[],
+        );
+        check(&plugged(said(&[unresolved])), "network.dns", Severity::Error, &[]);
+        check(
+            &plugged(said(&["  [56] CONNECT tunnel failed, response 407"])),
+            "network.proxy-password",
+            Severity::Error,
+            &[],
+        );
+        let ca = "[60] SSL peer certificate or SSH remote key was not OK (SSL certificate problem: unable to get local issuer certificate)";
+        check(&plugged(said(&[ca])), "network.tls", Severity::Error, &["local issuer"]);
+        check(
+            &plugged(said(&["   Compiling gateway v0.1.0"])),
+            "network.not-measured",
+            Severity::Warning,
+            &["not built"],
+        );
+        let refused = said(&[
+            "  caused by: cargo's own registry: [7] Could not connect to server (Failed to connect to 10.0.0.1 port 3128 after 0 ms)",
+        ]);
+        let facts = Facts { proxy: Some("http://10.0.0.1:3128".into()), ..plugged(refused) };
+        check(&facts, "network.proxy-dead", Severity::Error, &["http://10.0.0.1:3128"]);
+        check(&plugged(Measured::Forbidden), "network.offline", Severity::Info, &["nothing was contacted"]);
+    }
+
+    #[test]
+    fn one_bad_endpoint_among_good_ones_is_no_failure_and_an_ecosystem_without_any_is_one() {
+        let mut good = report("https://good.example/", ProbeVerdict::Ok, "");
+        (good.address, good.status, good.bytes_per_second) = (Some("192.0.2.7:443".into()), Some(200), Some(1 << 20));
+        good.hosts.push("cdn.example".into());
+        for (verdict, code, severity) in [
+            (ProbeVerdict::Dead, "mirror.dead", Severity::Info),
+            (ProbeVerdict::Tls, "mirror.tls", Severity::Info),
+            (ProbeVerdict::Limited, "mirror.limited", Severity::Info),
+            (ProbeVerdict::Stale, "mirror.stale", Severity::Warning),
+            (ProbeVerdict::Partial, "mirror.partial", Severity::Warning),
+            (ProbeVerdict::Html, "mirror.html", Severity::Warning),
+        ] {
+            let bad = report("https://bad.example/", verdict, "why");
+            check(
+                &plugged(Measured::Reports(vec![bad.clone(), good.clone()])),
+                code,
+                severity,
+                &["bad.example", "why"],
+            );
+            let other = ProbeReport { ecosystem: Ecosystem::Go, ..good.clone() };
+            let (found, of, _, fix) = first(&plugged(Measured::Reports(vec![bad, other])));
+            assert_eq!((found.as_str(), of, fix.as_str()), (code, Severity::Error, "cargo xtask mirror use auto"));
+        }
+        let (code, severity, message, _) = first(&plugged(Measured::Reports(vec![good])));
+        assert_eq!((code.as_str(), severity), ("mirror.ok", Severity::Ok));
+        assert_eq!(
+            message,
+            "https://good.example/: crates; at 192.0.2.7:443; HTTP 200; leads to cdn.example; 1.0 MiB/s"
+        );
+    }
+}
