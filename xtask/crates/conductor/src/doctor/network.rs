@@ -182,8 +182,16 @@ const LOOKUP: [&str; 6] = [
     "has no address",
 ];
 /// What the launcher and its cargo say of an endpoint that does not deliver.
-const FAILED: [&str; 6] =
-    ["cargo's own registry: ", "network error", "download of", "failed to fetch", "connect", "timed out"];
+const FAILED: [&str; 8] = [
+    "cargo's own registry: ",
+    "network error",
+    "download of",
+    "failed to fetch",
+    "cannot connect",
+    "could not connect",
+    "no connection within",
+    "timed out",
+];
 const PAGE: [&str; 3] = ["expected value at line 1 column 1", "<!doctype html", "<html"];
 
 fn says(text: &str, any: &[&str]) -> bool {
