@@ -113,6 +113,11 @@ class First(unittest.TestCase):
         groups = {it["code"].split(".")[0] for it in findings}
         self.assertLessEqual({"toolchain", "mirror", "cache", "disk", "ports", "project"}, groups)
 
+    def test_every_host_is_silent(self):
+        routed = ["sh", "-c", 'ip route add default dev lo && exec "$@"', "sh"]
+        _, findings = doctor("--mirror", "cn", wrapper=[*mirrored(built(), "*/*=silent"), *routed], code=4)
+        self.assertEqual(findings[0]["code"], "network.blocked")
+
     def test_a_login_page_in_place_of_every_host(self):
         wrapper = mirrored(built(), "*/*=html")
         _, findings = doctor("mirrors", "--mirror", "cn", wrapper=wrapper, code=4)
@@ -152,7 +157,7 @@ class Report(unittest.TestCase):
             "PIP_INDEX_URL": f"https://{secret}@index.example/simple",
             "GIT_SSL_NO_VERIFY": "1",
             "HF_TOKEN": secret,
-            "USER": "wei",
+            "XTASK_CACHE_DIR": str(built().home / ".cache/xtask"),
         }
         run, _ = doctor(environment=environment)
         words = ["cargo", "xtask", "doctor"]
@@ -160,6 +165,7 @@ class Report(unittest.TestCase):
         for text in (str(run.events), run.stderr, human.stdout, human.stderr):
             self.assertNotIn(secret, text)
             self.assertNotIn(str(built().home), text)
+        self.assertIn("~/.cache/xtask", human.stdout)
 
     def test_fix_shows_its_plan_and_runs_nothing_without_a_yes(self):
         folder = built().cache / "store-v2/quarantine"
