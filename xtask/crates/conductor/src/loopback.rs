@@ -1,6 +1,7 @@
 //! The rim towards services that we started ourselves: HTTP/1.1 over a loopback socket, the only kind this program opens.
 
 use crate::error::{Code, Error, Result};
+use crate::tr;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -109,7 +110,7 @@ pub fn is_free(port: u16) -> bool {
 
 /// Free ports, all different.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let failed = |error| Error::new(Code::PortTaken, "there is no free TCP port on 127.0.0.1").because(error);
+    let failed = |error| Error::new(Code::PortTaken, tr!("there is no free TCP port on 127.0.0.1")).because(error);
     // All are held until all are known, so that none is given twice.
     let listeners: io::Result<Vec<_>> = (0..count).map(|_| TcpListener::bind(address(0))).collect();
     listeners.and_then(|listeners| listeners.iter().map(|it| Ok(it.local_addr()?.port())).collect()).map_err(failed)

@@ -12,6 +12,7 @@ use crate::cache::store::{self, Entry, Layout, Store};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::files;
+use crate::tr;
 use crate::workspace::CacheFolder;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +36,7 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let wrong = || format!("`{text}` is no size: a number with B, KB, MB, GB, KiB, MiB or GiB behind it");
+        let wrong = || tr!("`{text}` is no size: a number with B, KB, MB, GB, KiB, MiB or GiB behind it", text);
         let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
@@ -89,14 +90,14 @@ pub enum Kind {
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Result => "result",
-            Self::Download => "download",
-            Self::Partial => "partial download",
-            Self::Orphan => "orphan",
-            Self::Leftover => "leftover",
-            Self::Quarantine => "quarantine",
-            Self::Bucket => "other version",
+        f.write_str(&match self {
+            Self::Result => tr!("result"),
+            Self::Download => tr!("download"),
+            Self::Partial => tr!("partial download"),
+            Self::Orphan => tr!("orphan"),
+            Self::Leftover => tr!("leftover"),
+            Self::Quarantine => tr!("quarantine"),
+            Self::Bucket => tr!("other version"),
         })
     }
 }
@@ -319,11 +320,11 @@ impl Survey {
             let old = days >= limits.age_days && (limits.age_days > 0 || item.kind != Kind::Bucket);
             let why = match item.kind {
                 _ if is_live(item) => None,
-                Kind::Leftover => Some("left by a process that died".to_owned()),
-                Kind::Orphan => Some("no result needs it".to_owned()),
+                Kind::Leftover => Some(tr!("left by a process that died")),
+                Kind::Orphan => Some(tr!("no result needs it")),
                 // Nobody notes when a download is read again: only their size is bounded.
                 Kind::Download => None,
-                _ if old => Some(format!("unused for {days} days")),
+                _ if old => Some(tr!("unused for {days} days", days)),
                 _ => None,
             };
             match why {
@@ -345,7 +346,7 @@ impl Survey {
             if plan.left <= limits.size.0 {
                 break;
             }
-            plan.remove(item, "over the size limit".to_owned());
+            plan.remove(item, tr!("over the size limit"));
         }
         plan.removals
     }

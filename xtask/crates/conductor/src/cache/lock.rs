@@ -6,6 +6,7 @@
 
 use crate::error::{Code, Error, Result};
 use crate::files;
+use crate::tr;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -81,10 +82,11 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = self.0.splitn(3, ' ');
         let (Some(process), Some(Ok(since))) = (words.next(), words.next().map(str::parse::<u64>)) else {
-            return f.write_str("another process");
+            return f.write_str(&tr!("another process"));
         };
         let command = words.next().unwrap_or_default();
-        write!(f, "process {process} (`{command}`), for {} s", now_seconds().saturating_sub(since))
+        let seconds = now_seconds().saturating_sub(since);
+        f.write_str(&tr!("process {process} (`{command}`), for {seconds} s", process, command, seconds))
     }
 }
 
@@ -114,10 +116,13 @@ pub fn lock(path: &Path, mode: Mode, patience: Patience) -> Result<Held> {
         }
         let waited = start.elapsed();
         if waited >= patience.limit {
-            let held = format!("{} is held by {}", path.display(), Holder::of(path));
-            return Err(Error::new(Code::LockTimeout, format!("waited {} s for nothing", waited.as_secs()))
-                .because(Error::new(Code::LockTimeout, held))
-                .hint("wait for that process, or end it; XTASK_LOCK_TIMEOUT sets the limit in seconds"));
+            let held = tr!("{path} is held by {holder}", path = path.display(), holder = Holder::of(path));
+            return Err(Error::new(
+                Code::LockTimeout,
+                tr!("waited {seconds} s for nothing", seconds = waited.as_secs()),
+            )
+            .because(Error::new(Code::LockTimeout, held))
+            .hint(tr!("wait for that process, or end it; XTASK_LOCK_TIMEOUT sets the limit in seconds")));
         }
         let due = waited >= due_at;
         if due {

@@ -1,5 +1,6 @@
 //! Why a step is not a hit: the inputs that differ from the last result, old → new.
 
+use crate::tr;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,8 +38,8 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.old, &self.new) {
             (None, None) => f.write_str(&self.input),
-            (None, Some(new)) => write!(f, "{} is new ({new})", self.input),
-            (Some(old), None) => write!(f, "{} is gone (was {old})", self.input),
+            (None, Some(new)) => f.write_str(&tr!("{input} is new ({new})", input = self.input, new)),
+            (Some(old), None) => f.write_str(&tr!("{input} is gone (was {old})", input = self.input, old)),
             (Some(old), Some(new)) => write!(f, "{}: {old} → {new}", self.input),
         }
     }

@@ -25,6 +25,7 @@ use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
 use crate::files::{self, Draft};
 use crate::interrupt;
+use crate::tr;
 use crate::workspace::CacheFolder;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -241,9 +242,12 @@ impl Store {
             let (digest, size_bytes) =
                 Digest::of_file(copy.path()).map_err(|error| Error::disk("read", copy.path(), error))?;
             if let Some(expected) = product.expected.filter(|expected| *expected != digest) {
-                return Err(Error::new(Code::OtherBytes, format!("{} changed while it was taken over", product.path))
-                    .because(Error::new(Code::OtherBytes, format!("expected {expected}, got {digest}")))
-                    .hint("nothing was published; run the command again"));
+                return Err(Error::new(
+                    Code::OtherBytes,
+                    tr!("{path} changed while it was taken over", path = product.path),
+                )
+                .because(Error::new(Code::OtherBytes, tr!("expected {expected}, got {digest}", expected, digest)))
+                .hint(tr!("nothing was published; run the command again")));
             }
             let object = self.object(&digest);
             // An object of this name may be an altered one that nobody has looked at yet: its bytes decide.
@@ -291,8 +295,8 @@ impl Store {
     }
 
     fn record(&self, entry: Entry) -> Result<Entry> {
-        let body =
-            serde_json::to_string(&entry).map_err(|error| Error::bug("cannot serialise an entry").because(error))?;
+        let body = serde_json::to_string(&entry)
+            .map_err(|error| Error::bug(tr!("cannot serialise an entry")).because(error))?;
         let text = format!("{}\n{body}", Digest::of(body.as_bytes()));
         files::write(&self.entry_path(&entry.key), text.as_bytes())?;
         self.used(&[entry.key])?;
@@ -306,9 +310,12 @@ impl Store {
         let copy = Draft::copy(&from, folder, if output.executable { 0o755 } else { 0o644 })?;
         let (digest, _) = Digest::of_file(copy.path()).map_err(|error| Error::disk("read", copy.path(), error))?;
         if digest != output.digest {
-            return Err(Error::new(Code::AlteredObject, format!("{} was altered in the store", output.path))
-                .because(Error::new(Code::AlteredObject, format!("expected {}, got {digest}", output.digest)))
-                .hint("run the command again: the altered object is set aside and made anew"));
+            return Err(Error::new(Code::AlteredObject, tr!("{path} was altered in the store", path = output.path))
+                .because(Error::new(
+                    Code::AlteredObject,
+                    tr!("expected {expected}, got {digest}", expected = output.digest, digest),
+                ))
+                .hint(tr!("run the command again: the altered object is set aside and made anew")));
         }
         copy.publish(to)
     }

@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::interrupt;
+use crate::tr;
 use crate::workspace::CacheFolder;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -70,7 +71,7 @@ impl Look<'_> {
             let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Digest>().ok());
             let problem = match name {
                 Some(digest) => self.problem(&path, &digest, None)?,
-                None => Some("its name is no digest".to_owned()),
+                None => Some(tr!("its name is no digest")),
             };
             if problem.is_none() {
                 self.put_mode_right(&path)?;
@@ -102,7 +103,7 @@ impl Look<'_> {
                 None => None,
             };
             let (Some(key), Some(entry)) = (key, entry) else {
-                self.it.damages.push(Damage { path: path.clone(), problem: "is no whole entry".into(), step: None });
+                self.it.damages.push(Damage { path: path.clone(), problem: tr!("is no whole entry"), step: None });
                 if self.repair {
                     self.store.quarantine(&path)?;
                 }
@@ -159,7 +160,7 @@ impl Look<'_> {
             }
         }
         for stranger in self.store.strangers(entry) {
-            damage(&mut self.it, stranger, "is not part of the result".to_owned());
+            damage(&mut self.it, stranger, tr!("is not part of the result"));
         }
         // A tree is used as it lies there: one wrong file and all of it goes.
         Ok(if broken.is_empty() { broken } else { vec![tree] })
@@ -169,19 +170,19 @@ impl Look<'_> {
     fn problem(&mut self, path: &Path, digest: &Digest, output: Option<&Output>) -> Result<Option<String>> {
         interrupt::check()?;
         self.it.files += 1;
-        let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(Some("is gone".to_owned())) };
+        let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(Some(tr!("is gone"))) };
         if !metadata.is_file() {
-            return Ok(Some("is no regular file".to_owned()));
+            return Ok(Some(tr!("is no regular file")));
         }
         if output.is_some_and(|output| output.executable != (metadata.permissions().mode() & 0o111 != 0)) {
-            return Ok(Some("has another mode".to_owned()));
+            return Ok(Some(tr!("has another mode")));
         }
         let (found, size_bytes) = match Digest::of_file(path) {
             Ok(read) => read,
-            Err(error) => return Ok(Some(format!("cannot be read: {error}"))),
+            Err(error) => return Ok(Some(tr!("cannot be read: {error}", error))),
         };
         self.it.bytes += size_bytes;
         (self.tick)(self.it.bytes);
-        Ok((found != *digest).then(|| format!("expected {digest}, got {found}")))
+        Ok((found != *digest).then(|| tr!("expected {expected}, got {digest}", expected = digest, digest = found)))
     }
 }

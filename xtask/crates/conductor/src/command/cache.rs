@@ -8,8 +8,10 @@ use crate::cache::verify;
 use crate::cli;
 use crate::error::{Code, Error, Result};
 use crate::interrupt;
+use crate::language::right_aligned;
 use crate::report::{self, Event, Sink};
 use crate::settings::Settings;
+use crate::tr;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -42,13 +44,16 @@ fn stats(settings: &Settings, store: &Store) -> Result<()> {
         text.push_str(&format!("{:>12}  {count:>6} {}\n", size(*bytes), plural(*kind, *count)));
     }
     text.push_str(&format!(
-        "{:>12}  in all, kept below {} and {} days without use\n",
+        "{:>12}  {}\n",
         size(survey.size_bytes()),
-        size(limits.size.0),
-        limits.age_days
+        tr!(
+            "in all, kept below {size} and {age_days} days without use",
+            size = size(limits.size.0),
+            age_days = limits.age_days
+        )
     ));
     for user in &users {
-        text.push_str(&format!("{:>12}  in use: {}\n", "", user.holder));
+        text.push_str(&format!("{:>12}  {}\n", "", tr!("in use: {holder}", holder = user.holder)));
     }
     let kinds: Vec<_> = totals
         .iter()
@@ -67,10 +72,10 @@ fn stats(settings: &Settings, store: &Store) -> Result<()> {
 
 fn plural(kind: Kind, count: usize) -> String {
     match kind {
-        Kind::Quarantine => "in quarantine, for you to look at".to_owned(),
-        Kind::Bucket => "of other versions of this tool".to_owned(),
+        Kind::Quarantine => tr!("in quarantine, for you to look at"),
+        Kind::Bucket => tr!("of other versions of this tool"),
         kind if count == 1 => kind.to_string(),
-        kind => format!("{kind}s"),
+        kind => tr!("{kind}s", kind),
     }
 }
 
@@ -79,13 +84,17 @@ fn verify(settings: &Settings, sink: &Sink, store: &Store) -> Result<()> {
     let mut tick = |bytes| {
         if told.elapsed() >= SIGN_OF_LIFE {
             told = Instant::now();
-            sink.note(format!("{:>12} {} so far", "Verified", report::bytes(bytes)));
+            sink.note(format!(
+                "{} {}",
+                right_aligned(&tr!("Verified"), 12),
+                tr!("{size} so far", size = report::bytes(bytes))
+            ));
         }
     };
     let repair = !settings.dry_run && settings.cache.store().is_dir();
     let result = if repair {
         // A collection in between would look like damage.
-        let mut wait = waiting(sink, "the cache");
+        let mut wait = waiting(sink, tr!("the cache"));
         let _open = store.gate.hold_open(Patience { limit: settings.lock_timeout, tick: &mut wait })?;
         verify::verify(&settings.cache, store, true, &mut tick)?
     } else {
@@ -96,22 +105,25 @@ fn verify(settings: &Settings, sink: &Sink, store: &Store) -> Result<()> {
         let step = damage.step.as_deref().map(|step| format!(" ({step})")).unwrap_or_default();
         text.push_str(&format!("{}{step}: {}\n", damage.path.display(), damage.problem));
     }
-    let modes = if result.modes > 0 { format!(", {} modes put right", result.modes) } else { String::new() };
+    let modes = if result.modes > 0 { tr!(", {modes} modes put right", modes = result.modes) } else { String::new() };
     let (results, files, bytes) = (result.results, result.files, report::bytes(result.bytes));
-    text.push_str(&format!("verified {results} results, {files} files, {bytes}{modes}\n"));
+    text.push_str(&tr!("verified {results} results, {files} files, {bytes}{modes}", results, files, bytes, modes));
     print(settings, "verified", &result, &text)?;
     match result.damages.len() {
         0 => Ok(()),
         count => {
-            let (fate, hint) = if repair {
+            let (message, hint) = if repair {
                 (
-                    "set aside",
-                    "nothing else is needed: what is missing now is made or fetched again when it is next wanted",
+                    tr!("{count} altered in the cache, set aside", count),
+                    tr!("nothing else is needed: what is missing now is made or fetched again when it is next wanted"),
                 )
             } else {
-                ("left as it is", "cargo xtask cache verify    sets it aside, so that it is made or fetched again")
+                (
+                    tr!("{count} altered in the cache, left as it is", count),
+                    tr!("cargo xtask cache verify    sets it aside, so that it is made or fetched again"),
+                )
             };
-            Err(Error::new(Code::AlteredObject, format!("{count} altered in the cache, {fate}")).hint(hint))
+            Err(Error::new(Code::AlteredObject, message).hint(hint))
         }
     }
 }
@@ -125,7 +137,7 @@ fn gc(settings: &Settings, sink: &Sink, store: &Store, limits: &Limits) -> Resul
     if !settings.cache.store().is_dir() && Survey::of(&settings.cache, store).items.is_empty() {
         return tell(settings, &Survey::default(), &[]);
     }
-    let mut wait = waiting(sink, "the cache");
+    let mut wait = waiting(sink, tr!("the cache"));
     let closed = store.gate.close(Patience { limit: settings.lock_timeout, tick: &mut wait })?;
     let survey = Survey::of(&settings.cache, store);
     let removals = survey.plan(limits, &Live::of(store));
@@ -136,7 +148,7 @@ fn gc(settings: &Settings, sink: &Sink, store: &Store, limits: &Limits) -> Resul
 }
 
 fn tell(settings: &Settings, survey: &Survey, removals: &[Removal]) -> Result<()> {
-    let verb = if settings.dry_run { "would remove" } else { "removed" };
+    let verb = if settings.dry_run { tr!("would remove") } else { tr!("removed") };
     for removal in removals {
         let Removal { kind, name, size_bytes, why, .. } = removal;
         let text = format!("{verb} {kind} {name} ({}): {why}", report::bytes(*size_bytes));
@@ -146,14 +158,14 @@ fn tell(settings: &Settings, survey: &Survey, removals: &[Removal]) -> Result<()
     let left = survey.size_bytes().saturating_sub(gone);
     let value = json!({ "removed": removals.len(), "removed_bytes": gone, "size_bytes": left });
     let (count, gone, left) = (removals.len(), report::bytes(gone), report::bytes(left));
-    print(settings, "collected", &value, &format!("{verb} {count} items, {gone}; {left} stay"))
+    print(settings, "collected", &value, &tr!("{verb} {count} items, {gone}; {left} stay", verb, count, gone, left))
 }
 
 /// What to do while somebody else is in the way: say so, and hear Ctrl-C.
-pub(super) fn waiting<'a>(sink: &'a Sink, what: &'a str) -> impl FnMut(Option<&Holder>, Duration) -> Result<()> + 'a {
+pub(super) fn waiting<'a>(sink: &'a Sink, what: String) -> impl FnMut(Option<&Holder>, Duration) -> Result<()> + 'a {
     move |holder, waited| {
         if let Some(holder) = holder {
-            let (id, holder) = (what.to_owned(), holder.to_string());
+            let (id, holder) = (what.clone(), holder.to_string());
             sink.send(Event::Waiting { id, holder, seconds: waited.as_secs() });
         }
         interrupt::check()

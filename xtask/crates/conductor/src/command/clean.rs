@@ -15,6 +15,7 @@ use crate::interrupt;
 use crate::project::Project;
 use crate::report::{self, Event, Sink};
 use crate::settings::{Settings, env};
+use crate::tr;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -143,15 +144,22 @@ fn close_when_unused(settings: &Settings, sink: &Sink, gate: &Gate, what: &Path)
     let start = Instant::now();
     let mut due_at = Duration::from_secs(1);
     loop {
-        let mut wait = cache::waiting(sink, &name);
+        let mut wait = cache::waiting(sink, name.clone());
         let closed = gate.close(Patience { limit: settings.lock_timeout, tick: &mut wait })?;
         let Some(user) = gate.others().into_iter().next() else { return Ok(closed) };
         drop(closed);
         let waited = start.elapsed();
         if waited >= settings.lock_timeout {
-            let message = format!("waited {} s, and {name} is still used by {}", waited.as_secs(), user.holder);
-            return Err(Error::new(Code::LockTimeout, message)
-                .hint(format!("wait for that process, or end it; if there is none, remove {}", user.file.display())));
+            let message = tr!(
+                "waited {seconds} s, and {name} is still used by {holder}",
+                seconds = waited.as_secs(),
+                name,
+                holder = user.holder
+            );
+            return Err(Error::new(Code::LockTimeout, message).hint(tr!(
+                "wait for that process, or end it; if there is none, remove {file}",
+                file = user.file.display()
+            )));
         }
         if waited >= due_at {
             due_at *= 3;
@@ -164,7 +172,7 @@ fn close_when_unused(settings: &Settings, sink: &Sink, gate: &Gate, what: &Path)
 }
 
 fn tell(settings: &Settings, gone: Vec<(PathBuf, u64)>, foreign: &[PathBuf]) -> Result<()> {
-    let verb = if settings.dry_run { "would remove" } else { "removed" };
+    let verb = if settings.dry_run { tr!("would remove") } else { tr!("removed") };
     let shown = |path: &Path| settings.workspace.relative(path).display().to_string();
     for (path, size_bytes) in &gone {
         let value = json!({ "kind": "path", "name": shown(path), "size_bytes": size_bytes });
@@ -172,9 +180,14 @@ fn tell(settings: &Settings, gone: Vec<(PathBuf, u64)>, foreign: &[PathBuf]) -> 
     }
     for path in foreign {
         let value = json!({ "path": shown(path) });
-        print(settings, "kept", &value, &format!("kept {}: not made here, or changed since", shown(path)))?;
+        print(settings, "kept", &value, &tr!("kept {path}: not made here, or changed since", path = shown(path)))?;
     }
     let bytes: u64 = gone.iter().map(|(_, size_bytes)| size_bytes).sum();
     let value = json!({ "removed": gone.len(), "removed_bytes": bytes, "kept": foreign.len() });
-    print(settings, "cleaned", &value, &format!("{verb} {} paths, {}", gone.len(), report::bytes(bytes)))
+    print(
+        settings,
+        "cleaned",
+        &value,
+        &tr!("{verb} {count} paths, {size}", verb, count = gone.len(), size = report::bytes(bytes)),
+    )
 }

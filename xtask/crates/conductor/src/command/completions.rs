@@ -10,6 +10,7 @@ use crate::mirror::{Layer, Profiles};
 use crate::project::Project;
 use crate::report::Sink;
 use crate::settings::Settings;
+use crate::tr;
 use clap::CommandFactory as _;
 use clap::builder::PossibleValuesParser;
 use serde_json::json;
@@ -80,7 +81,7 @@ fn names(settings: &Settings, project: &Project) -> Result<Vec<(&'static str, Ve
         |origin: &str, section: &crate::mirror::Section| Layer { origin: origin.to_owned(), section: section.clone() };
     let layers = vec![layer("xtask.local.toml", &settings.local.mirror), layer("xtask.toml", &it.mirror)];
     let profiles = Profiles::new(layers, Default::default())
-        .map_err(|error| Error::bug("the built-in profiles").because(error))?;
+        .map_err(|error| Error::bug(tr!("the built-in profiles")).because(error))?;
     let pins = it.wheel_set.keys().chain(it.model.keys()).cloned().chain(["go", "rustup"].map(str::to_owned));
     Ok(vec![
         (cli::TARGET, it.native_library.keys().chain(it.go_binary.keys()).cloned().collect()),
@@ -141,12 +142,16 @@ pub fn man(settings: &Settings, sink: &Sink, args: &cli::Man) -> Result<()> {
     for (name, text) in &pages {
         let path = folder.join(name);
         if settings.dry_run {
-            sink.note(format!("would write {}", path.display()));
+            sink.note(tr!("would write {path}", path = path.display()));
         } else {
             files::write(&path, text.as_bytes())?;
         }
     }
-    sink.note(format!("{} pages; `man -l {}` shows the first", pages.len(), folder.join(&pages[0].0).display()));
+    sink.note(tr!(
+        "{count} pages; `man -l {first}` shows the first",
+        count = pages.len(),
+        first = folder.join(&pages[0].0).display()
+    ));
     Ok(())
 }
 
@@ -160,7 +165,7 @@ fn pages() -> Result<Vec<(String, String)>> {
         clap_mangen::Man::new(command.clone())
             .title(name.to_uppercase())
             .render(&mut bytes)
-            .map_err(|error| Error::bug("cannot write a manual page").because(error))?;
+            .map_err(|error| Error::bug(tr!("cannot write a manual page")).because(error))?;
         let below = command.get_subcommands().map(|it| (format!("{name}-{}", it.get_name()), it.clone()));
         open.extend(below.filter(|(_, it)| !it.is_hide_set()));
         pages.push((format!("{name}.1"), String::from_utf8_lossy(&bytes).into_owned()));

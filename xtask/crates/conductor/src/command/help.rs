@@ -5,6 +5,7 @@ use crate::cli::{self, Cli};
 use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
 use crate::settings::Format;
+use crate::tr;
 use clap::CommandFactory as _;
 use serde_json::json;
 use std::fmt::Write as _;
@@ -18,7 +19,7 @@ fn of_command(words: &[String]) -> Result<String> {
         let names: Vec<String> = found.get_subcommands().map(|it| it.get_name().to_owned()).collect();
         let below = found.get_bin_name().unwrap_or("cargo xtask").to_owned();
         found = found.find_subcommand_mut(word).ok_or_else(|| {
-            let error = Error::new(Code::UnknownName, format!("`{below}` has no command `{word}`"));
+            let error = Error::new(Code::UnknownName, tr!("`{below}` has no command `{word}`", below, word));
             did_you_mean(error, word, names.iter().map(String::as_str))
         })?;
     }
@@ -30,8 +31,9 @@ fn from_make(format: Format, target: Option<&str>) -> Result<()> {
         return super::print_as(format, "habits", &json!({ "targets": all() }), &text());
     };
     let answer = habits::answer(target).ok_or_else(|| {
-        let error = Error::new(Code::UnknownName, format!("no Makefile of the old pipeline had a target `{target}`"))
-            .hint("`cargo xtask help --from-make` lists them all");
+        let error =
+            Error::new(Code::UnknownName, tr!("no Makefile of the old pipeline had a target `{target}`", target))
+                .hint(tr!("`cargo xtask help --from-make` lists them all"));
         did_you_mean(error, target, habits::targets().map(|(_, name, _)| name))
     })?;
     let text = format!("make {target} → {}", answer.text());

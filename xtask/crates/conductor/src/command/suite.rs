@@ -9,6 +9,7 @@ use crate::execute::{Results, Workshop};
 use crate::facts::{Library, Wants};
 use crate::files;
 use crate::interrupt;
+use crate::language::right_aligned;
 use crate::mirror::env::Tool;
 use crate::plan::{self, Premise, Step, Work};
 use crate::process::{self, Deadline, Invocation, Stream};
@@ -16,6 +17,7 @@ use crate::project::{Files, Project, Suite, SuiteCommand, SuiteTool};
 use crate::report::{Event, Sink, seconds};
 use crate::settings::{Settings, env};
 use crate::toolchain::cargo;
+use crate::tr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Read as _;
@@ -52,8 +54,10 @@ pub(super) fn run(
     for name in &named {
         if !declared.contains_key(*name) {
             let known = declared.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            let error =
-                Error::new(Code::UnknownName, format!("there is no {word} `{name}`; xtask.toml declares {known}"));
+            let error = Error::new(
+                Code::UnknownName,
+                tr!("there is no {word} `{name}`; xtask.toml declares {known}", word, name, known),
+            );
             return Err(did_you_mean(error, name, declared.keys().map(String::as_str)));
         }
     }
@@ -64,11 +68,14 @@ pub(super) fn run(
         .collect();
     if let Some(unknown) = require.iter().find(|name| !known.contains(name.as_str())) {
         let names = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        return Err(Error::new(Code::UnknownName, format!("nothing called `{unknown}` can be required ({names})")));
+        return Err(Error::new(
+            Code::UnknownName,
+            tr!("nothing called `{unknown}` can be required ({names})", unknown, names),
+        ));
     }
     if named.is_empty() {
         let path = settings.workspace.declaration();
-        return Err(Error::new(Code::WrongValue, format!("{} declares no [{word}.NAME]", path.display())));
+        return Err(Error::new(Code::WrongValue, tr!("{path} declares no [{word}.NAME]", path = path.display(), word)));
     }
     let workshop = Workshop::new(settings, project, sink.clone())?;
     let mut wants = super::no_wants(settings, project, &cli::Variant::default())?;
@@ -90,7 +97,7 @@ pub(super) fn run(
         for (name, command) in named.iter().flat_map(|name| declared[*name].commands.iter().map(move |it| (name, it))) {
             let tool = command.tool.shown();
             let words = shown(&command.arguments, None, &command.directory);
-            sink.note(format!("{:>12} {name}: {tool} {words}", "would run"));
+            sink.note(format!("{} {name}: {tool} {words}", right_aligned(&tr!("would run"), 12)));
         }
         return Ok(());
     }
@@ -127,15 +134,15 @@ pub(super) fn run(
             message,
         });
     }
-    // The closing line that test runners are read by.
+    // The closing line that test runners are read by, in every language.
     let skipped = if skipped == 0 { String::new() } else { format!(", {skipped} skipped") };
     sink.note(format!("{word}s: {passed} passed, {} failed{skipped}", failed.len()));
     if failed.is_empty() {
         return Ok(());
     }
     let code = if *word == "linter" { Code::Findings } else { Code::SuiteFailed };
-    Err(Error::new(code, format!("failed {word}s: {}", failed.join(", ")))
-        .hint(format!("whole output: {}", workshop.logs.display())))
+    Err(Error::new(code, tr!("failed: {names}", names = failed.join(", ")))
+        .hint(tr!("whole output: {logs}", logs = workshop.logs.display())))
 }
 
 /// The lock file that cargo would use in `folder`: its own or the next one upwards.
@@ -154,12 +161,12 @@ fn pin_crates(workshop: &Workshop, folder: &Path) -> Result<()> {
 /// A command's words as one would type them in its folder, its files only counted.
 fn shown(words: &[String], files: Option<usize>, directory: &str) -> String {
     let words = words.iter().map(|word| match (word.as_str(), files) {
-        ("{files}", Some(count)) => format!("({count} files)"),
-        ("{files}", None) => "(its files)".to_owned(),
+        ("{files}", Some(count)) => tr!("({count} files)", count),
+        ("{files}", None) => tr!("(its files)"),
         _ => process::quoted(word.as_ref()),
     });
     let place = if directory.is_empty() { "." } else { directory };
-    format!("{} (in {place})", words.collect::<Vec<_>>().join(" "))
+    tr!("{command} (in {place})", command = words.collect::<Vec<_>>().join(" "), place)
 }
 
 struct Runner<'a> {
@@ -183,7 +190,7 @@ impl Runner<'_> {
                     return Ok(Outcome::Skipped(why));
                 }
                 Ok(Some(why)) => {
-                    failures.push(format!("required, and cannot run here: {why}"));
+                    failures.push(tr!("required, and cannot run here: {why}", why));
                     break;
                 }
                 Err(error) if matches!(error.exit(), ExitCode::Interrupted | ExitCode::Terminated) => {
@@ -216,10 +223,12 @@ impl Runner<'_> {
             let place = if command.directory.is_empty() { "." } else { &command.directory };
             return Err(Error::new(
                 Code::WrongValue,
-                format!(
-                    "{}: {}.{name} has nothing to look at: no file in {place} is one of its `files`",
-                    path.display(),
-                    self.kind
+                tr!(
+                    "{path}: {kind}.{name} has nothing to look at: no file in {place} is one of its `files`",
+                    path = path.display(),
+                    kind = self.kind,
+                    name,
+                    place
                 ),
             ));
         }
@@ -269,7 +278,7 @@ impl Runner<'_> {
         let folder = settings.workspace.root.join(directory);
         let git = settings.environment.find("git");
         let git = git.ok_or_else(|| {
-            Error::new(Code::CannotStart, "there is no git on PATH, which knows the files of this checkout")
+            Error::new(Code::CannotStart, tr!("there is no git on PATH, which knows the files of this checkout"))
         })?;
         let listing = process::ask(&Invocation {
             program: git,
@@ -309,7 +318,7 @@ impl Runner<'_> {
                     let cargo = rust
                         .or_else(|| settings.environment.get("CARGO").map(Into::into))
                         .or_else(|| settings.environment.find("cargo"));
-                    let cargo = cargo.ok_or_else(|| Error::new(Code::NoRust, "there is no cargo on PATH"))?;
+                    let cargo = cargo.ok_or_else(|| Error::new(Code::NoRust, tr!("there is no cargo on PATH")))?;
                     let mut environment = settings.environment.only(env::PASSED);
                     environment.extend(settings.environment.only(env::PASSED_TO_RUN));
                     environment.extend(settings.environment.only(env::NATIVE_KEYED));
@@ -348,7 +357,7 @@ impl Runner<'_> {
                 let tree = workshop.root_of(results, &format!("wheel-set:{wheel_set}"))?;
                 (tree.join(path), settings.environment.only(env::PASSED))
             }
-            SuiteTool::Pins => return Err(Error::bug("a comparison of pins is no child")),
+            SuiteTool::Pins => return Err(Error::bug(tr!("a comparison of pins is no child"))),
             SuiteTool::Python { wheel_set } => {
                 let python = match &facts.python {
                     Some(python) => (python.path.clone(), python.interpreter.version),
@@ -356,7 +365,7 @@ impl Runner<'_> {
                         settings
                             .environment
                             .find("python3")
-                            .ok_or_else(|| Error::new(Code::NoPython, "there is no python3 on PATH"))?,
+                            .ok_or_else(|| Error::new(Code::NoPython, tr!("there is no python3 on PATH")))?,
                         (3, 11),
                     ),
                 };
@@ -398,7 +407,8 @@ fn library_in<'r>(workshop: &Workshop, results: &'r Results, directory: &str) ->
 fn fill(workshop: &Workshop, results: &Results, text: &str) -> Result<String> {
     let text = text.replace("{root}", &workshop.settings.workspace.root.display().to_string());
     let Some((before, rest)) = text.split_once("{wheel-set:") else { return Ok(text) };
-    let (name, after) = rest.split_once('}').ok_or_else(|| Error::bug(format!("`{text}` has an open placeholder")))?;
+    let (name, after) =
+        rest.split_once('}').ok_or_else(|| Error::bug(tr!("`{text}` has an open placeholder", text)))?;
     let tree = workshop.root_of(results, &format!("wheel-set:{name}"))?;
     Ok(format!("{before}{}{after}", tree.display()))
 }
@@ -425,10 +435,11 @@ fn why_not(question: &Invocation) -> Option<String> {
         Ok(output) if output.status.success() => None,
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let said = said.lines().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned();
-            Some(format!("`{line}` fails: {said}"))
+            let said =
+                said.lines().find(|line| !line.trim().is_empty()).map_or_else(|| tr!("it says nothing"), str::to_owned);
+            Some(tr!("`{line}` fails: {said}", line, said))
         }
-        Err(error) => Some(format!("`{line}` cannot be started: {error}")),
+        Err(error) => Some(tr!("`{line}` cannot be started: {error}", line, error)),
     }
 }
 

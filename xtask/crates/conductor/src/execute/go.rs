@@ -7,6 +7,7 @@ use crate::digest::Digest;
 use crate::error::{Code, Error, ExitCode, Result};
 use crate::facts::{Binary, Facts, Go, Wants};
 use crate::files;
+use crate::language::translated;
 use crate::mirror::env::Tool;
 use crate::plan::{self, Step, View as _};
 use crate::process::{Deadline, Finished, Invocation, Stream};
@@ -14,6 +15,7 @@ use crate::project::GoBinary;
 use crate::report::{Done, Event};
 use crate::settings::env;
 use crate::toolchain::go;
+use crate::tr;
 use protocol::{Artifact, Unpack};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -30,7 +32,7 @@ impl Workshop<'_> {
     /// Brings the pinned toolchain from whichever of its two forms answers, and publishes it unpacked, as `go/`.
     pub(super) fn go_toolchain(&self, step: &Step, version: &str, platform: &str, lock: &Lock) -> Result<Made> {
         let pins = self.project.pins.go.as_ref().and_then(|go| go.platform.get(platform));
-        let pins = pins.ok_or_else(|| Error::bug(format!("no pin of Go for {platform}")))?;
+        let pins = pins.ok_or_else(|| Error::bug(tr!("no pin of Go for {platform}", platform)))?;
         let gateway = self.outside.gateway()?;
         let module_version = go::module_version(version, platform);
         let progress = |text| self.sink.send(Event::Progress { id: step.id.clone(), text });
@@ -66,7 +68,7 @@ impl Workshop<'_> {
             }
             Err(first) if matches!(first.exit(), ExitCode::Network | ExitCode::Integrity | ExitCode::Configuration) => {
                 if !self.settings.offline.value {
-                    self.sink.note(format!("the Go toolchain did not come as a module ({first}); trying its wheel"));
+                    self.sink.note(tr!("the Go toolchain did not come as a module ({first}); trying its wheel", first));
                 }
                 match gateway.fetch(&step.id, wheel, progress) {
                     Ok(fetched) => (unpack(fetched.path, folder.clone(), String::new(), &["go/"], "go/"), ""),
@@ -95,7 +97,7 @@ impl Workshop<'_> {
         if found != version {
             return Err(Error::new(
                 Code::OtherBytes,
-                format!("the pinned toolchain says it is Go {found}, not {version}"),
+                tr!("the pinned toolchain says it is Go {found}, not {version}", found, version),
             ));
         }
         let entry = self.store.publish_tree(lock, &step.id, step.flat_inputs(), &folder, outputs)?;
@@ -121,11 +123,11 @@ impl Workshop<'_> {
             Some(Go::Installed { path, .. }) => Ok(path.clone()),
             Some(Go::Pinned { version, platform, .. }) => {
                 let pins = self.project.pins.go.as_ref().and_then(|go| go.platform.get(platform));
-                let pins = pins.ok_or_else(|| Error::bug(format!("no pin of Go for {platform}")))?;
+                let pins = pins.ok_or_else(|| Error::bug(tr!("no pin of Go for {platform}", platform)))?;
                 let inputs = Inputs::Toolchain(plan::go_toolchain_pins(version, platform, &pins.h1));
                 Ok(self.store.tree(&inputs.key()).join("go/bin/go"))
             }
-            None => Err(Error::bug("nobody asked which Go there is")),
+            None => Err(Error::bug(tr!("nobody asked which Go there is"))),
         }
     }
 
@@ -231,7 +233,7 @@ impl Workshop<'_> {
             .binaries
             .get(name)
             .zip(declared)
-            .ok_or_else(|| Error::bug(format!("the facts about binary {name} were not gathered")))
+            .ok_or_else(|| Error::bug(tr!("the facts about binary {name} were not gathered", name)))
     }
 
     /// `# get https://host/path` is a request; the ledger gets its host.
@@ -251,7 +253,7 @@ impl Workshop<'_> {
     fn download_failed(&self, id: &str, finished: Finished, again: Invocation) -> Result<Error> {
         // The gateway knows each mirror's part in it.
         if let Some(refused) = self.outside.refused() {
-            return Ok(refused.context("cannot download the Go modules"));
+            return Ok(refused.context(tr!("cannot download the Go modules")));
         }
         let mut finished = finished;
         // With -x Go names every request; those lines are in the log, and hide the reason here.
@@ -275,22 +277,32 @@ impl Workshop<'_> {
         let said = finished.tail.iter().chain(failed.iter().map(|module| &module.error)).cloned().collect::<Vec<_>>();
         let integrity = said.iter().any(|line| go::is_integrity_failure(line));
         let Err(error) = finished.into_result("go mod download") else {
-            return Ok(Error::bug("a failed download succeeded"));
+            return Ok(Error::bug(tr!("a failed download succeeded")));
         };
         if !integrity {
-            return Ok(self.outside.unreachable(error).context(format!("cannot download Go modules from {proxies}")));
+            return Ok(self
+                .outside
+                .unreachable(error)
+                .context(tr!("cannot download Go modules from {proxies}", proxies)));
         }
         let described = |module: &go::FailedModule| {
             let expected = sums.as_deref().and_then(|sums| go::pinned_hash(sums, &module.path, &module.version));
-            let expected = expected.unwrap_or("the hash in the checksum database");
-            format!("  - {}@{} from {proxies}: expected {expected}, got {}", module.path, module.version, module.error)
+            let expected = expected.map_or_else(|| tr!("the hash in the checksum database"), str::to_owned);
+            tr!(
+                "  - {path}@{version} from {proxies}: expected {expected}, got {got}",
+                path = module.path,
+                version = module.version,
+                proxies,
+                expected,
+                got = module.error
+            )
         };
         let excerpt = failed.iter().map(described).collect::<Vec<_>>().join("\n");
         let excerpt = if excerpt.is_empty() { said.join("\n") } else { excerpt };
-        Ok(Error::new(Code::OtherBytes, format!("a Go module from {proxies} is not the pinned one"))
+        Ok(Error::new(Code::OtherBytes, tr!("a Go module from {proxies} is not the pinned one", proxies))
             .because(error)
             .excerpt(excerpt)
-            .hint("the module was thrown away; take that proxy out of the list, or use another with --mirror"))
+            .hint(tr!("the module was thrown away; take that proxy out of the list, or use another with --mirror")))
     }
 
     pub(super) fn go_binary(&self, step: &Step, name: &str, facts: &Facts, lock: &Lock) -> Result<Made> {
@@ -389,10 +401,10 @@ impl Workshop<'_> {
         if undeclared.is_empty() {
             return Ok(());
         }
-        Err(Error::bug(format!(
-            "{} is built from files that its key does not know: {}",
-            step.id,
-            undeclared.join(", ")
+        Err(Error::bug(tr!(
+            "{id} is built from files that its key does not know: {undeclared}",
+            id = step.id,
+            undeclared = undeclared.join(", ")
         )))
     }
 }
@@ -401,13 +413,14 @@ impl Workshop<'_> {
 fn refused_by_go(what: &str, finished: Finished, folder: &Path) -> Result<Finished> {
     let hint = finished.tail.iter().find_map(|line| way_out(line)).filter(|_| !finished.status.success());
     let Some(hint) = hint else { return Ok(finished) };
-    let Err(error) = finished.into_result(what) else { return Err(Error::bug("a failed command succeeded")) };
+    let Err(error) = finished.into_result(what) else { return Err(Error::bug(tr!("a failed command succeeded"))) };
     let excerpt = error.excerpt_text().unwrap_or_default().to_owned();
-    let message = format!("Go cannot use go.mod and go.sum in {} as they are", folder.display());
-    Err(Error::new(Code::BadPackage, message)
-        .because(error)
-        .excerpt(excerpt)
-        .hint(format!("in {}: {hint}", folder.display())))
+    let message = tr!("Go cannot use go.mod and go.sum in {folder} as they are", folder = folder.display());
+    Err(Error::new(Code::BadPackage, message).because(error).excerpt(excerpt).hint(tr!(
+        "in {folder}: {hint}",
+        folder = folder.display(),
+        hint = translated(hint)
+    )))
 }
 
 /// What to do about a line of Go's that says that go.mod or go.sum is at fault.

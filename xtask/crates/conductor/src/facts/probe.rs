@@ -10,6 +10,7 @@ use crate::project::Project;
 use crate::settings::Settings;
 use crate::settings::env;
 use crate::toolchain::go;
+use crate::tr;
 use crate::wheel::Interpreter;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -88,9 +89,9 @@ impl<'a> Probe<'a> {
         let environment = &self.settings.environment;
         // `cargo run` says which cargo it is: the real one, past any rustup proxy, with rustc beside it.
         let cargo = environment.get("CARGO").map(PathBuf::from).filter(|path| path.is_file());
-        let cargo = cargo
-            .or_else(|| environment.find("cargo"))
-            .ok_or_else(|| Error::new(Code::NoRust, "there is no cargo on PATH").hint(install_rust(self.settings)))?;
+        let cargo = cargo.or_else(|| environment.find("cargo")).ok_or_else(|| {
+            Error::new(Code::NoRust, tr!("there is no cargo on PATH")).hint(install_rust(self.settings))
+        })?;
         let beside = cargo.with_file_name("rustc");
         let rustc = if beside.is_file() { beside } else { environment.find("rustc").unwrap_or(beside) };
         let toolchain = environment.get("RUSTUP_TOOLCHAIN").unwrap_or("");
@@ -99,12 +100,12 @@ impl<'a> Probe<'a> {
         let host = version
             .lines()
             .find_map(|line| line.strip_prefix("host: "))
-            .ok_or_else(|| Error::new(Code::NoRust, format!("`{} -vV` names no host", rustc.display())))?
+            .ok_or_else(|| Error::new(Code::NoRust, tr!("`{rustc} -vV` names no host", rustc = rustc.display())))?
             .to_owned();
         let home = || environment.get("HOME").map(|home| Path::new(home).join(".cargo"));
         let cargo_home = environment.get("CARGO_HOME").map(PathBuf::from).or_else(home).ok_or_else(|| {
-            Error::new(Code::NoHome, "neither CARGO_HOME nor HOME is set")
-                .hint("set CARGO_HOME to a folder that this user may write")
+            Error::new(Code::NoHome, tr!("neither CARGO_HOME nor HOME is set"))
+                .hint(tr!("set CARGO_HOME to a folder that this user may write"))
         })?;
         Ok(Rust { cargo, rustc, version, cargo_version, host, cargo_home, seen: self.seen() })
     }
@@ -115,7 +116,7 @@ impl<'a> Probe<'a> {
         let mut words = environment.get("CC").unwrap_or("cc").split_whitespace();
         let name = words.next().unwrap_or("cc");
         let wrapper = environment.find(name).ok_or_else(|| {
-            Error::new(Code::NoCompiler, format!("there is no C compiler: `{name}` is not on PATH")).hint(install(
+            Error::new(Code::NoCompiler, tr!("there is no C compiler: `{name}` is not on PATH", name)).hint(install(
                 self.settings,
                 &[
                     ("apt-get", "gcc libc6-dev"),
@@ -155,9 +156,9 @@ impl<'a> Probe<'a> {
     pub fn go(&self) -> Result<Go> {
         let minimum = &self.project.declaration.toolchain.go.minimum;
         let wanted = go::version(minimum).ok_or_else(|| {
-            let message = format!("toolchain.go.minimum is `{minimum}`, which is no version");
+            let message = tr!("toolchain.go.minimum is `{minimum}`, which is no version", minimum);
             let error = self.project.source.error(Code::WrongValue, &["toolchain", "go", "minimum"], &message);
-            error.hint("write a version such as 1.26.9")
+            error.hint(tr!("write a version such as 1.26.9"))
         })?;
         let mut passed_over = None;
         if let Some(path) = self.settings.environment.find("go") {
@@ -175,22 +176,27 @@ impl<'a> Probe<'a> {
         let declared = &self.project.declaration.toolchain.go.version;
         match pinned {
             Some(pins) if pins.version != *declared => {
-                let message = format!("Go {declared} is asked for, and xtask.lock pins {}", pins.version);
+                let message =
+                    tr!("Go {declared} is asked for, and xtask.lock pins {version}", declared, version = pins.version);
                 let error = self.project.source.error(Code::NotPinned, &["toolchain", "go", "version"], &message);
-                Err(error.hint("run `cargo xtask lock update go`"))
+                Err(error.hint(tr!("run `cargo xtask lock update {name}`", name = "go")))
             }
             Some(pins) => Ok(Go::Pinned { version: pins.version.clone(), platform, passed_over }),
             None => Err(Error::new(
                 Code::NoGo,
-                format!("there is no Go {minimum} or newer on PATH, and xtask.lock pins none for {platform}"),
+                tr!(
+                    "there is no Go {minimum} or newer on PATH, and xtask.lock pins none for {platform}",
+                    minimum,
+                    platform
+                ),
             )
-            .hint("install Go, or add the pin with `cargo xtask lock update go`")),
+            .hint(tr!("install Go, or add the pin with `cargo xtask lock update go`"))),
         }
     }
 
     pub fn python(&self) -> Result<Python> {
         let path = self.settings.environment.find("python3").ok_or_else(|| {
-            Error::new(Code::NoPython, "there is no python3 on PATH").hint(install(
+            Error::new(Code::NoPython, tr!("there is no python3 on PATH")).hint(install(
                 self.settings,
                 &[
                     ("apt-get", "python3"),
@@ -219,15 +225,20 @@ impl<'a> Probe<'a> {
             Some(Python { path, interpreter: Interpreter { version, architecture, glibc } })
         };
         let python = understood().ok_or_else(|| {
-            Error::new(Code::NoAnswer, format!("{} gives an unknown answer: {answer}", path.display()))
+            Error::new(Code::NoAnswer, tr!("{path} gives an unknown answer: {answer}", path = path.display(), answer))
         })?;
         if python.interpreter.version < (3, 10) {
             let (major, minor) = python.interpreter.version;
             return Err(Error::new(
                 Code::NoPython,
-                format!("{} is Python {major}.{minor}; 3.10 or newer is needed", python.path.display()),
+                tr!(
+                    "{path} is Python {major}.{minor}; 3.10 or newer is needed",
+                    path = python.path.display(),
+                    major,
+                    minor
+                ),
             )
-            .hint("install a newer python3 and put it first on PATH"));
+            .hint(tr!("install a newer python3 and put it first on PATH")));
         }
         Ok(python)
     }
@@ -241,7 +252,11 @@ impl<'a> Probe<'a> {
         } else {
             return Ok(());
         };
-        let error = self.project.source.error(code, &place, &format!("{}: there is no {missing}", place.join(".")));
+        let error = self.project.source.error(
+            code,
+            &place,
+            &tr!("{place}: there is no {missing}", place = place.join("."), missing),
+        );
         let beside = folder.parent().and_then(|parent| std::fs::read_dir(parent).ok()).into_iter().flatten().flatten();
         let folders = beside.filter(|entry| entry.path() != folder && entry.path().join(file).exists());
         let names: Vec<String> = folders
@@ -254,12 +269,12 @@ impl<'a> Probe<'a> {
 
     pub fn binary(&self, name: &str) -> Result<Binary> {
         let declared =
-            self.project.declaration.go_binary.get(name).ok_or_else(|| Error::bug(format!("no binary {name}")))?;
+            self.project.declaration.go_binary.get(name).ok_or_else(|| Error::bug(tr!("no binary {name}", name)))?;
         let folder = self.settings.workspace.root.join(&declared.module);
         self.must_hold(&folder, "go.mod", ["go-binary", name, "module"])?;
         self.must_hold(&folder.join(&declared.main), "", ["go-binary", name, "main"])?;
         let closure = go::closure(&folder, &declared.main, &|path| self.digest(path))
-            .map_err(|error| error.context(format!("cannot tell what go-binary.{name} is made of")))?;
+            .map_err(|error| error.context(tr!("cannot tell what go-binary.{name} is made of", name)))?;
         closure.folders.iter().for_each(|folder| self.note(folder));
         let environment_files = self.environment_files(&declared.environment)?;
         Ok(Binary { folder, sources: closure.sources, headers: closure.headers, environment_files, seen: self.seen() })
@@ -289,7 +304,7 @@ fn install(settings: &Settings, packages: &[(&str, &str)]) -> String {
         }
     }
     let names = packages.first().map_or("", |(_, names)| names);
-    format!("install {names} with this system's package manager")
+    tr!("install {names} with this system's package manager", names)
 }
 
 fn install_rust(settings: &Settings) -> String {

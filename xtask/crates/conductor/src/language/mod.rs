@@ -19,12 +19,15 @@ pub const WORDS: &[(&str, Language)] = &[("en", Language::English), ("zh", Langu
 
 /// English text → Chinese, a file for each room of the conductor, so that whoever changes a room changes its file.
 pub const CATALOGUE: &[(&str, &str)] = &[
+    ("cache", include_str!("zh/cache.toml")),
     ("command", include_str!("zh/command.toml")),
     ("doctor", include_str!("zh/doctor.toml")),
     ("document", include_str!("zh/document.toml")),
     ("error", include_str!("zh/error.toml")),
+    ("execute", include_str!("zh/execute.toml")),
     ("mirror", include_str!("zh/mirror.toml")),
     ("probe", include_str!("zh/probe.toml")),
+    ("project", include_str!("zh/project.toml")),
     ("report", include_str!("zh/report.toml")),
 ];
 

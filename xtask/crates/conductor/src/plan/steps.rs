@@ -10,6 +10,7 @@ use crate::project::ModelSource;
 use crate::project::pins::WheelPin;
 use crate::report::Status;
 use crate::settings::env;
+use crate::tr;
 use crate::wheel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -49,13 +50,18 @@ fn distinct_files(premise: &Premise) -> Result<()> {
     let mut owners: BTreeMap<&String, &String> = BTreeMap::new();
     for (name, library) in &premise.facts.libraries {
         if let Some(other) = owners.insert(&library.file, name) {
-            let message = format!("native-library.{other} and native-library.{name} both make {}", library.file);
+            let message = tr!(
+                "native-library.{other} and native-library.{name} both make {file}",
+                other,
+                name,
+                file = library.file
+            );
             let place = ["native-library", name, "path"];
             return Err(premise
                 .project
                 .source
                 .error(Code::BadName, &place, &message)
-                .hint("give one of them another [lib] name in its Cargo.toml"));
+                .hint(tr!("give one of them another [lib] name in its Cargo.toml")));
         }
     }
     Ok(())
@@ -69,24 +75,24 @@ fn keyed(premise: &Premise, work: Work, name: &str, inputs: Inputs, place: Place
     step.anew = compiled && premise.fresh.is_some_and(|made| !made.contains(&step.id));
     let key = inputs.key();
     match premise.view.lookup(&key)? {
-        _ if step.anew => step.reason = Some(Reason::because("asked for with --fresh")),
+        _ if step.anew => step.reason = Some(Reason::because(tr!("asked for with --fresh"))),
         Lookup::Hit(entry) => {
             let missing = entry
                 .outputs
                 .iter()
                 .find(|output| step.place.of(output).is_some_and(|path| !premise.view.is_in_place(&path, output)));
             step.status = if missing.is_some() { Status::Restore } else { Status::Hit };
-            step.reason = missing.map(|output| Reason::because(format!("{} is not in place", output.path)));
+            step.reason = missing.map(|output| Reason::because(tr!("{path} is not in place", path = output.path)));
             step.entry = Some(entry);
         }
         Lookup::Broken(files) => {
             let names: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
-            step.reason = Some(Reason::because(format!("altered in the store: {}", names.join(", "))));
+            step.reason = Some(Reason::because(tr!("altered in the store: {names}", names = names.join(", "))));
             step.broken = files;
         }
         Lookup::Absent => {
             step.reason = Some(match premise.view.last_inputs(&step.id) {
-                None => Reason::because("first time in this checkout"),
+                None => Reason::because(tr!("first time in this checkout")),
                 Some(last) => {
                     step.changed = Reason::compare(&last, &inputs.flat());
                     smallest(&step.changed)
@@ -102,11 +108,11 @@ fn keyed(premise: &Premise, work: Work, name: &str, inputs: Inputs, place: Place
 /// One reason for several: the first, with the count of the others.
 fn smallest(reasons: &[Reason]) -> Reason {
     match reasons {
-        [] => Reason::because("its result is gone from the store"),
+        [] => Reason::because(tr!("its result is gone from the store")),
         [only] => only.clone(),
         [first, others @ ..] => {
             let mut first = first.clone();
-            first.input.push_str(&format!(" (and {} more)", others.len()));
+            first.input.push_str(&tr!(" (and {count} more)", count = others.len()));
             first
         }
     }
@@ -118,7 +124,7 @@ fn environment(premise: &Premise, names: &[impl AsRef<str>]) -> BTreeMap<String,
 }
 
 fn unknown(what: &str, name: &str) -> Error {
-    Error::bug(format!("the facts about {what} {name} were not gathered"))
+    Error::bug(tr!("the facts about {what} {name} were not gathered", what, name))
 }
 
 fn compiler<'a>(premise: &'a Premise) -> Result<&'a Compiler> {
@@ -161,7 +167,7 @@ pub fn inputs_again(premise: &Premise, step: &Step) -> Result<Inputs> {
             let now = go_binary_inputs(premise, name)?;
             Ok(Inputs::GoBinary(GoBinary { interfaces: then.interfaces.clone(), ..now }))
         }
-        _ => Err(Error::bug(format!("{} has no inputs to gather again", step.id))),
+        _ => Err(Error::bug(tr!("{id} has no inputs to gather again", id = step.id))),
     }
 }
 
@@ -224,8 +230,10 @@ fn go_binary(premise: &Premise, name: &str, plan: &Plan) -> Result<(Step, bool)>
     // Where nothing but the library changed, its interface most likely did not, and the binary will turn out a hit.
     let prepare = premise.fresh.is_some() || changed.as_ref().is_none_or(|reasons| !reasons.is_empty());
     let reason = match &changed {
-        None => Reason::because("first time in this checkout"),
-        Some(reasons) if reasons.is_empty() => Reason::because(format!("{} is made first", unmade.join(", "))),
+        None => Reason::because(tr!("first time in this checkout")),
+        Some(reasons) if reasons.is_empty() => {
+            Reason::because(tr!("{unmade} is made first", unmade = unmade.join(", ")))
+        }
         Some(reasons) => smallest(reasons),
     };
     let step = Step { reason: Some(reason), changed: changed.unwrap_or_default(), ..step };
@@ -247,8 +255,8 @@ fn go_toolchain(premise: &Premise, wanted: bool) -> Result<Option<Step>> {
     if step.status == Status::Run && step.broken.is_empty() {
         let minimum = &premise.project.declaration.toolchain.go.minimum;
         step.reason = Some(Reason::because(match passed_over {
-            Some(found) => format!("go {found} on PATH is older than {minimum}"),
-            None => "there is no go on PATH".to_owned(),
+            Some(found) => tr!("go {found} on PATH is older than {minimum}", found, minimum),
+            None => tr!("there is no go on PATH"),
         }));
     }
     Ok(Some(step))
@@ -289,12 +297,15 @@ pub fn chosen_wheels<'a>(premise: &'a Premise, name: &str) -> Result<Vec<&'a Whe
         let best = wheel::choose(&files, |pin| &pin.filename, interpreter).ok_or_else(|| {
             Error::new(
                 Code::NoPython,
-                format!(
-                    "xtask.lock pins no wheel of {project} for CPython {major}.{minor} on {}",
-                    interpreter.architecture
+                tr!(
+                    "xtask.lock pins no wheel of {project} for CPython {major}.{minor} on {architecture}",
+                    project,
+                    major,
+                    minor,
+                    architecture = interpreter.architecture
                 ),
             )
-            .hint("put a python3 between 3.10 and 3.14 first on PATH")
+            .hint(tr!("put a python3 between 3.10 and 3.14 first on PATH"))
         })?;
         chosen.push(*best);
     }
@@ -302,9 +313,9 @@ pub fn chosen_wheels<'a>(premise: &'a Premise, name: &str) -> Result<Vec<&'a Whe
 }
 
 fn not_pinned(premise: &Premise, table: &str, name: &str) -> Error {
-    let message = format!("xtask.lock pins nothing for {table}.{name}");
+    let message = tr!("xtask.lock pins nothing for {table}.{name}", table, name);
     let error = premise.project.source.error(Code::NotPinned, &[table, name], &message);
-    error.hint(format!("run `cargo xtask lock update {name}`"))
+    error.hint(tr!("run `cargo xtask lock update {name}`", name))
 }
 
 /// The pins are of what is declared: an edit of xtask.toml alone must not be passed over in silence.
@@ -316,10 +327,10 @@ fn pinned_as_declared(premise: &Premise, place: &[&str], wanted: &str, pins: &[W
         return Ok(());
     }
     let pinned = pinned.into_iter().next().unwrap_or_else(|| "none".to_owned());
-    let message = format!("{project} {version} is asked for, and xtask.lock pins {pinned}");
+    let message = tr!("{project} {version} is asked for, and xtask.lock pins {pinned}", project, version, pinned);
     let name = place.get(1).copied().unwrap_or_default();
     let error = premise.project.source.error(Code::NotPinned, place, &message);
-    Err(error.hint(format!("run `cargo xtask lock update {name}`")))
+    Err(error.hint(tr!("run `cargo xtask lock update {name}`", name)))
 }
 
 fn wheel_set(premise: &Premise, name: &str) -> Result<Step> {

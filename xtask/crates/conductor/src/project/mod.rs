@@ -9,7 +9,9 @@ pub mod pins;
 use crate::document::{self, Source};
 use crate::error::{Code, Error, Result};
 use crate::files;
+use crate::language::translated;
 use crate::mirror;
+use crate::tr;
 use crate::workspace::Workspace;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -325,7 +327,7 @@ impl SuiteTool {
             Self::Gofmt => "gofmt",
             Self::Python { .. } => "python3",
             Self::Wheel { path, .. } => path.rsplit('/').next().unwrap_or(path),
-            Self::Pins => "a look at xtask.lock",
+            Self::Pins => translated("a look at xtask.lock"),
         }
     }
 }
@@ -356,9 +358,9 @@ impl Project {
     pub fn read(workspace: &Workspace) -> Result<Self> {
         let path = workspace.declaration();
         let bytes = files::read(&path).map_err(|error| {
-            Error::new(Code::NoProject, format!("{} declares no project", workspace.root.display()))
+            Error::new(Code::NoProject, tr!("{root} declares no project", root = workspace.root.display()))
                 .because(error)
-                .hint("run this inside a checkout that has an xtask.toml, or name one with --repo DIR")
+                .hint(tr!("run this inside a checkout that has an xtask.toml, or name one with --repo DIR"))
         })?;
         let source = Source::new(&path, &bytes);
         let declaration: Declaration = source.parse()?;
@@ -369,9 +371,9 @@ impl Project {
         // Nobody writes it by hand, so what is wrong in it is no typing mistake.
         let pins = pins.map_err(|error| {
             let name = workspace.pins();
-            let hint = format!(
-                "take the committed {0} back with Git; or remove it, and `cargo xtask lock update` writes it anew",
-                name.display()
+            let hint = tr!(
+                "take the committed {name} back with Git; or remove it, and `cargo xtask lock update` writes it anew",
+                name = name.display()
             );
             error.hint(hint)
         })?;
@@ -396,16 +398,17 @@ impl Project {
             self.plain_name(table, name)?;
         }
         if let Some(name) = it.go_binary.keys().find(|name| it.native_library.contains_key(*name)) {
-            let message = format!("`{name}` is both a native-library and a go-binary");
+            let message = tr!("`{name}` is both a native-library and a go-binary", name);
             let error = self.source.error(Code::BadName, &["go-binary", name], &message);
-            return Err(error.hint("targets are called by name: give one of them another"));
+            return Err(error.hint(tr!("targets are called by name: give one of them another")));
         }
         for (name, binary) in &it.go_binary {
             self.all_known(&["go-binary", name, "links"], &binary.links, it.native_library.keys())?;
             // Go would look for any other among its own packages.
             if binary.main != "." && !binary.main.starts_with("./") {
                 let place = ["go-binary", name, "main"];
-                let message = format!("{}: `{}` is no package of the module", place.join("."), binary.main);
+                let message =
+                    tr!("{place}: `{main}` is no package of the module", place = place.join("."), main = binary.main);
                 let error = self.source.error(Code::WrongValue, &place, &message);
                 return Err(error.hint(format!("write `./{}`", binary.main.trim_start_matches('/'))));
             }
@@ -472,14 +475,14 @@ impl Project {
         self.all_known(&[table, name, "wheel-sets"], &suite.wheel_sets, it.wheel_set.keys())?;
         self.all_known(&[table, name, "models"], &suite.models, it.model.keys())?;
         if table == "linter" && suite.commands.is_empty() {
-            let message = format!("{table}.{name} has no commands");
+            let message = tr!("{table}.{name} has no commands", table, name);
             let error = self.source.error(Code::WrongValue, &[table, name], &message);
-            return Err(error.hint("a check that runs nothing would always pass"));
+            return Err(error.hint(tr!("a check that runs nothing would always pass")));
         }
         if (table == "linter") != suite.files.is_some() {
-            let message = format!("{table}.{name}: `files` belongs to each linter and to no suite");
+            let message = tr!("{table}.{name}: `files` belongs to each linter and to no suite", table, name);
             let error = self.source.error(Code::WrongValue, &[table, name], &message);
-            return Err(error.hint("write files = { endings = [\".rs\"] } for a linter of Rust"));
+            return Err(error.hint(tr!("write files = {{ endings = [\".rs\"] }} for a linter of Rust")));
         }
         let mut places = vec!["root".to_owned()];
         places.extend(suite.wheel_sets.iter().map(|wheel_set| format!("wheel-set:{wheel_set}")));
@@ -511,9 +514,9 @@ impl Project {
                 Some((name, _)) => order.push(name),
                 None => {
                     let stuck: Vec<&str> = left().map(|(name, _)| name.as_str()).collect();
-                    let message = format!("services wait for each other: {}", stuck.join(", "));
+                    let message = tr!("services wait for each other: {stuck}", stuck = stuck.join(", "));
                     let error = self.source.error(Code::ServiceCycle, &["service", stuck[0], "after"], &message);
-                    return Err(error.hint("take one of them out of the other's `after`"));
+                    return Err(error.hint(tr!("take one of them out of the other's `after`")));
                 }
             }
         }
@@ -526,8 +529,9 @@ impl Project {
         if !name.is_empty() && !name.starts_with('.') && name.chars().all(plain) {
             return Ok(());
         }
-        let error = self.source.error(Code::BadName, &[table, name], &format!("{table}.`{name}` is not a name"));
-        Err(error.hint("use letters, digits, `-`, `_` and `.`, and no `.` first"))
+        let error =
+            self.source.error(Code::BadName, &[table, name], &tr!("{table}.`{name}` is not a name", table, name));
+        Err(error.hint(tr!("use letters, digits, `-`, `_` and `.`, and no `.` first")))
     }
 
     fn all_known<'n>(
@@ -559,8 +563,8 @@ impl Project {
         let mut rest = text;
         while let Some((_, after)) = rest.split_once('{') {
             let Some((name, behind)) = after.split_once('}') else {
-                let message = format!("`{text}` has an open placeholder");
-                return Err(self.source.error(Code::WrongValue, place, &message).hint("close it with `}`"));
+                let message = tr!("`{text}` has an open placeholder", text);
+                return Err(self.source.error(Code::WrongValue, place, &message).hint(tr!("close it with `}}`")));
             };
             let braced = format!("{{{name}}}");
             known(
@@ -588,8 +592,8 @@ fn known<'n>(
         return Ok(());
     }
     let all = names.clone().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let all = if all.is_empty() { "nothing is".to_owned() } else { all };
-    let message = format!("{key} names `{value}`, which is not declared ({all})");
+    let all = if all.is_empty() { tr!("nothing is") } else { all };
+    let message = tr!("{key} names `{value}`, which is not declared ({all})", key, value, all);
     Err(document::did_you_mean(source.error(Code::Undeclared, place, &message), value, names))
 }
 

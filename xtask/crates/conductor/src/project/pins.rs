@@ -3,6 +3,7 @@
 use crate::digest::Digest;
 use crate::error::{Code, Result};
 use crate::files;
+use crate::tr;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -91,7 +92,7 @@ impl Pins {
         for (name, model) in &pins.model {
             let files = model.file.iter().map(|file| file.path.as_str());
             if let Some(outside) = files.chain([name.as_str()]).find(|path| !files::stays_below(path)) {
-                let message = format!("`{outside}` is no path inside models/");
+                let message = tr!("`{outside}` is no path inside models/", outside);
                 return Err(source.error(Code::WrongValue, &["model", name, "file"], &message));
             }
         }

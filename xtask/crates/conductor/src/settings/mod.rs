@@ -10,6 +10,7 @@ use crate::error::{Code, Error, Result};
 use crate::language::{self, Language};
 use crate::mirror::Egress;
 use crate::project::{Declaration, Local};
+use crate::tr;
 use crate::workspace::{CacheFolder, Workspace};
 use env::Environment;
 use std::fmt;
@@ -29,11 +30,11 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flag => f.write_str("command line"),
+            Self::Flag => f.write_str(&tr!("command line")),
             Self::Variable(name) => f.write_str(name),
             Self::LocalFile => f.write_str("xtask.local.toml"),
             Self::Declaration => f.write_str("xtask.toml"),
-            Self::BuiltIn => f.write_str("built in"),
+            Self::BuiltIn => f.write_str(&tr!("built in")),
         }
     }
 }
@@ -136,7 +137,7 @@ impl Said<'_> {
         if let Some(value) = (words.parse)(text) {
             return Ok(Some(Sourced { value, origin }));
         }
-        let message = |name: &str| format!("{name} is `{text}`; it must be {}", words.valid);
+        let message = |name: &str| tr!("{name} is `{text}`; it must be {valid}", name, text, valid = words.valid);
         let error = match origin {
             Origin::Flag => Error::new(Code::UnknownChoice, message(&format!("--{key}"))),
             Origin::Variable(name) => Error::new(Code::BadVariable, message(name)),
@@ -144,7 +145,7 @@ impl Said<'_> {
         };
         let error = did_you_mean(error, text, words.known.iter().copied());
         Err(match origin {
-            Origin::Variable(name) if error.hints().is_empty() => error.hint(format!("unset {name}, or correct it")),
+            Origin::Variable(name) if error.hints().is_empty() => error.hint(tr!("unset {name}, or correct it", name)),
             _ => error,
         })
     }
@@ -160,7 +161,7 @@ impl Said<'_> {
     ) -> Result<Option<Sourced<T>>> {
         let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let parse = |text: &str| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        let words = Words { parse: &parse, valid: &format!("one of: {}", known.join(", ")), known: &known };
+        let words = Words { parse: &parse, valid: &tr!("one of: {known}", known = known.join(", ")), known: &known };
         self.setting(key, flag.map(String::as_str), variable, file.map(String::as_str), &words)
     }
 }
@@ -175,8 +176,8 @@ impl Settings {
         stderr_is_terminal: bool,
     ) -> Result<Self> {
         if let Some(name) = environment.unreadable() {
-            return Err(Error::new(Code::WrongValue, format!("{name} holds bytes that are no text"))
-                .hint(format!("unset {name}, or give it a value in UTF-8")));
+            return Err(Error::new(Code::WrongValue, tr!("{name} holds bytes that are no text", name))
+                .hint(tr!("unset {name}, or give it a value in UTF-8", name)));
         }
         let mirror = first(
             [
@@ -221,16 +222,16 @@ impl Settings {
         let auto = stderr_is_terminal && !dumb && environment.get(env::NO_COLOR).is_none();
         let words = [("auto", auto), ("always", true), ("never", false)];
         let color = said.choice("color", args.color.as_ref(), env::COLOR, local.color.as_ref(), &words)?;
-        let seconds = Words { parse: &|text| text.parse().ok(), valid: "a number of seconds", known: &[] };
+        let seconds = Words { parse: &|text| text.parse().ok(), valid: &tr!("a number of seconds"), known: &[] };
         let lock_timeout = said.setting("lock-timeout", None, env::LOCK_TIMEOUT, None, &seconds)?;
         let sizes = Words {
             parse: &|text| text.parse().ok(),
-            valid: "a number with B, KB, MB, GB, KiB, MiB or GiB",
+            valid: &tr!("a number with B, KB, MB, GB, KiB, MiB or GiB"),
             known: &[],
         };
         let file = local.cache_max_size.as_deref();
         let max_size = said.setting("cache-max-size", None, env::CACHE_MAX_SIZE, file, &sizes)?;
-        let days = Words { parse: &|text| text.parse().ok(), valid: "a number of days", known: &[] };
+        let days = Words { parse: &|text| text.parse().ok(), valid: &tr!("a number of days"), known: &[] };
         let max_age = said.setting("cache-max-age-days", None, env::CACHE_MAX_AGE_DAYS, None, &days)?;
         let limits = Limits::default();
         let cache_limits = Limits {
@@ -273,8 +274,8 @@ fn cache_folder(environment: &Environment, local: &Local, workspace: &Workspace)
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
         .map(|folder| CacheFolder(folder.join("xtask")))
         .ok_or_else(|| {
-            Error::new(Code::NoHome, "there is no place for the cache: neither XDG_CACHE_HOME nor HOME is set")
-                .hint("set XTASK_CACHE_DIR to a folder that this user may write")
+            Error::new(Code::NoHome, tr!("there is no place for the cache: neither XDG_CACHE_HOME nor HOME is set"))
+                .hint(tr!("set XTASK_CACHE_DIR to a folder that this user may write"))
         })
 }
 
@@ -311,9 +312,9 @@ pub fn find_workspace(repo: Option<&Path>, environment: &Environment, current: &
     if let Some(repo) = repo {
         let root = current.join(repo);
         let root = root.canonicalize().map_err(|error| {
-            Error::new(Code::NoProject, format!("--repo {}: there is no such folder", repo.display()))
+            Error::new(Code::NoProject, tr!("--repo {repo}: there is no such folder", repo = repo.display()))
                 .because(error)
-                .hint("name a checkout that has an xtask.toml")
+                .hint(tr!("name a checkout that has an xtask.toml"))
         })?;
         return Ok(Workspace { root });
     }
@@ -326,9 +327,9 @@ pub fn find_workspace(repo: Option<&Path>, environment: &Environment, current: &
     root.map(|root| Workspace { root }).ok_or_else(|| {
         Error::new(
             Code::NoProject,
-            format!("{} is not inside a project: no xtask.toml upwards of it", current.display()),
+            tr!("{current} is not inside a project: no xtask.toml upwards of it", current = current.display()),
         )
-        .hint("run this inside a checkout, or name one with --repo DIR")
+        .hint(tr!("run this inside a checkout, or name one with --repo DIR"))
     })
 }
 

@@ -6,6 +6,8 @@
 
 use super::env::{self, Environment};
 use crate::error::{Code, Error, Result};
+use crate::language::translated;
+use crate::tr;
 
 pub struct Variable {
     pub name: &'static str,
@@ -99,8 +101,12 @@ pub fn refuse_old(command: &str, environment: &Environment) -> Result<()> {
         let Refused { by, instead } = fate else { continue };
         let set = names.split_whitespace().find(|name| environment.get(name).is_some());
         if let Some(name) = set.filter(|_| by.contains(&command)) {
-            let message = format!("{name} is set, and `cargo xtask {command}` does not obey it any more");
-            return Err(Error::new(Code::OldVariable, message).hint(format!("unset {name}; write instead: {instead}")));
+            let message = tr!("{name} is set, and `cargo xtask {command}` does not obey it any more", name, command);
+            return Err(Error::new(Code::OldVariable, message).hint(tr!(
+                "unset {name}; write instead: {instead}",
+                name,
+                instead = translated(instead)
+            )));
         }
     }
     Ok(())

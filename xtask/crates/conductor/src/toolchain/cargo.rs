@@ -1,6 +1,7 @@
 //! Cargo: the closure of a package in its lock file, and cargo's own messages.
 
 use crate::error::{Code, Error, Result};
+use crate::tr;
 use cargo_metadata::{DependencyKind, Message, Metadata};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,11 +24,13 @@ pub struct Manifest {
 
 impl Manifest {
     pub fn of_metadata(metadata: &str, manifest: &Path) -> Result<Self> {
-        let wrong = |what: &str| Error::new(Code::BadPackage, format!("{}: {what}", manifest.display()));
+        let wrong = |what: &str| {
+            Error::new(Code::BadPackage, tr!("{subject}: {message}", subject = manifest.display(), message = what))
+        };
         let metadata: Metadata = cargo_metadata::MetadataCommand::parse(metadata)
-            .map_err(|error| wrong("cargo's answer cannot be read").because(error))?;
+            .map_err(|error| wrong(&tr!("cargo's answer cannot be read")).because(error))?;
         let package = metadata.packages.iter().find(|package| package.manifest_path.as_std_path() == manifest);
-        let package = package.ok_or_else(|| wrong("this manifest declares no package"))?;
+        let package = package.ok_or_else(|| wrong(&tr!("this manifest declares no package")))?;
         let is_library =
             |target: &&cargo_metadata::Target| target.crate_types.contains(&cargo_metadata::CrateType::CDyLib);
         let linked = package.dependencies.iter().filter(|dependency| dependency.kind != DependencyKind::Development);
@@ -74,8 +77,11 @@ pub fn locked_closure(lock: &str, path: &Path, manifest: &Manifest) -> Result<BT
     let lock: LockFile = crate::document::parse(path, lock)?;
     let root = lock.package.iter().find(|package| package.name == manifest.package);
     let root = root.ok_or_else(|| {
-        Error::new(Code::BadPackage, format!("{} has no entry for {}", path.display(), manifest.package))
-            .hint(format!("run `cargo update --workspace` in {}", path.parent().unwrap_or(path).display()))
+        Error::new(
+            Code::BadPackage,
+            tr!("{path} has no entry for {package}", path = path.display(), package = manifest.package),
+        )
+        .hint(tr!("run `cargo update --workspace` in {parent}", parent = path.parent().unwrap_or(path).display()))
     })?;
     let direct = root
         .dependencies
@@ -121,7 +127,7 @@ pub fn small_package(lock: &str, path: &Path) -> Option<(String, String)> {
 /// The folders below `registry/src` that hold the packages of a full `cargo metadata`.
 pub fn registry_folders(metadata: &str) -> Result<BTreeSet<PathBuf>> {
     let metadata: Metadata = cargo_metadata::MetadataCommand::parse(metadata)
-        .map_err(|error| Error::bug("cargo metadata cannot be read").because(error))?;
+        .map_err(|error| Error::bug(tr!("cargo metadata cannot be read")).because(error))?;
     let registry = metadata.packages.iter().filter(|package| package.source.is_some());
     let folder =
         |package: &cargo_metadata::Package| Some(package.manifest_path.parent()?.parent()?.as_std_path().to_owned());
@@ -130,7 +136,7 @@ pub fn registry_folders(metadata: &str) -> Result<BTreeSet<PathBuf>> {
 
 /// `name version` of each registry package that the root package reaches without its dev-dependencies, on the platform asked for.
 pub fn resolved(metadata: &str) -> Result<BTreeSet<String>> {
-    let unreadable = || Error::bug("cargo metadata cannot be read");
+    let unreadable = || Error::bug(tr!("cargo metadata cannot be read"));
     let metadata: Metadata =
         cargo_metadata::MetadataCommand::parse(metadata).map_err(|error| unreadable().because(error))?;
     let resolve = metadata.resolve.as_ref().ok_or_else(unreadable)?;
@@ -221,7 +227,7 @@ impl Reruns {
 /// Package id → folder of the packages that are reached by path, from a full `cargo metadata`.
 pub fn local_packages(metadata: &str) -> Result<BTreeMap<String, PathBuf>> {
     let metadata: Metadata = cargo_metadata::MetadataCommand::parse(metadata)
-        .map_err(|error| Error::bug("cargo metadata cannot be read").because(error))?;
+        .map_err(|error| Error::bug(tr!("cargo metadata cannot be read")).because(error))?;
     let local = metadata.packages.into_iter().filter(|package| package.source.is_none());
     Ok(local.filter_map(|it| Some((it.id.repr, it.manifest_path.parent()?.as_std_path().to_owned()))).collect())
 }

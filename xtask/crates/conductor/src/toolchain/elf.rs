@@ -3,6 +3,7 @@
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
 use crate::files;
+use crate::tr;
 use object::{Object as _, ObjectSymbol as _};
 use std::path::Path;
 
@@ -11,7 +12,8 @@ use std::path::Path;
 pub fn interface(library: &Path, header: &Digest) -> Result<Digest> {
     let bytes = files::read(library)?;
     let unreadable = |error: object::Error| {
-        Error::new(Code::BadPackage, format!("{} is not a shared library", library.display())).because(error)
+        Error::new(Code::BadPackage, tr!("{library} is not a shared library", library = library.display()))
+            .because(error)
     };
     let file = object::File::parse(&*bytes).map_err(unreadable)?;
     let mut symbols: Vec<String> = file

@@ -3,6 +3,7 @@
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
 use crate::files;
+use crate::tr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -200,7 +201,7 @@ impl Module {
     fn read(folder: &Path) -> Result<Self> {
         let file = folder.join("go.mod");
         let text = files::read_text(&file).map_err(|error| {
-            Error::new(Code::BadPackage, format!("{} is no Go module", folder.display())).because(error)
+            Error::new(Code::BadPackage, tr!("{folder} is no Go module", folder = folder.display())).because(error)
         })?;
         let mut path = None;
         let mut replacements = BTreeMap::new();
@@ -216,7 +217,8 @@ impl Module {
                 }
             }
         }
-        let path = path.ok_or_else(|| Error::new(Code::BadPackage, format!("{} names no module", file.display())))?;
+        let path =
+            path.ok_or_else(|| Error::new(Code::BadPackage, tr!("{file} names no module", file = file.display())))?;
         Ok(Self { path, folder: files::normalize(folder), replacements })
     }
 }
@@ -242,9 +244,11 @@ fn is_c_file(path: &Path) -> bool {
 }
 
 fn out_of_reach(asking: &Path, path: &Path) -> Error {
-    let message = format!("{} makes cgo read {}, which is no input", asking.display(), path.display());
-    Error::new(Code::UndeclaredInput, message)
-        .hint("move it into the Go module (not below a hidden folder or `target`), or install it below /usr or /opt")
+    let message =
+        tr!("{asking} makes cgo read {path}, which is no input", asking = asking.display(), path = path.display());
+    Error::new(Code::UndeclaredInput, message).hint(tr!(
+        "move it into the Go module (not below a hidden folder or `target`), or install it below /usr or /opt"
+    ))
 }
 
 fn names(folder: &Path) -> Result<Vec<String>> {
