@@ -194,7 +194,7 @@ fn live(invocation: &Invocation, setup: &str, log: &Path, shared: &Shared, sink:
                 }
                 shared.hear(event, sink)
             }
-            Err(_) => sink.note(format!("gateway: {text}")),
+            Err(_) => sink.note(tr!("gateway: {text}", text)),
         }
     }
     // Its output ends just before it does.

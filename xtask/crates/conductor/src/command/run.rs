@@ -87,7 +87,7 @@ fn ask(port: u16, path: &str, request: &[u8], logs: &Path) -> Result<Response> {
     loopback::post_json(port, path, request, ANSWER).map_err(|error| {
         Error::new(Code::BadAnswer, tr!("the stack gave no answer on 127.0.0.1:{port}{path}", port, path))
             .because(error)
-            .hint(format!("logs: {}", logs.display()))
+            .hint(tr!("logs: {folder}", folder = logs.display()))
     })
 }
 
@@ -96,7 +96,7 @@ fn accepted(response: &Response, logs: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(Code::BadAnswer, tr!("the stack answered with HTTP {status}", status = response.status))
-        .hint(format!("logs: {}", logs.display())))
+        .hint(tr!("logs: {folder}", folder = logs.display())))
 }
 
 /// The services of a stack, which end together: all are asked before the first is waited for.

@@ -114,7 +114,9 @@ impl Workshop<'_> {
             environment,
         })?;
         let version = go::version_of_answer(&answer);
-        version.map(str::to_owned).ok_or_else(|| Error::bug(format!("{} says: {answer}", go.display())))
+        version
+            .map(str::to_owned)
+            .ok_or_else(|| Error::bug(tr!("{path} gives an unknown answer: {answer}", path = go.display(), answer)))
     }
 
     /// The `go` in force: the installed one, or the pinned one in the store.

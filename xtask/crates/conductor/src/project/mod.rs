@@ -410,7 +410,7 @@ impl Project {
                 let message =
                     tr!("{place}: `{main}` is no package of the module", place = place.join("."), main = binary.main);
                 let error = self.source.error(Code::WrongValue, &place, &message);
-                return Err(error.hint(format!("write `./{}`", binary.main.trim_start_matches('/'))));
+                return Err(error.hint(tr!("write `./{path}`", path = binary.main.trim_start_matches('/'))));
             }
         }
         for (name, service) in &it.service {

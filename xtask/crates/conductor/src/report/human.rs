@@ -84,7 +84,7 @@ impl Human {
             line.push_str(&tr!(" (may turn out unchanged)"));
         }
         if let Some(reason) = &step.reason {
-            line.push_str(&format!(": {reason}"));
+            line.push_str(&tr!(": {message}", message = reason));
         }
         self.say(&line);
         if self.explain || self.verbosity == Verbosity::Verbose {
@@ -96,8 +96,8 @@ impl Human {
     }
 }
 
-fn took(seconds: f64) -> String {
-    tr!("({seconds} s)", seconds = format_args!("{seconds:.1}"))
+fn took(what: &str, seconds: f64) -> String {
+    tr!("{what} ({seconds} s)", what, seconds = format_args!("{seconds:.1}"))
 }
 
 impl Voice for Human {
@@ -151,9 +151,9 @@ impl Voice for Human {
                     "skipped" => (Tone::Warning, tr!("skipped")),
                     _ => (Tone::Bad, tr!("FAILED")),
                 };
-                let message = message.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
-                let took = took(*seconds);
-                self.verb(tone, &word, &format!("{name} {took}{message}"));
+                let message = message.as_deref().map(|message| tr!(": {message}", message)).unwrap_or_default();
+                let took = took(name, *seconds);
+                self.verb(tone, &word, &(took + &message));
             }
             _ if self.quiet() => {}
             Event::Plan { asked, .. } if !asked && !self.explain => {}
@@ -196,7 +196,7 @@ impl Voice for Human {
             Event::Start { id, reason } => {
                 let now = Instant::now();
                 self.running.insert(id.clone(), Running { start: now, text: String::new(), told: now });
-                let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+                let reason = reason.as_ref().map(|reason| tr!(" ({reason})", reason)).unwrap_or_default();
                 self.verb(Tone::Good, &tr!("Making"), &format!("{id}{reason}"));
             }
             Event::Progress { id, text } => {
@@ -219,7 +219,7 @@ impl Voice for Human {
                         let verb = self.paint(Tone::Dim, &right_aligned(&tr!("CACHED"), 12));
                         self.say(&format!("{verb} {id}"));
                     }
-                    Done::Restored => self.verb(Tone::Good, &tr!("Restored"), &format!("{id} {}", took(*seconds))),
+                    Done::Restored => self.verb(Tone::Good, &tr!("Restored"), &took(id, *seconds)),
                     Done::Ran => {
                         let (seconds, cpu) = (format_args!("{seconds:.1}"), format_args!("{cpu_seconds:.1}"));
                         self.verb(Tone::Good, &tr!("Made"), &tr!("{id} ({seconds} s, {cpu} CPU-s)", id, seconds, cpu));
@@ -231,7 +231,7 @@ impl Voice for Human {
                 self.say(&format!("{:>12} {path} sha256:{} {}", "", digest.short(), bytes(*size_bytes)));
             }
             Event::Ready { service, url, seconds } => {
-                self.verb(Tone::Good, &tr!("Ready"), &format!("{service} {url} {}", took(*seconds)));
+                self.verb(Tone::Good, &tr!("Ready"), &took(&format!("{service} {url}"), *seconds));
             }
             Event::Note(text) | Event::Failed { text, .. } => self.say(text),
             Event::Output { .. } | Event::Finding(_) | Event::Contacted { .. } => {}

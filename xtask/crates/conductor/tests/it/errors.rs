@@ -7,6 +7,7 @@
 use crate::cli::{Ended, Project};
 use crate::{Folder, read, repository, repository_files};
 use conductor::code::{Code, ExitCode};
+use conductor::language::columns_of;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
@@ -44,7 +45,21 @@ fn told(ended: &Ended) -> String {
     id
 }
 
+/// Nothing of ours is left in English: the failure itself and each hint. (Causes and excerpts may be somebody else's words.)
+fn told_in_chinese(code: &str, ended: &Ended) {
+    let failure = format!("错误[{code}]：");
+    assert!(ended.stderr.contains(&failure), "{code} in Chinese: {}", ended.stderr);
+    for line in ended.stderr.lines() {
+        if let Some(text) = line.strip_prefix(&failure).or_else(|| line.strip_prefix("提示：")) {
+            let plain = text.starts_with("cargo xtask ");
+            assert!(plain || text.chars().any(|c| columns_of(c) == 2), "{code} in Chinese: {line}");
+        }
+        assert!(!["caused by: ", "hint: ", "error["].iter().any(|it| line.trim_start().starts_with(it)), "{line}");
+    }
+}
+
 fn check(code: &str, project: &Project, line: &str, environment: &[(&str, &str)]) -> Ended {
+    told_in_chinese(code, &project.run_with(&format!("{line} --lang zh"), environment));
     let ended = project.run_with(&format!("{line} --format json"), environment);
     assert_eq!(told(&ended), code, "`{line}`: {}", ended.stderr);
     ended
