@@ -13,7 +13,7 @@ fn documents() -> Vec<PathBuf> {
         file.extension().is_some_and(|it| it == "md") && (file.components().count() == 1 || file.starts_with("docs"))
     };
     let documents: Vec<_> = repository_files().into_iter().filter(ours).collect();
-    for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+    for name in ["README.md", "README.zh.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
         assert!(documents.iter().any(|it| it == Path::new(name)), "there is no {name}");
     }
     documents
@@ -81,6 +81,22 @@ fn every_command_in_the_documents_is_one() {
         }
     }
     assert!(count >= 8, "only {count} commands were found");
+}
+
+/// What a reader types and writes, and the number of chapters. (A `text` block is output too, which has a language.)
+fn typed(document: &str) -> (Vec<String>, usize) {
+    let text = read(document);
+    let programs = ["cargo ", "sudo ", "rustup ", "curl "];
+    let mut typed = [lines(&text, "sh"), lines(&text, "toml")].concat();
+    typed.extend(lines(&text, "text").into_iter().filter(|line| programs.iter().any(|it| line.starts_with(it))));
+    (typed, text.lines().filter(|line| line.starts_with("## ")).count())
+}
+
+#[test]
+fn both_readmes_have_the_same_commands_settings_and_chapters() {
+    let english = typed("README.md");
+    assert!(english.0.len() > 20 && english.1 > 5, "the blocks were not found: {english:?}");
+    assert_eq!(typed("README.zh.md"), english);
 }
 
 /// Documented commands that cost too much for here: where each is executed as it stands, and what stands there.
