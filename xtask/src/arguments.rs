@@ -1,6 +1,7 @@
 //! The few flags that matter before the conductor exists. Every argument still reaches the conductor unchanged, and it
 //! is the conductor that judges the rest.
 
+use crate::language::{self, Language};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub struct Request {
     pub repo: Option<PathBuf>,
     /// `None`: nobody said.
     pub offline: Option<bool>,
+    pub language: Language,
 }
 
 impl Request {
@@ -27,6 +29,7 @@ impl Request {
             offline: variable("XTASK_OFFLINE").map(|value| !matches!(value.as_str(), "0" | "false" | "no")),
             ..Self::default()
         };
+        let (mut format, mut lang) = (variable("XTASK_FORMAT"), None);
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             // Not UTF-8: cannot be one of these flags.
@@ -45,8 +48,16 @@ impl Request {
                 "--egress" => it.egress = value(),
                 "--repo" => it.repo = value().map(PathBuf::from),
                 "--offline" => it.offline = Some(true),
+                "--format" => format = value(),
+                "--lang" => lang = value(),
                 _ => {}
             }
+        }
+        // Whoever reads JSON reads English.
+        if format.as_deref() != Some("json") {
+            let locale = ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().find_map(&variable);
+            let said = variable("XTASK_LANG");
+            it.language = language::decide(lang.as_deref(), said.as_deref(), locale.as_deref());
         }
         it
     }

@@ -10,6 +10,7 @@ use crate::arguments::Request;
 use crate::failure::{self, Failure};
 use crate::profile::{Choice, Endpoint, Profiles, Reach};
 use crate::stamp;
+use crate::tr;
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
@@ -87,8 +88,11 @@ impl<'a> Tool<'a> {
         let workspace = root.join("xtask").join("crates");
         let plain = package.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
         if !plain || !workspace.join(package).join("Cargo.toml").is_file() {
-            let message = format!("there is no package `{package}` in {}", workspace.display());
-            return Err(Failure::new(failure::USAGE, message).hint("is this checkout complete? `git status` tells"));
+            let message =
+                tr!("there is no package `{package}` in {workspace}", package, workspace = workspace.display());
+            return Err(
+                Failure::new(failure::USAGE, message).hint(tr!("is this checkout complete? `git status` tells"))
+            );
         }
         Ok(Self { root, package, workspace, target: root.join("target").join("xtask").join("tool") })
     }
@@ -104,13 +108,14 @@ impl<'a> Tool<'a> {
         let choice = profiles.choose(request)?;
         let offline_asked = profiles.offline(request);
         fs::create_dir_all(&self.target).map_err(|error| {
-            Failure::new(failure::DISK, format!("cannot create the folder {}", self.target.display())).because(error)
+            Failure::new(failure::DISK, tr!("cannot create the folder {target}", target = self.target.display()))
+                .because(error)
         })?;
         let through = match &choice {
             Choice::Plain { .. } => String::new(),
-            Choice::Profile { name, .. } => format!(", crates through mirror `{name}`"),
+            Choice::Profile { name, .. } => tr!(", crates through mirror `{name}`", name),
         };
-        eprintln!("building {} ({reason}){through}", self.name());
+        eprintln!("{}", tr!("building {name} ({reason}){through}", name = self.name(), reason, through));
         let nothing = Reach::default();
         let (bounded, reach) = match &choice {
             Choice::Plain { .. } => (false, &nothing),
@@ -143,7 +148,7 @@ impl<'a> Tool<'a> {
             };
             let served = served_by(&endpoint, started);
             if bounded && !(served.is_empty() && failures.is_empty()) {
-                eprintln!("crates from {endpoint}{}", passed_over(&failures));
+                eprintln!("{}", tr!("crates from {endpoint}{others}", endpoint, others = passed_over(&failures)));
             }
             contacted.extend(served);
             return Ok(self.built(binary, &endpoint, contacted));
@@ -207,8 +212,9 @@ impl<'a> Tool<'a> {
         }
         let started = SystemTime::now();
         let cannot_start = |error| {
-            let message = format!("cannot build {}: cannot start {}", self.name(), cargo.to_string_lossy());
-            Failure::new(failure::MISSING, message).because(error).hint("start it through cargo: `cargo xtask …`")
+            let message =
+                tr!("cannot build {name}: cannot start {cargo}", name = self.name(), cargo = cargo.to_string_lossy());
+            Failure::new(failure::MISSING, message).because(error).hint(tr!("start it through cargo: `cargo xtask …`"))
         };
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null()).spawn().map_err(cannot_start)?;
@@ -229,9 +235,9 @@ impl<'a> Tool<'a> {
                 let Some((_, reason)) = line.split_once("spurious network error") else { return true };
                 if !attempt.bounded && !hinted {
                     hinted = true;
-                    eprintln!(
-                        "hint: behind a slow or filtered network choose a mirror profile: `--mirror NAME` (cn, …)"
-                    );
+                    let hint =
+                        tr!("behind a slow or filtered network choose a mirror profile: `--mirror NAME` (cn, …)");
+                    eprintln!("{}", tr!("hint: {hint}", hint));
                 }
                 if attempt.others && !served {
                     silent = Some(reason.split_once("): ").map_or(reason, |(_, reason)| reason).trim().to_owned());
@@ -250,8 +256,9 @@ impl<'a> Tool<'a> {
         let messages = messages.and_then(|reader| reader.join().ok()).unwrap_or_default();
         if status.success() {
             eprint!("{complaint}");
-            let binary = executable(&messages)
-                .ok_or_else(|| Failure::new(failure::CHILD, format!("cargo built no binary `{}`", self.package)))?;
+            let binary = executable(&messages).ok_or_else(|| {
+                Failure::new(failure::CHILD, tr!("cargo built no binary `{package}`", package = self.package))
+            })?;
             // Best effort: without a stamp the next run asks cargo again.
             let _ = stamp::record(&self.stamp(), &binary, &self.workspace, started);
             return Ok(Outcome::Built(binary));
@@ -278,7 +285,8 @@ impl<'a> Tool<'a> {
         // cargo trusts one file, in place of the machine's: the file has to hold both.
         let own = self.root.join(own);
         let cannot = |path: &Path, error| {
-            let message = format!("cannot use the certificate authorities of the mirror profile: {}", path.display());
+            let message =
+                tr!("cannot use the certificate authorities of the mirror profile: {path}", path = path.display());
             Failure::new(failure::CONFIGURATION, message).because(error)
         };
         let mut bundle = fs::read(&own).map_err(|error| cannot(&own, error))?;
@@ -294,23 +302,27 @@ impl<'a> Tool<'a> {
     }
 
     fn failed(&self, complaint: &str, command: &Command, status: String) -> Failure {
-        let message = format!("cannot build {}", self.name());
+        let message = tr!("cannot build {name}", name = self.name());
         if complaint.contains("No space left on device") {
             return Failure::new(failure::DISK, message)
-                .because(format!("no space left on the file system of {}", self.target.display()))
-                .hint("free some space; what is finished so far is kept");
+                .because(tr!("no space left on the file system of {target}", target = self.target.display()))
+                .hint(tr!("free some space; what is finished so far is kept"));
         }
         if complaint.contains("linker `cc` not found") {
-            return Failure::new(failure::MISSING, message)
-                .because("there is no C linker (`cc`) on PATH")
-                .hint("install one: `apt-get install gcc` or `dnf install gcc` (macOS: `xcode-select --install`)");
+            return Failure::new(failure::MISSING, message).because(tr!("there is no C linker (`cc`) on PATH")).hint(
+                tr!("install one: `apt-get install gcc` or `dnf install gcc` (macOS: `xcode-select --install`)"),
+            );
         }
         // Up to the settings, which may hold credentials.
         let words = command.get_args().take_while(|word| *word != "--config");
         let line = [command.get_program()].into_iter().chain(words).map(|word| word.to_string_lossy());
         let line = line.collect::<Vec<_>>().join(" ");
-        Failure::new(failure::CHILD, message)
-            .because(format!("`{line}` in {} failed ({status}); its message is above", self.workspace.display()))
+        Failure::new(failure::CHILD, message).because(tr!(
+            "`{line}` in {workspace} failed ({status}); its message is above",
+            line,
+            workspace = self.workspace.display(),
+            status
+        ))
     }
 
     /// Cargo names the crate only; what was expected stands in the lock file.
@@ -323,7 +335,12 @@ impl<'a> Tool<'a> {
         let pinned = lock.split("\n\n").find_map(|package| package.split_once(&entry)?.1.split_once("checksum = \""));
         match pinned.and_then(|(_, rest)| rest.split('"').next()) {
             Some(sha256) => {
-                format!("it sent `{name} {version}` with other bytes than Cargo.lock pins (sha256 {sha256})")
+                tr!(
+                    "it sent `{name} {version}` with other bytes than Cargo.lock pins (sha256 {sha})",
+                    name,
+                    version,
+                    sha = sha256
+                )
             }
             None => reason(complaint),
         }
@@ -338,11 +355,11 @@ impl<'a> Tool<'a> {
     ) -> Failure {
         let forged = failures.iter().any(|(_, outcome)| matches!(outcome, Outcome::Forged(_)));
         let exit = if forged { failure::INTEGRITY } else { failure::NETWORK };
-        let message = format!("cannot build {}: its crates could not be fetched", self.name());
+        let message = tr!("cannot build {name}: its crates could not be fetched", name = self.name());
         let mut it = Failure::new(exit, message);
         for (endpoint, outcome) in failures {
             let place = match endpoint {
-                Endpoint::Direct => "cargo's own registry".to_owned(),
+                Endpoint::Direct => tr!("cargo's own registry"),
                 Endpoint::Registry(_) => endpoint.to_string(),
             };
             if let Outcome::Unserved(reason) | Outcome::Forged(reason) = outcome {
@@ -351,15 +368,13 @@ impl<'a> Tool<'a> {
         }
         let others = profiles.names().join(", ");
         it.hint(match choice {
-            _ if profiles.offline(request) => "run it once without `--offline`, or copy CARGO_HOME from a machine where it ran".into(),
-            Choice::Plain { contacts: false, .. } => format!("`mirrors-only` needs a profile: `--mirror NAME` ({others})"),
+            _ if profiles.offline(request) => tr!("run it once without `--offline`, or copy CARGO_HOME from a machine where it ran"),
+            Choice::Plain { contacts: false, .. } => tr!("`mirrors-only` needs a profile: `--mirror NAME` ({others})", others),
             Choice::Plain { .. } => {
-                format!("behind a slow or filtered network choose a profile: `--mirror NAME` ({others}), or set HTTPS_PROXY")
+                tr!("behind a slow or filtered network choose a profile: `--mirror NAME` ({others}), or set HTTPS_PROXY", others)
             }
-            Choice::Profile { name, .. } => format!(
-                "add an endpoint under [mirror.{name}.crates] in xtask.local.toml, choose another profile with `--mirror \
-                 NAME` ({others}), or set HTTPS_PROXY"
-            ),
+            Choice::Profile { name, .. } => tr!("add an endpoint under [mirror.{name}.crates] in xtask.local.toml, choose another profile with `--mirror \
+                 NAME` ({others}), or set HTTPS_PROXY", name, others),
         })
     }
 
@@ -396,13 +411,9 @@ impl Settings {
         let path = folder.join(format!("endpoint-{}.toml", std::process::id()));
         let _ = fs::remove_file(&path);
         let write = |mut file: fs::File| file.write_all(settings.join("\n").as_bytes());
-        fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(write)
-            .map_err(|error| Failure::new(failure::DISK, format!("cannot write {}", path.display())).because(error))?;
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).and_then(write).map_err(
+            |error| Failure::new(failure::DISK, tr!("cannot write {path}", path = path.display())).because(error),
+        )?;
         Ok(Self::File(path))
     }
 
@@ -433,7 +444,7 @@ fn proxied() -> bool {
 fn probe(endpoints: &[Endpoint]) -> Vec<Result<(), String>> {
     let deadline = Instant::now() + Duration::from_secs(PROBE_SECONDS);
     let (sender, answers) = mpsc::channel();
-    let silent = format!("no connection within {PROBE_SECONDS} s");
+    let silent = tr!("no connection within {probe_seconds} s", probe_seconds = PROBE_SECONDS);
     let mut verdicts = vec![Ok(()); endpoints.len()];
     let mut pending = 0;
     for (index, authority) in endpoints.iter().map(Endpoint::authority).enumerate() {
@@ -456,7 +467,7 @@ fn probe(endpoints: &[Endpoint]) -> Vec<Result<(), String>> {
 }
 
 fn connect(authority: &str, deadline: Instant) -> Result<(), String> {
-    let mut reason = "its name has no address".to_owned();
+    let mut reason = tr!("its name has no address");
     for address in authority.to_socket_addrs().map_err(|error| error.to_string())? {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match TcpStream::connect_timeout(&address, left) {
@@ -476,7 +487,7 @@ fn passed_over(failures: &[(Endpoint, Outcome)]) -> String {
             Outcome::Built(_) => None,
         })
         .collect();
-    if passed.is_empty() { String::new() } else { format!("; passed over: {}", passed.join(", ")) }
+    if passed.is_empty() { String::new() } else { tr!("; passed over: {passed}", passed = passed.join(", ")) }
 }
 
 /// The hosts from which crate files came since `started`, as [`Built::contacted`] writes them: an index may lead to another host for them. cargo keeps the files of
@@ -563,20 +574,24 @@ fn fault(complaint: &str) -> Option<Fault> {
 
 /// The innermost cause that cargo gives, put right where its words mislead.
 fn reason(complaint: &str) -> String {
-    const MISLEADING: [(&str, &str); 5] = [
+    let misleading = [
         (
             "already defined by `crates-io`",
-            "this is cargo's own registry; as a mirror's endpoint it is written \"direct\"",
+            tr!("this is cargo's own registry; as a mirror's endpoint it is written \"direct\""),
         ),
-        ("expected value at line 1 column 1", "answered with a page that is no index (a login or blocking page?)"),
-        ("--offline was specified", "its crates are not in CARGO_HOME"),
-        ("you're using offline mode", "its crates are not in CARGO_HOME"),
-        ("no matching package", "its index lacks a crate: it is stale, or the answer was a login or blocking page"),
+        ("expected value at line 1 column 1", tr!("answered with a page that is no index (a login or blocking page?)")),
+        ("--offline was specified", tr!("its crates are not in CARGO_HOME")),
+        ("you're using offline mode", tr!("its crates are not in CARGO_HOME")),
+        (
+            "no matching package",
+            tr!("its index lacks a crate: it is stale, or the answer was a login or blocking page"),
+        ),
     ];
-    if let Some((_, meaning)) = MISLEADING.iter().find(|(text, _)| complaint.contains(text)) {
-        return (*meaning).to_owned();
+    if let Some((_, meaning)) = misleading.into_iter().find(|(text, _)| complaint.contains(text)) {
+        return meaning;
     }
-    complaint.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no message").to_owned()
+    let last = complaint.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    last.map_or_else(|| tr!("no message"), str::to_owned)
 }
 
 /// The path in cargo's last `"executable":"…"` message.

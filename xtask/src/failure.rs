@@ -1,5 +1,6 @@
 //! What went wrong before the conductor could run: goal, causes, and what to do, in the conductor's own form.
 
+use crate::tr;
 use std::fmt;
 
 /// Exit codes: those of `cargo xtask`.
@@ -40,12 +41,12 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.message)?;
+        f.write_str(&tr!("error: {message}", message = self.message))?;
         for cause in &self.causes {
-            write!(f, "\n  caused by: {cause}")?;
+            write!(f, "\n  {}", tr!("caused by: {cause}", cause))?;
         }
         if let Some(hint) = &self.hint {
-            write!(f, "\nhint: {hint}")?;
+            write!(f, "\n{}", tr!("hint: {hint}", hint))?;
         }
         Ok(())
     }

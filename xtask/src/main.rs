@@ -8,6 +8,9 @@
 mod arguments;
 mod bootstrap;
 mod failure;
+/// English or Chinese, as the conductor has it.
+#[path = "../crates/conductor/src/language/text.rs"]
+mod language;
 mod profile;
 mod stamp;
 mod toml;
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
     let request = Request::read(&arguments, |name| env::var(name).ok().filter(|value| !value.is_empty()));
+    language::choose(request.language);
     let root = repository_root();
     let tool = Tool::new(&root, request.satellite.as_deref().unwrap_or("conductor"))?;
     let Built { binary, contacted } = match tool.fresh() {
@@ -78,7 +82,7 @@ fn start(mut conductor: Command) -> Result<ExitCode, Failure> {
 
 fn cannot_start(conductor: &Command, error: std::io::Error) -> Failure {
     let program = Path::new(conductor.get_program()).display();
-    Failure::new(failure::MISSING, format!("cannot start {program}")).because(error)
+    Failure::new(failure::MISSING, tr!("cannot start {program}", program)).because(error)
 }
 
 fn conductor(binary: &Path, arguments: &[OsString], root: &Path, contacted: &[String]) -> Command {

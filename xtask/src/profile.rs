@@ -6,6 +6,7 @@
 use crate::arguments::Request;
 use crate::failure::{self, Failure};
 use crate::toml::{self, Document, Value};
+use crate::tr;
 use std::env;
 use std::fmt;
 use std::fs;
@@ -115,7 +116,7 @@ impl Profiles {
                 it.add(file, &text);
             }
         }
-        it.add("the built-in profiles", BUILT_IN);
+        it.add(&tr!("the built-in profiles"), BUILT_IN);
         it
     }
 
@@ -147,8 +148,9 @@ impl Profiles {
             _ => {}
         }
         if endpoints.is_empty() {
-            let message = format!("mirror `{name}` leaves no endpoint to fetch crates from");
-            let hint = format!("add `list = [\"sparse+https://…/\"]` under [mirror.{name}.crates] in xtask.local.toml");
+            let message = tr!("mirror `{name}` leaves no endpoint to fetch crates from", name);
+            let hint =
+                tr!("add `list = [\"sparse+https://…/\"]` under [mirror.{name}.crates] in xtask.local.toml", name);
             return Err(Failure::new(failure::CONFIGURATION, message).hint(hint));
         }
         let reach = Reach {
@@ -173,19 +175,24 @@ impl Profiles {
 
     /// `${NAME}` and `${NAME:-text}`, as the conductor reads them.
     fn put_in(&self, text: &str, name: &str, key: &str, layer: &Layer) -> Result<String, Failure> {
-        let place = || format!("`{key}` of mirror `{name}` ({})", layer.file);
+        let place = || tr!("`{key}` of mirror `{name}` ({file})", key, name, file = layer.file);
         let mut parts = text.split("${");
         let mut whole = parts.next().unwrap_or_default().to_owned();
         for part in parts {
             let Some((inner, rest)) = part.split_once('}') else {
-                let message = format!("{} holds a `${{` without its `}}`", place());
+                let message = tr!("{place} holds a `${{` without its `}}`", place = place());
                 return Err(Failure::new(failure::CONFIGURATION, message));
             };
             let (variable, otherwise) = inner.split_once(":-").map_or((inner, None), |(name, text)| (name, Some(text)));
             let value = (self.variable)(variable).or(otherwise.map(str::to_owned)).ok_or_else(|| {
-                Failure::new(failure::CONFIGURATION, format!("{} has no value here", place()))
-                    .because(format!("`{variable}` is not set"))
-                    .hint(format!("export {variable}=…, or say [mirror.{name}] {key} in xtask.local.toml without it"))
+                Failure::new(failure::CONFIGURATION, tr!("{place} has no value here", place = place()))
+                    .because(tr!("`{name}` is not set", name = variable))
+                    .hint(tr!(
+                        "export {variable}=…, or say [mirror.{name}] {key} in xtask.local.toml without it",
+                        variable,
+                        name,
+                        key
+                    ))
             })?;
             whole = whole + &value + rest;
         }
@@ -240,9 +247,10 @@ impl Profiles {
         let texts = list.iter().map(|value| self.put_in(value.text().unwrap_or_default(), name, "crates", layer));
         let texts = texts.collect::<Result<Vec<_>, _>>()?;
         texts.iter().map(|text| Endpoint::read(text)).collect::<Option<_>>().ok_or_else(|| {
-            let message = format!("`mirror.{name}.crates.list` in {} is not a list of crates endpoints", layer.file);
+            let message =
+                tr!("`mirror.{name}.crates.list` in {file} is not a list of crates endpoints", name, file = layer.file);
             Failure::new(failure::CONFIGURATION, message)
-                .hint("an endpoint is \"sparse+https://HOST/PATH/\" with its last slash, or \"direct\"")
+                .hint(tr!("an endpoint is \"sparse+https://HOST/PATH/\" with its last slash, or \"direct\""))
         })
     }
 
@@ -257,12 +265,12 @@ impl Profiles {
     }
 
     fn unknown(&self, name: &str) -> Failure {
-        let mut failure = Failure::new(failure::CONFIGURATION, format!("there is no mirror profile `{name}`"));
+        let mut failure = Failure::new(failure::CONFIGURATION, tr!("there is no mirror profile `{name}`", name));
         for place in &self.unreadable {
             failure =
-                failure.because(format!("{place} cannot be read as TOML, so profiles declared there are unknown"));
+                failure.because(tr!("{place} cannot be read as TOML, so profiles declared there are unknown", place));
         }
-        failure.hint(format!("known profiles: {}; `off` uses none", self.names().join(", ")))
+        failure.hint(tr!("known profiles: {names}; `off` uses none", names = self.names().join(", ")))
     }
 }
 

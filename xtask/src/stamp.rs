@@ -5,6 +5,7 @@
 //! written only after a build that succeeded, and only if nothing changed while it ran: a stale one would hide an edit
 //! for ever, a missing one costs one start of cargo.
 
+use crate::tr;
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
@@ -15,26 +16,26 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// # Errors
 /// Why the binary cannot be used, in words that complete "building xtask (…)".
 pub fn check(stamp: &Path, root: &Path) -> Result<PathBuf, String> {
-    let text = fs::read_to_string(stamp).map_err(|_| "first use".to_owned())?;
+    let text = fs::read_to_string(stamp).map_err(|_| tr!("first use"))?;
     let mut lines = text.lines();
     if lines.next() != Some(&identity()) {
-        return Err("another launcher or toolchain".to_owned());
+        return Err(tr!("another launcher or toolchain"));
     }
     let mut binary = None;
     // A checkout that was copied with its target/ names the files of the one that it was copied from.
     let target = stamp.parent().unwrap_or(root);
     for line in lines {
-        let (expected, path) = line.split_once('\t').ok_or("its stamp is damaged")?;
+        let (expected, path) = line.split_once('\t').ok_or_else(|| tr!("its stamp is damaged"))?;
         let path = Path::new(path);
         if state(path).as_deref() != Some(expected) {
-            return Err(format!("{} changed", path.strip_prefix(root).unwrap_or(path).display()));
+            return Err(tr!("{path} changed", path = path.strip_prefix(root).unwrap_or(path).display()));
         }
         let binary = binary.get_or_insert_with(|| path.to_path_buf());
         if !binary.starts_with(target) {
-            return Err("copied from another checkout".to_owned());
+            return Err(tr!("copied from another checkout"));
         }
     }
-    binary.ok_or_else(|| "its stamp is damaged".to_owned())
+    binary.ok_or_else(|| tr!("its stamp is damaged"))
 }
 
 /// Records that `binary` is what the files that cargo lists give. `started` is when cargo was started: a file changed since may

@@ -9,6 +9,7 @@ use crate::cache::measured::{Measured, circumstances};
 use crate::document::Source;
 use crate::error::{Code, Error, ExitCode, Result};
 use crate::files;
+use crate::language;
 use crate::mirror::direct::{self, Defaults, Machine};
 use crate::mirror::env::{Context, Gateway as Door, HUB_TOKENS, Note, Tool, ToolEnvironment, tool_environment};
 use crate::mirror::setup::{Places, defaults_needed, places};
@@ -349,6 +350,8 @@ impl<'a> Outside<'a> {
         if let Some(egress) = &self.settings.egress {
             arguments.extend(["--egress".into(), satellite::name(&egress.value).into()]);
         }
+        let spoken = language::WORDS.iter().find(|(_, language)| *language == language::current());
+        arguments.extend(spoken.into_iter().flat_map(|(word, _)| ["--lang".into(), (*word).into()]));
         // The profile may be one that the checkout at hand defines.
         arguments.extend(["--repo".into(), self.settings.workspace.root.clone().into()]);
         let invocation = Invocation {

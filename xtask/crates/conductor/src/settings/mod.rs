@@ -279,19 +279,14 @@ fn cache_folder(environment: &Environment, local: &Local, workspace: &Workspace)
         })
 }
 
-/// The language of this run, from bare words: it must be known before anything, a mistake in these words included, is told.
-/// `--lang`, then XTASK_LANG, then the locale; a word that is none is passed over. Whoever reads JSON reads English.
+/// The language of this run, from bare words: it must be known before anything, a mistake in these words included, is told. Whoever
+/// reads JSON reads English.
 pub fn language(words: &[String], environment: &Environment) -> Language {
-    if format(words, environment) == Format::Json {
-        return Language::English;
+    let locale = env::LOCALE.iter().find_map(|name| environment.get(name));
+    match format(words, environment) {
+        Format::Json => Language::English,
+        Format::Human => language::decide(flag(words, "--lang"), environment.get(env::LANG), locale),
     }
-    let known = |word: &str| language::WORDS.iter().find(|(known, _)| *known == word).map(|(_, language)| *language);
-    let locale = || env::LOCALE.iter().find_map(|name| environment.get(name)).map(language::of_locale);
-    flag(words, "--lang")
-        .and_then(known)
-        .or_else(|| environment.get(env::LANG).and_then(known))
-        .or_else(locale)
-        .unwrap_or(Language::English)
 }
 
 /// Whether somebody reads lines, told from bare words and variables: where there are no settings.

@@ -9,14 +9,22 @@ use crate::{read, repository_files};
 use conductor::code::{Code, ExitCode};
 use conductor::language;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 /// What stands before a text that a person reads in their language. (That its values are listed, the compiler checks.)
 const MARKS: &[&str] = &["tr!(", "disk("];
 
+/// The conductor and the launcher, tests excluded.
+fn sources() -> Vec<(PathBuf, String)> {
+    let launcher = repository_files().into_iter().filter(|file| file.starts_with("xtask/src"));
+    let launcher = launcher.map(|file| (file.clone(), without_tests(&read(&file))));
+    conductor_sources().into_iter().chain(launcher).collect()
+}
+
 /// English text → the files that have it.
 fn texts() -> BTreeMap<String, Vec<String>> {
     let mut found = BTreeMap::<String, Vec<String>>::new();
-    for (file, code) in conductor_sources().into_iter().filter(|(file, _)| !file.starts_with("language")) {
+    for (file, code) in sources().into_iter().filter(|(file, _)| !file.starts_with("language")) {
         for mark in MARKS {
             for text in literals(&code, mark) {
                 found.entry(text).or_default().push(file.display().to_string());
@@ -98,6 +106,7 @@ fn every_text_has_one_translation_with_the_same_values_and_no_translation_is_lef
     let mut translations = BTreeMap::<String, String>::new();
     for (room, file) in language::CATALOGUE {
         let entries: BTreeMap<String, String> = toml::from_str(file).unwrap_or_else(|error| panic!("{room}: {error}"));
+        assert_eq!(language::entries(file).collect::<BTreeMap<_, _>>(), entries, "{room}: read otherwise than TOML");
         for (english, chinese) in entries {
             assert!(is_chinese(&chinese), "{room}: {english:?} is not translated");
             assert_eq!(placeholders(&english), placeholders(&chinese), "{room}: {english:?}");
@@ -109,7 +118,7 @@ fn every_text_has_one_translation_with_the_same_values_and_no_translation_is_lef
     assert!(missing.is_empty(), "to be added in xtask/crates/conductor/src/language/zh:\n{}", missing.join("\n"));
     let gateway = gateway_sources();
     // A table of fixed texts says them through `translated`.
-    let tables: String = conductor_sources().into_iter().map(|(_, code)| code).collect();
+    let tables: String = sources().into_iter().map(|(_, code)| code).collect();
     let said = |text: &String| {
         texts.contains_key(text) || [&tables, &gateway].iter().any(|it| it.contains(&format!("{text:?}")))
     };
