@@ -112,6 +112,7 @@ impl Checkout {
             .env("CARGO", self.root.join("bin/cargo"))
             .env("REAL_CARGO", real_cargo())
             .env("RECORD", self.record())
+            .env("XTASK_LANG", "en")
             .envs(&self.environment);
         command
     }
@@ -248,6 +249,22 @@ fn a_satellite_is_built_beside_with_a_stamp_of_its_own_and_only_its_path_is_prin
     let (stdout, _) = check(&checkout.run(&["--build-satellite", "gateway"]), 0);
     assert_eq!(stdout, format!("{}\n", binary.display()));
     assert!(check(&checkout.run(&["--build-satellite", "../gateway"]), 2).1.contains("there is no package"));
+}
+
+#[test]
+fn a_failure_is_told_in_the_language_of_the_reader_and_of_json_in_english() {
+    let checkout = Checkout::new();
+    let told = |words: &[&str], locale: &str| {
+        let mut command = checkout.command(&[&["plan", "--mirror", "nosuch"], words].concat());
+        let output = command.env_remove("XTASK_LANG").env("LC_ALL", locale).output().unwrap();
+        check(&output, 3).1
+    };
+    let (english, chinese) = (told(&[], "C"), told(&[], "zh_CN.UTF-8"));
+    assert!(english.starts_with("error: there is no mirror profile `nosuch`\nhint: "), "{english}");
+    assert!(chinese.starts_with("错误：") && chinese.contains("`nosuch`") && chinese.contains("\n提示："), "{chinese}");
+    assert_eq!(told(&["--lang", "zh"], "C"), chinese);
+    assert_eq!(told(&["--lang=en"], "zh_CN.UTF-8"), english);
+    assert_eq!(told(&["--format", "json"], "zh_CN.UTF-8"), english);
 }
 
 fn source(url: &str) -> String {

@@ -16,6 +16,7 @@ fn conductor(words: &[&str]) -> Output {
         .current_dir(repository())
         .env("XTASK_CACHE_DIR", &cache.0)
         .env_remove("XTASK_MIRROR")
+        .env("XTASK_LANG", "en")
         .output()
         .unwrap()
 }
