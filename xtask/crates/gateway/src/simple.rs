@@ -240,7 +240,10 @@ async fn download(
     if asked.method == Method::HEAD
         && let Some(size_bytes) = size_unless_here(gateway, asked, project, filename, &pin, ending).await
     {
-        return Ok(head(Vec::new(), Some(size_bytes)));
+        let mut reply = head(Vec::new(), Some(size_bytes));
+        // uv would read a wheel's end by range, and gives up where a slow download is answered with the whole instead.
+        reply.headers_mut().remove(header::ACCEPT_RANGES);
+        return Ok(reply);
     }
     let wanted = Wanted {
         step: asked.step.clone(),

@@ -6,6 +6,8 @@ use crate::zips::{Member, member, zip};
 use protocol::{Ecosystem, Egress, Private, Setup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
 use std::process::{Command, Output};
 
 const JSON: &str = "application/vnd.pypi.simple.v1+json";
@@ -295,6 +297,10 @@ fn pages_keep_what_their_index_says_and_name_no_mirror() {
     let asked = server.hits().len();
     assert_eq!(get("HEAD", &url[INDEX.len() + 1..], "").0, 200);
     assert!(server.hits()[asked..].iter().all(|hit| hit.target.starts_with("/simple/")));
+    let mut stream = TcpStream::connect(&gateway.address).unwrap();
+    write!(stream, "HEAD {url} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{secret}\r\n").unwrap();
+    let head = std::io::read_to_string(stream).unwrap().to_ascii_lowercase();
+    assert!(head.contains("content-length: 7\r\n") && !head.contains("accept-ranges"), "{head}");
     let (status, told) = get("GET", "files/odd/-/-/odd-2.0.tar.gz", "");
     assert!(status == 502 && told.contains("its sha256"), "{status} {told}");
     let asked = server.hits().len() + corp.hits().len();
