@@ -167,7 +167,7 @@ fn identity(ecosystem: Ecosystem, url: &str) -> String {
 fn told(ecosystem: Ecosystem, upstream: &Upstream, error: &Error) {
     emit(&Event::Finding {
         code: error.code().to_owned(),
-        subject: format!("{ecosystem:?} upstream {}", upstream.url),
+        subject: format!("{} endpoint {}", format!("{ecosystem:?}").to_ascii_lowercase(), upstream.url),
         message: format!("{}: {}", error.peer.url.as_deref().unwrap_or(&upstream.url), error.message),
     });
 }

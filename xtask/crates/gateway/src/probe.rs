@@ -356,7 +356,7 @@ impl Visit {
 
     fn out_of_time(&self, budget: Duration) -> (ProbeVerdict, String, Option<Origin>) {
         let progress = self.progress.borrow();
-        let within = format!("within {} s", budget.as_millis() as f64 / 1000.0);
+        let within = format!("within {:.1} s", budget.as_secs_f64());
         if progress.read_bytes > 0 && progress.reading.is_none() {
             return (ProbeVerdict::Ok, format!("slow: its artifact did not come whole {within}"), None);
         }

@@ -19,19 +19,18 @@ use crate::cli::{self, Cli, Command};
 use crate::crash;
 use crate::document::did_you_mean;
 use crate::error::{Code, Error, ExitCode, Result};
-use crate::execute::Workshop;
+use crate::execute::{Workshop, ecosystems};
 use crate::facts::{Facts, Wants};
 use crate::interrupt;
 use crate::language::{self, right_aligned};
-use crate::mirror::Ecosystem;
 use crate::plan::{Plan, Step, Work};
-use crate::project::{Local, ModelSource, Project};
+use crate::project::{Local, Project};
 use crate::report::{self, Event, Finding, Reporter, Severity, Sink, Status};
 use crate::settings::env::{self, Environment};
 use crate::settings::{self, Format, Settings};
 use crate::tr;
 use serde::Serialize;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::path::Path;
 
@@ -192,26 +191,6 @@ fn describe(workshop: &Workshop, plan: &Plan, facts: &Facts, asked: bool) -> Eve
         egress: workshop.outside.hosts(&ecosystems),
         tools: if runs && workshop.outside.profile().is_some() { workshop.outside.mappings() } else { Vec::new() },
         asked,
-    }
-}
-
-/// Which ecosystems a step fetches from.
-fn ecosystems(project: &Project, step: &Step) -> BTreeSet<Ecosystem> {
-    match &step.work {
-        Work::NativeLibrary { .. } => [Ecosystem::Crates].into(),
-        Work::GoModules { .. } => [Ecosystem::Go].into(),
-        Work::GoBinary { .. } => BTreeSet::new(),
-        Work::GoToolchain { .. } => [Ecosystem::Go, Ecosystem::Python].into(),
-        Work::WheelSet { .. } => [Ecosystem::Python].into(),
-        Work::Model { name } => {
-            let sources = project.declaration.model.get(name).map_or(&[][..], |model| &model.sources);
-            let ecosystem = |source: &ModelSource| match source {
-                ModelSource::Directory(_) => None,
-                ModelSource::Wheel { .. } => Some(Ecosystem::Python),
-                ModelSource::Hub { .. } => Some(Ecosystem::Hub),
-            };
-            sources.iter().filter_map(ecosystem).collect()
-        }
     }
 }
 

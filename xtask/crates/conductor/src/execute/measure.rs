@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// What a person waits for a whole probe, of which some goes by before it can begin: each tool is asked for its default, the
 /// gateway starts.
-const WHOLE: Duration = Duration::from_millis(4800);
+const WHOLE: Duration = Duration::from_millis(4500);
 /// Less would call slow mirrors dead.
 const LEAST: Duration = Duration::from_secs(2);
 
@@ -57,16 +57,25 @@ pub fn unmeasured(setup: &Setup) -> BTreeSet<Ecosystem> {
 }
 
 /// For `--mirror auto`, before anything is fetched: every endpoint that has a rival, measured now or lately, in one line.
-pub fn choose(gateway: &Gateway, settings: &Settings, setup: &Setup, spent: Duration, sink: &Sink) -> Result<()> {
+/// `needed`: the ecosystems that this run fetches from; no endpoint of another is contacted.
+pub fn choose(
+    gateway: &Gateway,
+    settings: &Settings,
+    setup: &Setup,
+    needed: &BTreeSet<Ecosystem>,
+    spent: Duration,
+    sink: &Sink,
+) -> Result<()> {
     let started = Instant::now();
-    let ecosystems = unmeasured(setup);
+    let ecosystems = &unmeasured(setup) & needed;
     let mut reports = setup.measured.clone();
     if !ecosystems.is_empty() {
         let found = measure(gateway, settings, setup, AUTO, &ecosystems, spent, sink)?;
         reports.retain(|old| !found.iter().any(|new| (new.ecosystem, &new.url) == (old.ecosystem, &old.url)));
         reports.extend(found);
     }
-    let of_setup: BTreeSet<(Ecosystem, String)> = endpoints(setup).into_iter().collect();
+    let of_setup: BTreeSet<(Ecosystem, String)> =
+        endpoints(setup).into_iter().filter(|(ecosystem, _)| needed.contains(ecosystem)).collect();
     reports.retain(|it| of_setup.contains(&(it.ecosystem, it.url.clone())));
     let mut best: BTreeMap<Ecosystem, &ProbeReport> = BTreeMap::new();
     for report in reports.iter().filter(|it| it.verdict == ProbeVerdict::Ok) {
@@ -98,4 +107,28 @@ pub fn choose(gateway: &Gateway, settings: &Settings, setup: &Setup, spent: Dura
         )
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_ecosystem_with_a_choice_and_something_new_is_measured() {
+        let upstream = |url: &str| serde_json::json!({ "url": url, "origin": "" });
+        let setup = |measured: &[&str]| -> Setup {
+            let report = |url: &&str| serde_json::json!({ "ecosystem": "go", "url": url, "origin": "", "verdict": "dead", "message": "", "hosts": [] });
+            let text = serde_json::json!({
+                "schema": 0, "downloads": "/", "measured": measured.iter().map(report).collect::<Vec<_>>(),
+                "upstreams": { "go": [upstream("http://a"), upstream("http://b")], "python": [upstream("http://c")] },
+                "registries": { "docker.io": [upstream("http://d/{repo}")] },
+            });
+            serde_json::from_value(text).unwrap()
+        };
+        assert_eq!(unmeasured(&setup(&[])), [Ecosystem::Go].into());
+        assert_eq!(unmeasured(&setup(&["http://a"])), [Ecosystem::Go].into());
+        assert_eq!(unmeasured(&setup(&["http://a", "http://b"])), BTreeSet::new());
+        let names: Vec<String> = endpoints(&setup(&[])).into_iter().map(|(_, url)| url).collect();
+        assert_eq!(names, ["http://a", "http://b", "http://c", "docker.io → http://d/{repo}"]);
+    }
 }

@@ -26,9 +26,10 @@ use crate::facts::{self, Facts, Wants};
 use crate::files;
 use crate::interrupt;
 use crate::language::right_aligned;
+use crate::mirror::Ecosystem;
 use crate::plan::{self, Plan, Premise, Step, View, Work};
 use crate::process::{self, Deadline, Finished, Invocation, Stream};
-use crate::project::Project;
+use crate::project::{ModelSource, Project};
 use crate::report::{self, Done, Event, Sink, Status};
 use crate::settings::{Format, Settings};
 use crate::tr;
@@ -158,6 +159,7 @@ impl<'a> Workshop<'a> {
                 return Ok(Results { plan, facts });
             }
             self.tell_pins(&facts)?;
+            self.outside.need(plan.running().flat_map(|step| ecosystems(self.project, step)));
             let result = self.run_round(&round, &facts);
             done.extend(round.iter().map(|step| step.id.clone()));
             self.stats.save();
@@ -544,5 +546,24 @@ fn keep_newest(folder: &Path, count: usize) {
     names.sort();
     for old in names.iter().rev().skip(count) {
         let _ = files::remove(old);
+    }
+}
+/// Which ecosystems a step fetches from.
+pub fn ecosystems(project: &Project, step: &Step) -> BTreeSet<Ecosystem> {
+    match &step.work {
+        Work::NativeLibrary { .. } => [Ecosystem::Crates].into(),
+        Work::GoModules { .. } => [Ecosystem::Go].into(),
+        Work::GoBinary { .. } => BTreeSet::new(),
+        Work::GoToolchain { .. } => [Ecosystem::Go, Ecosystem::Python].into(),
+        Work::WheelSet { .. } => [Ecosystem::Python].into(),
+        Work::Model { name } => {
+            let sources = project.declaration.model.get(name).map_or(&[][..], |model| &model.sources);
+            let ecosystem = |source: &ModelSource| match source {
+                ModelSource::Directory(_) => None,
+                ModelSource::Wheel { .. } => Some(Ecosystem::Python),
+                ModelSource::Hub { .. } => Some(Ecosystem::Hub),
+            };
+            sources.iter().filter_map(ecosystem).collect()
+        }
     }
 }

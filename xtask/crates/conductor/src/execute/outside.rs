@@ -51,6 +51,8 @@ pub struct Outside<'a> {
     pins: Mutex<Pins>,
     /// Bounds of the launcher that builds the gateway.
     building: process::Deadline,
+    /// What this run will fetch from, as far as somebody said: nobody else's endpoints are measured.
+    needed: Mutex<BTreeSet<Ecosystem>>,
     gateway: Mutex<Option<std::sync::Arc<Gateway>>>,
 }
 
@@ -88,6 +90,7 @@ impl<'a> Outside<'a> {
             defaults: OnceLock::new(),
             pins: Mutex::default(),
             building: process::Deadline::BUILD,
+            needed: Mutex::default(),
             gateway: Mutex::default(),
         })
     }
@@ -123,6 +126,11 @@ impl<'a> Outside<'a> {
     /// is not among them.
     pub fn pin(&self, tell: impl FnOnce(&mut Pins)) {
         tell(&mut self.pins.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Tells which ecosystems this run fetches from, before the first byte is asked for.
+    pub fn need(&self, ecosystems: impl IntoIterator<Item = Ecosystem>) {
+        self.needed.lock().unwrap_or_else(PoisonError::into_inner).extend(ecosystems);
     }
 
     /// What each tool's own default is, as far as this machine tells, and the ways to say what it does not.
@@ -324,7 +332,10 @@ impl<'a> Outside<'a> {
         let spent = begun.elapsed();
         let started = std::sync::Arc::new(Gateway::start(invocation, &setup, self.log.clone(), self.sink.clone())?);
         if measured && !self.settings.offline.value {
-            measure::choose(&started, self.settings, &setup, spent, &self.sink)?;
+            let needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let needed = if needed.is_empty() { BUILDS.into() } else { needed };
+            let needed = needed.into_iter().filter_map(Ecosystem::protocol).collect();
+            measure::choose(&started, self.settings, &setup, &needed, spent, &self.sink)?;
         }
         *gateway = Some(std::sync::Arc::clone(&started));
         Ok(started)
@@ -401,6 +412,7 @@ impl<'a> Outside<'a> {
         pins.wheels.extend(sampled.wheels);
         pins.npm.extend(sampled.npm);
         pins.hub.extend(sampled.hub);
+        pins.channels.extend(sampled.channels);
         let bundle = self.profile.as_ref().and_then(|profile| profile.ca_bundle.as_ref());
         let mut setup = Setup {
             schema: SCHEMA,

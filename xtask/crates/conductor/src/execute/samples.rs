@@ -51,6 +51,12 @@ pub fn samples(settings: &Settings, project: &Project) -> (Samples, Pins) {
         .min_by_key(|wheel| (wheel.size_bytes, &wheel.filename))
         .map(|wheel| (wheel.project.clone(), wheel.filename.clone(), wheel.sha256.to_string()));
 
+    if let Some(rustup) = &project.pins.rustup {
+        let channel = format!("channel-rust-{}.toml", rustup.toolchain);
+        pins.channels.insert(channel.clone(), rustup.manifest.to_string());
+        samples.channel = Some(channel);
+    }
+
     let mut smallest = u64::MAX;
     for (name, model) in &project.declaration.model {
         for source in &model.sources {
