@@ -246,17 +246,21 @@ impl Downloads {
 
     /// Gives verified bytes their final name.
     /// The caller has compared [`Partial::sha256`], and for a Go module its directory hash, with the pin.
-    pub fn publish(&self, partial: &Partial, pin: &Pin) -> Result<Verified, Error> {
+    ///
+    /// `lasting`: whether the name itself must survive a power cut. Its contents are on the disk before it in any case; a name
+    /// that is lost costs a child another download, and syncing a folder for each of a thousand crates costs every build.
+    pub fn publish(&self, partial: &Partial, pin: &Pin, lasting: bool) -> Result<Verified, Error> {
         let sha256 = partial.sha256();
         let path = self.final_path(&sha256);
         let folder = path.parent().unwrap_or(&self.root);
         let failed = |cause| Error::disk("publish", &path, &cause);
+        let settle = |folder: &Path| if lasting { sync_folder(folder) } else { Ok(()) };
         if let Err(cause) = fs::DirBuilder::new().mode(0o700).create(folder) {
             if cause.kind() != io::ErrorKind::AlreadyExists {
                 return Err(failed(cause));
             }
         } else {
-            sync_folder(&self.root.join("sha256")).map_err(failed)?;
+            settle(&self.root.join("sha256")).map_err(failed)?;
         }
         partial.file.sync_all().map_err(failed)?;
         // What was hashed came from the network; what counts is what is in the file. They differ where a file system
@@ -267,7 +271,7 @@ impl Downloads {
         fs::rename(&partial.path, &path).map_err(failed)?;
         // After the rename: a partial that a crash left read-only could not be continued.
         partial.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(failed)?;
-        sync_folder(folder).map_err(failed)?;
+        settle(folder).map_err(failed)?;
         if !matches!(pin, Pin::Sha256(_)) {
             let pointer = self.pointer(pin);
             let beside = partial.path.with_extension("pointer");
@@ -275,7 +279,7 @@ impl Downloads {
             let mut file = File::create(&beside).map_err(failed)?;
             file.write_all(sha256.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
             let names = pointer.parent().unwrap_or(&self.root);
-            fs::rename(&beside, &pointer).and_then(|()| sync_folder(names)).map_err(failed)?;
+            fs::rename(&beside, &pointer).and_then(|()| settle(names)).map_err(failed)?;
         }
         let _ = fs::remove_file(source_path(&partial.path));
         Ok(Verified { path, sha256, size_bytes: partial.len })

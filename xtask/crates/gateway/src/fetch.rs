@@ -79,7 +79,7 @@ pub async fn fetch(
     let held = lock(&partial).len();
     let whole = held > 0 && wanted.size_bytes.is_none_or(|size| size == held);
     if whole && verify(&partial, &wanted.pin).await.is_ok() {
-        return here(publish(gateway, partial, &wanted.pin).await.map_err(fail)?);
+        return here(publish(gateway, partial, wanted).await.map_err(fail)?);
     }
     let reach = Reach { most_bytes: Cell::new(held), restarts_left: Cell::new(upstreams.len()) };
     let download = async |upstream: &Upstream| {
@@ -91,7 +91,7 @@ pub async fn fetch(
     let outcome = ask_in_turn(&wanted.subject, &upstreams, &gateway.limits, next, download).await;
     match outcome {
         Ok(upstream) => {
-            let verified = publish(gateway, partial, &wanted.pin).await.map_err(fail)?;
+            let verified = publish(gateway, partial, wanted).await.map_err(fail)?;
             Ok(Fetched { verified, upstream: Some(upstream) })
         }
         Err(failure) => {
@@ -211,9 +211,11 @@ async fn directory_hash(partial: &Shared, prefix: &str) -> Result<String, Error>
     hashed.await
 }
 
-async fn publish(gateway: &Gateway, partial: Shared, pin: &Pin) -> Result<Verified, Error> {
-    let (downloads, pin): (Downloads, Pin) = (gateway.downloads.clone(), pin.clone());
-    blocking(move || downloads.publish(&lock(&partial), &pin)).await
+async fn publish(gateway: &Gateway, partial: Shared, wanted: &Wanted) -> Result<Verified, Error> {
+    let (downloads, pin): (Downloads, Pin) = (gateway.downloads.clone(), wanted.pin.clone());
+    // What the conductor asked for is reported as done.
+    let lasting = wanted.job.is_some();
+    blocking(move || downloads.publish(&lock(&partial), &pin, lasting)).await
 }
 
 /// Runs file work beside the sockets.

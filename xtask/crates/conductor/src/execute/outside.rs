@@ -298,7 +298,10 @@ impl<'a> Outside<'a> {
             None => defaults.iter().map(|(ecosystem, known)| (*ecosystem, known.hosts())).collect(),
         };
         let mut hosts = Vec::new();
-        for host in by_ecosystem.into_iter().filter(|(it, _)| ecosystems.contains(it)).flat_map(|(_, hosts)| hosts) {
+        // Those that its endpoints lead to are no ecosystem's own.
+        let led_to = self.profile.iter().flat_map(|profile| profile.hosts.iter().map(ToString::to_string));
+        let listed = by_ecosystem.into_iter().filter(|(it, _)| ecosystems.contains(it)).flat_map(|(_, hosts)| hosts);
+        for host in listed.chain(led_to) {
             if !hosts.contains(&host) {
                 hosts.push(host);
             }

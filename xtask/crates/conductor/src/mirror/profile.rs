@@ -180,6 +180,12 @@ impl TryFrom<String> for Host {
     }
 }
 
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl Expand for Host {
     fn expand(self, variables: &Variables) -> Result<Option<Self>, Unexpanded> {
         let Some(text) = self.0.expand(variables)? else { return Ok(None) };
@@ -746,7 +752,7 @@ impl Profile {
     /// `direct` entry whose host is not known adds nothing.
     pub fn allowed_hosts(&self, defaults: &Defaults) -> BTreeSet<String> {
         let listed = self.hosts(defaults).into_values().flatten().filter(|host| host != DIRECT);
-        listed.chain(self.hosts.iter().map(|host| host.0.to_lowercase())).collect()
+        listed.chain(self.hosts.iter().map(|host| host.to_string().to_lowercase())).collect()
     }
 }
 

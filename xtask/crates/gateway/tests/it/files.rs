@@ -71,7 +71,7 @@ fn children_ask_for_a_file_by_its_hash() {
         if hit.target == "/m/release/v1/kubectl" { Reply::ok(sent.as_slice()) } else { Reply::status(404) }
     });
     let mut setup = files(&folder, &[("dl.example", &[format!("{}/m/{{path}}", mirror.url)])]);
-    setup.allowed_hosts = Some(BTreeSet::from(["127.0.0.1".to_owned()]));
+    setup.allowed_hosts = Some(BTreeSet::from([mirror.url.replace("http://", "")]));
     let gateway = Gateway::start(&setup);
     let (path, other) = ("dl.example/release/v1/kubectl", "0".repeat(64));
     assert_eq!(gateway.ask("GET", &format!("{FILES}/{}/{path}", sha256(&body)), "").2, body);

@@ -16,7 +16,7 @@ fn mirrored(folder: &Folder, urls: &[&str]) -> Setup {
     let templates: Vec<Upstream> = urls.iter().map(|url| upstream(&format!("{url}/{{path}}"))).collect();
     setup.files = BTreeMap::from([("files.example".to_owned(), templates)]);
     // Its own URL is nowhere.
-    setup.allowed_hosts = Some(["127.0.0.1".to_owned()].into());
+    setup.allowed_hosts = Some(urls.iter().map(|url| url.replace("http://", "")).collect());
     setup
 }
 
