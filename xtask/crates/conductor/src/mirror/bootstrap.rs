@@ -1,8 +1,9 @@
 //! `mirror bootstrap`: a POSIX shell script that gets Rust through a profile, for a machine that has none yet.
 //!
-//! The script is `bootstrap.sh` with the profile's servers and the pins of `xtask.lock` put in; the one for `cn` is checked in
-//! beside the README, since whoever needs it cannot start this program. It never holds a default server: a `direct` entry is
-//! left out, as only rustup knows what it means. A URL is put between single quotes, which no URL of ours can hold.
+//! The script is `bootstrap.sh`, itself a script that linters read, with the profile's servers and the pins of `xtask.lock`
+//! put in; the one for `cn` is checked in beside the README, since whoever needs it cannot start this program. It never holds
+//! a default server: a `direct` entry is left out, as only rustup knows what it means. A URL is put between single quotes,
+//! which no URL of ours can hold.
 
 use super::profile::Profile;
 use crate::digest::Digest;
@@ -37,8 +38,8 @@ pub fn script(profile: &Profile, wanted: &Wanted) -> Option<String> {
         ("@RUST@", wanted.toolchain),
         ("@RUSTUP@", wanted.rustup),
         ("@MANIFEST@", &wanted.manifest.to_string()),
-        ("@SERVERS@", &servers.join("\n")),
-        ("@PINS@", &hashes.join("\n")),
+        ("  : # @SERVERS@", &servers.join("\n")),
+        ("    # @PINS@", &hashes.join("\n")),
     ];
     let filled = |text: String, (hole, value): (&str, &str)| text.replace(hole, value);
     (!servers.is_empty()).then(|| values.into_iter().fold(TEMPLATE.to_owned(), filled))

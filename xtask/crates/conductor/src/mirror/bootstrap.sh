@@ -13,13 +13,13 @@ manifest=@MANIFEST@
 
 # Where toolchains are, and where rustup itself is, in order.
 servers() {
-@SERVERS@
+  : # @SERVERS@
 }
 
 # The sha256 of rustup-init for a platform.
 pin() {
   case $1 in
-@PINS@
+    # @PINS@
   esac
 }
 
