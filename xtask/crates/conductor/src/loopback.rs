@@ -68,7 +68,7 @@ fn exchange(
     stream.write_all(body.unwrap_or_default())?;
     let mut bytes = Vec::new();
     stream.take(MAX_BYTES).read_to_end(&mut bytes)?;
-    parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP/1.1 answer"))
+    parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, tr!("not an HTTP/1.1 answer")))
 }
 
 /// A whole answer, read up to the end of the connection.

@@ -10,6 +10,7 @@ use crate::cache::lock::now_seconds;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::tr;
 use crate::workspace::CacheFolder;
 use protocol::{Ecosystem, ProbeReport, ProbeVerdict, Setup};
 use serde::{Deserialize, Serialize};
@@ -55,7 +56,7 @@ pub fn circumstances(setup: &Setup) -> Result<Digest> {
     let proxies = (host(&setup.proxy.https), host(&setup.proxy.http), &setup.proxy.no_proxy);
     let trust = (&setup.ca_bundles, &setup.further_authorities);
     let text = serde_json::to_vec(&(&setup.samples, proxies, trust, &setup.allowed_hosts))
-        .map_err(|error| Error::bug("the circumstances of a probe").because(error))?;
+        .map_err(|error| Error::bug(tr!("the circumstances of a probe")).because(error))?;
     Ok(Digest::of(&text))
 }
 
@@ -119,8 +120,8 @@ impl Measured {
             |report: &ProbeReport| Record { profile: profile.to_owned(), at, circumstances, report: report.clone() };
         self.records.extend(reports.iter().map(record));
         let file = File { version: VERSION, measured: self.records.clone() };
-        let text =
-            serde_json::to_vec(&file).map_err(|error| Error::bug("cannot serialise measurements").because(error))?;
+        let text = serde_json::to_vec(&file)
+            .map_err(|error| Error::bug(tr!("cannot serialise measurements")).because(error))?;
         if let Some(folder) = self.path.parent() {
             files::create_folder(folder)?;
         }

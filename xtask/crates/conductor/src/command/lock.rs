@@ -103,7 +103,12 @@ pub(super) fn drift(settings: &Settings, project: &Project) -> Result<Vec<String
         ("rustup", &rust.rustup, pinned.map_or("", |it| &it.version)),
     ] {
         if wanted != pinned {
-            drift.push(format!("{what}: {} is wanted, {} pinned", or_none(wanted), or_none(pinned)));
+            drift.push(tr!(
+                "{what}: {wanted} is wanted, {pinned} pinned",
+                what,
+                wanted = or_none(wanted),
+                pinned = or_none(pinned)
+            ));
         }
     }
     for (name, set) in &declared.wheel_set {
@@ -291,7 +296,7 @@ for url in sys.argv[1:]:
 /// The hashes that rustup's own server, or a mirror of it, publishes beside its files. Asked with python3, which knows proxies and
 /// authorities: the gateway hands out nothing that is not pinned yet.
 fn rustup_pins(outside: &Outside, settings: &Settings, toolchain: &str, version: &str) -> Result<Rustup> {
-    let message = format!("no server has the hashes of Rust {toolchain} and rustup {version}");
+    let message = tr!("no server has the hashes of Rust {toolchain} and rustup {version}", toolchain, version);
     let mut error = Error::new(Code::CannotPin, message);
     for (dist, root) in outside.rustup_servers() {
         let place = |url: &MirrorUrl| url.expose().trim_end_matches('/').to_owned();
@@ -313,10 +318,11 @@ fn rustup_pins(outside: &Outside, settings: &Settings, toolchain: &str, version:
                 let (version, toolchain) = (version.to_owned(), toolchain.to_owned());
                 return Ok(Rustup { version, toolchain, manifest, init });
             }
-            _ => error = error.because(format!("{dist}, {root}: they have not both")),
+            _ => error = error.because(tr!("{dist}, {root}: they have not both", dist, root)),
         }
     }
-    Err(error.hint("name versions that exist under [toolchain.rust], or another server under [mirror.NAME.rustup]"))
+    Err(error
+        .hint(tr!("name versions that exist under [toolchain.rust], or another server under [mirror.NAME.rustup]")))
 }
 
 /// Hashes of a model's files. Which files: those pinned before, else all that the source has.

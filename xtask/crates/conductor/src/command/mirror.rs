@@ -27,7 +27,7 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
         Mirror::List => {
             for profile in profiles.list(chosen) {
                 let mark = if profile.selected { "*" } else { " " };
-                let date = profile.as_of.as_deref().map(|date| format!(", as of {date}")).unwrap_or_default();
+                let date = profile.as_of.as_deref().map(|date| tr!(", as of {date}", date)).unwrap_or_default();
                 let text = format!("{mark} {:<12} {}{date}", profile.name, profile.origins.join(", "));
                 print(settings, "mirror", &profile, &text)?;
             }
@@ -124,19 +124,19 @@ fn exported(outside: &Outside, shell: Shell, show_secrets: bool, sink: &Sink) ->
 fn bootstrap(profile: &mirror::Profile, project: &Project, show_secrets: bool) -> Result<String> {
     let Some(pins) = &project.pins.rustup else {
         return Err(Error::new(Code::NotPinned, tr!("xtask.lock pins no Rust"))
-            .hint("name versions under [toolchain.rust] in xtask.toml, then `cargo xtask lock update rustup`"));
+            .hint(tr!("name versions under [toolchain.rust] in xtask.toml, then `cargo xtask lock update rustup`")));
     };
     let credential = |url: &&mirror::MirrorUrl| url.expose() != url.without_credentials();
     let mut urls = profile.rustup.list.iter().filter_map(|pair| pair.urls()).flat_map(|(dist, root)| [dist, root]);
     if let Some(url) = urls.find(credential).filter(|_| !show_secrets) {
         let message = tr!("the script would hold the credential of {url}", url);
-        return Err(Error::new(Code::CommandLine, message).hint("--show-secrets writes it all the same"));
+        return Err(Error::new(Code::CommandLine, message).hint(tr!("--show-secrets writes it all the same")));
     }
     let Rustup { version, toolchain, manifest, init } = pins;
     let wanted = mirror::Wanted { toolchain, manifest, rustup: version, init };
     mirror::script(profile, &wanted).ok_or_else(|| {
         let message = tr!("mirror `{name}` names no server of rustup's", name = profile.name);
-        Error::new(Code::NoProfile, message).hint("choose a profile that has [mirror.NAME.rustup]: --mirror cn")
+        Error::new(Code::NoProfile, message).hint(tr!("choose a profile that has [mirror.NAME.rustup]: --mirror cn"))
     })
 }
 

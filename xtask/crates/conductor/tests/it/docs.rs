@@ -56,7 +56,9 @@ fn every_command_in_the_documents_is_one() {
     let mut count = 0;
     for document in documents() {
         for line in lines(&read(&document), "sh") {
-            let words: Vec<&str> = line.split_whitespace().collect();
+            // What a shell takes over from a command of ours counts as the command.
+            let taken = line.strip_prefix("eval \"$(").and_then(|rest| rest.strip_suffix(")\"")).unwrap_or(&line);
+            let words: Vec<&str> = taken.split_whitespace().collect();
             let (output, what) = match words.as_slice() {
                 ["cargo", "xtask", arguments @ ..] => (understood(arguments), "is not accepted"),
                 [program @ "tools/bench/run", arguments @ ..] => {

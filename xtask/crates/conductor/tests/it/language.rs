@@ -43,19 +43,21 @@ fn gateway_sources() -> String {
 
 /// The literals that follow `mark`, as the program has them.
 fn literals(code: &str, mark: &str) -> Vec<String> {
-    let after = |at: usize| {
-        let before = code[..at].chars().next_back();
-        let word = before.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
-        let rest = code[at + mark.len()..].trim_start().strip_prefix('"').filter(|_| !word)?;
-        let end = rest.char_indices().scan(false, |escaped, (at, c)| {
-            let ends = c == '"' && !*escaped;
-            *escaped = c == '\\' && !*escaped;
-            Some((at, ends))
-        });
-        let end = end.into_iter().find(|(_, ends)| *ends)?.0;
-        Some(unescaped(&rest[..end]))
-    };
-    code.match_indices(mark).filter_map(|(at, _)| after(at)).collect()
+    let is_word = |at: usize| code[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    let found = code.match_indices(mark).filter(|(at, _)| !is_word(*at));
+    found.filter_map(|(at, _)| literal(&code[at + mark.len()..])).collect()
+}
+
+/// The literal that `code` begins with.
+fn literal(code: &str) -> Option<String> {
+    let rest = code.trim_start().strip_prefix('"')?;
+    let mut escaped = false;
+    let end = rest.find(|c| {
+        let ends = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    });
+    Some(unescaped(&rest[..end?]))
 }
 
 fn unescaped(literal: &str) -> String {
@@ -68,7 +70,7 @@ fn unescaped(literal: &str) -> String {
                 't' => text.push('\t'),
                 '\n' => while rest.next_if(|c| c.is_whitespace()).is_some() {},
                 c @ ('"' | '\\') => text.push(c),
-                c => panic!("\\{c} in a text for a person: {literal}"),
+                c => text.extend(['\\', c]),
             },
             c => text.push(c),
         }
@@ -126,6 +128,35 @@ fn every_text_has_one_translation_with_the_same_values_and_no_translation_is_lef
     assert!(unused.is_empty(), "nothing says any more: {unused:#?}");
     for text in literals(&gateway, "=> ").into_iter().filter(|text| text.starts_with("mirror.")) {
         assert!(translations.contains_key(&text), "the finding {text} of the gateway has no sentence");
+    }
+}
+
+/// What a failure is built of; a command as it can be typed needs no translation.
+#[test]
+fn no_text_of_a_failure_passes_the_macro_by() {
+    let mut wrong = Vec::new();
+    for (file, code) in sources() {
+        let marks = ["hint(", "hint(format!(", "bug(", "bug(format!(", "context(", "note(", "because("];
+        let mut texts: Vec<String> = marks.iter().flat_map(|mark| literals(&code, mark)).collect();
+        let built = code.split("Error::new(").skip(1).filter_map(|rest| Some(rest.split_once(',')?.1));
+        texts.extend(built.filter_map(|rest| literal(rest.trim_start().trim_start_matches("format!("))));
+        let is_prose =
+            |text: &String| text.contains(' ') && !text.starts_with("cargo xtask ") && !text.starts_with('{');
+        wrong.extend(texts.into_iter().filter(is_prose).map(|text| format!("{}: {text:?}", file.display())));
+    }
+    assert!(wrong.is_empty(), "write tr!(…):\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_word_at_the_margin_has_at_most_twelve_columns_in_both_languages() {
+    let marks = ["right_aligned(&tr!(", "Tone::Good, &tr!(", "Tone::Bad, &tr!(", "Tone::Warning, &tr!("];
+    let entries: BTreeMap<_, _> = language::CATALOGUE.iter().flat_map(|(_, file)| language::entries(file)).collect();
+    let code: String = conductor_sources().into_iter().map(|(_, code)| code).collect();
+    let words: BTreeSet<String> = marks.iter().flat_map(|mark| literals(&code, mark)).collect();
+    assert!(words.len() > 10, "the words were not found: {words:?}");
+    for word in words {
+        let widths = [&word, &entries[&word]].map(|text| language::columns(text));
+        assert!(widths.iter().all(|width| *width <= 12), "{word}: {widths:?}");
     }
 }
 
