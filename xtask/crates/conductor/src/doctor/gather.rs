@@ -297,8 +297,9 @@ fn measure(settings: &Settings, project: &Project, deadline: Instant) -> Receive
         let (sink, said) = Sink::heard();
         let log = log_of(&settings);
         let measured = Outside::new(&settings, &project, sink, log).and_then(|outside| {
-            let gateway = outside.building_within(BUILDING).gateway()?;
-            gateway.probe(Vec::new(), deadline.saturating_duration_since(Instant::now()).saturating_sub(ANSWERING))
+            let gateway = outside.building_within(BUILDING).gateway_unmeasured()?;
+            let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(ANSWERING);
+            gateway.probe(Vec::new(), left)
         });
         match measured {
             Ok(reports) => Measured::Reports(reports),

@@ -75,18 +75,14 @@ fn endpoints(facts: &Facts, reports: &[ProbeReport]) -> Vec<Finding> {
             ProbeVerdict::Ok => Finding::ok(check, subject, message),
             // What one cause explains is its evidence, not a list of faults.
             _ if cause.is_some() => Finding::info(check, subject, message),
-            // The first stands for its list.
-            _ if !served.contains(&purpose(report)) && lost.insert(purpose(report)) => {
+            // The first stands for its list, and what no build needs is nobody's failure.
+            _ if facts.needed.contains(&report.ecosystem)
+                && !served.contains(&purpose(report))
+                && lost.insert(purpose(report)) =>
+            {
                 let message = tr!("{message}; no other endpoint serves this either", message);
-                let fix = Fix::safe(if facts.profile.as_deref() == Some("auto") {
-                    "mirror use cn"
-                } else {
-                    "mirror use auto"
-                });
-                match facts.needed.contains(&report.ecosystem) {
-                    true => Finding::error(check, subject, message, fix),
-                    false => Finding::warning(check, subject, message, fix),
-                }
+                let other = if facts.profile.as_deref() == Some("auto") { "mirror use cn" } else { "mirror use auto" };
+                Finding::error(check, subject, message, Fix::safe(other))
             }
             ProbeVerdict::Stale | ProbeVerdict::Partial | ProbeVerdict::Html => {
                 Finding::warning(check, subject, message, Fix::Yours(leave_out(facts, report)))
@@ -507,14 +503,14 @@ mod tests {
                 severity,
                 &["bad.example", "why"],
             );
-            // Nothing else for crates: an error, and a warning where no build needs them.
+            // Nothing else for crates is an error, unless no build needs them.
             let other = ProbeReport { ecosystem: Ecosystem::Go, ..good.clone() };
             let mut facts = plugged(Measured::Reports(vec![bad.clone(), bad, other]));
             check(&facts, code, Severity::Error, &["no other endpoint", "cargo xtask mirror use auto"]);
             let errors = examine(&facts).iter().filter(|it| it.severity == Severity::Error).count();
             assert_eq!(errors, 1, "one finding a list");
             facts.needed.clear();
-            check(&facts, code, Severity::Warning, &["no other endpoint"]);
+            check(&facts, code, severity, &["bad.example"]);
         }
         let (code, severity, message, _) = first(&plugged(Measured::Reports(vec![good])));
         assert_eq!((code.as_str(), severity), ("mirror.ok", Severity::Ok));
