@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -293,4 +294,19 @@ pub fn installed(program: &str) -> bool {
         let _ = writeln!(std::io::stderr(), "skipped: {program}: it is not installed");
     }
     found
+}
+
+/// A folder with a package of the Python index and what it needs, brought by pip once for all tests.
+pub fn brought(package: &str) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(package);
+    if !place.exists() {
+        let beside = place.with_extension(std::process::id().to_string());
+        let script = format!("python3 -m pip install -q --target '{}' '{package}' >&2", beside.display());
+        shell(place.parent().unwrap(), &script);
+        // Another test run may have been first.
+        let _ = fs::rename(&beside, &place);
+    }
+    place
 }

@@ -1,12 +1,10 @@
 //! The hub protocol: a table of faults, and huggingface_hub itself.
 
-use crate::gateway::{Folder, Gateway, setup, shell};
+use crate::gateway::{Folder, Gateway, brought, setup};
 use crate::server::{Handler, Hit, Reply, Server, file, noise, refusing, sha256};
 use protocol::{Artifact, Ecosystem, FailureKind, Setup};
 use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 const HUB: &str = "http://xtask-gateway.invalid/hub";
 const COMMIT: &str = "3333333333333333333333333333333333333333";
@@ -81,31 +79,13 @@ fn hub_setup(folder: &Folder, urls: &[&str]) -> Setup {
     setup(folder, Ecosystem::Hub, urls)
 }
 
-/// Where huggingface_hub is, brought by pip once for all tests.
-fn client() -> &'static PathBuf {
-    static PLACE: OnceLock<PathBuf> = OnceLock::new();
-    PLACE.get_or_init(|| {
-        let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(CLIENT);
-        if !place.exists() {
-            let beside = place.with_extension(std::process::id().to_string());
-            shell(
-                place.parent().unwrap(),
-                &format!("python3 -m pip install -q --target '{}' '{CLIENT}' >&2", beside.display()),
-            );
-            // Another test run may have been first.
-            let _ = fs::rename(&beside, &place);
-        }
-        place
-    })
-}
-
 /// A Python program that has huggingface_hub, with an empty cache of its own below `home`.
 fn python(folder: &Folder, gateway: &Gateway, home: &str, program: &str) -> Output {
     Command::new("python3")
         .args(["-c", program])
         .env_clear()
         .envs(["PATH", "HOME", "PYENV_VERSION"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
-        .env("PYTHONPATH", client())
+        .env("PYTHONPATH", brought(CLIENT))
         .env("HF_HOME", folder.0.join(home))
         .env("HF_ENDPOINT", HUB)
         .env("HF_TOKEN", "hf_hunter2")
