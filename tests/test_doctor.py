@@ -18,7 +18,12 @@ from support import FOLDER, ROOT, Sandbox, mirrored, need, netns, tell, unplugge
 
 LIMIT_SECONDS = 5
 """The promise; the start of cargo and of the launcher is inside, that of a namespace is not."""
-TIMED = ["sh", "-c", 'start=$(date +%s%N); "$@"; code=$?; echo $(($(date +%s%N) - start)) > "$DOCTOR_TIME"; exit $code', "sh"]
+TIMED = [
+    "sh",
+    "-c",
+    'start=$(date +%s%N); "$@"; code=$?; echo $(($(date +%s%N) - start)) > "$DOCTOR_TIME"; exit $code',
+    "sh",
+]
 
 
 @functools.cache
@@ -127,7 +132,7 @@ class First(unittest.TestCase):
     def test_a_full_disk(self):
         full = FOLDER / "full"
         full.mkdir(exist_ok=True)
-        mount = f"mount -t tmpfs -o size=1m tmpfs {full} && head -c 2m /dev/zero > {full}/fill; exec \"$@\""
+        mount = f'mount -t tmpfs -o size=1m tmpfs {full} && head -c 2m /dev/zero > {full}/fill; exec "$@"'
         wrapper = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c", mount, "sh"]
         environment = {"XTASK_CACHE_DIR": str(full), "TMPDIR": str(full)}
         _, findings = doctor(environment=environment, wrapper=wrapper, code=6)

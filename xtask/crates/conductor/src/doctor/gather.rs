@@ -39,6 +39,16 @@ const ANSWERING: Duration = Duration::from_millis(300);
 /// Of each log; the lines that are translated stand near its end or in a short one.
 const LOG_BYTES: u64 = 4 << 20;
 
+const MANAGERS: [&str; 5] = ["apt-get", "dnf", "apk", "pacman", "zypper"];
+/// What a linker needs beside the compiler, by package manager.
+const LINKING: [(&str, &str); 5] = [
+    ("apt-get", "gcc libc6-dev"),
+    ("dnf", "gcc glibc-devel"),
+    ("apk", "gcc musl-dev"),
+    ("pacman", "gcc"),
+    ("zypper", "gcc glibc-devel"),
+];
+
 /// `drift`: where xtask.lock is not what xtask.toml asks for.
 pub fn gather(settings: &Settings, project: &Project, groups: &BTreeSet<Group>, drift: Vec<String>) -> Result<Facts> {
     let deadline = Instant::now() + BUDGET;
@@ -133,7 +143,8 @@ impl Tools {
             git: with(settings, project, move |probe| {
                 let git = probe.settings.environment.find("git");
                 let git = git.ok_or_else(|| {
-                    Error::new(Code::NoAnswer, tr!("there is no git on PATH")).hint("apt-get install -y git")
+                    Error::new(Code::NoAnswer, tr!("there is no git on PATH"))
+                        .hint(facts::install(probe.settings, &MANAGERS.map(|manager| (manager, "git"))))
                 })?;
                 Ok(first_line(&captured(&git, &["--version".into()], probe.settings, Path::new("/"))?))
             }),
@@ -193,7 +204,7 @@ fn links(compiler: &Path, settings: &Settings) -> Result<()> {
     let made = files::write(&source, b"int main(void) { return 0; }\n").and_then(|()| {
         let arguments = [source.clone().into(), "-o".into(), scratch.join("main").into()];
         captured(compiler, &arguments, settings, &scratch)
-            .map_err(|error| error.hint("apt-get install -y gcc libc6-dev"))
+            .map_err(|error| error.hint(facts::install(settings, &LINKING)))
     });
     let _ = files::remove(&scratch);
     made.map(drop)

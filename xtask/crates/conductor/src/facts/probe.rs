@@ -292,7 +292,7 @@ pub fn go_platform() -> String {
 }
 
 /// The one command that installs something here, by whichever package manager this machine has.
-fn install(settings: &Settings, packages: &[(&str, &str)]) -> String {
+pub fn install(settings: &Settings, packages: &[(&str, &str)]) -> String {
     for (manager, names) in packages {
         if settings.environment.find(manager).is_some() {
             return match *manager {
