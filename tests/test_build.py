@@ -4,6 +4,7 @@ One first build behind the mirrors (support.first_build) and one without any, cu
 compiled from nothing; what is asserted of their bytes is asserted of two mirrors, two paths and two CARGO_HOMEs.
 """
 
+import json
 import os
 import random
 import re
@@ -74,6 +75,49 @@ class Mirrored(unittest.TestCase):
         # The tool's own crates came before there was a ledger, by the cargo that the launcher started.
         asked = {it["host"] for it in served if not (it["user_agent"] or "").startswith("cargo")}
         self.assertLessEqual(asked, set(run.summary["hosts_contacted"]))
+
+    def test_nobody_but_the_mirrors_is_looked_up_or_tried(self):
+        state = self.it.sandbox.folder / "mirrors"
+        lines = lambda name: [json.loads(line) for line in (state / name).read_text().splitlines()]  # noqa: E731
+        known = set(hostile_mirror.RouteTable.load(HOSTILE_MIRROR / "cn.toml").hosts)
+        names = {it["name"] for it in lines("lookups.jsonl")}
+        self.assertTrue(names)
+        self.assertLessEqual(names, known)
+        self.assertEqual(lines("strays.jsonl"), [])
+
+    def test_first_endpoints_that_are_down_or_lie_or_lag_cost_seconds(self):
+        """Everything is fetched anew, only compilers find their results of the headline build."""
+        first = ("rsproxy.cn", "goproxy.cn", "mirrors.aliyun.com/pypi/*")
+        version = re.search(r'name = "candle-core"\nversion = "([^"]+)"', self.lock())[1]
+        lagging = [f"rsproxy.cn/*=stale:{version}", "goproxy.cn/golang.org/*=stale:v0.0.1-go" + self.go_version()]
+        healthy = self.fetched_anew()
+        for name, faults in {
+            "dead": [f"{host}=dead" for host in first[:2]],
+            "silent": [f"{host}=silent" for host in first],
+            "html": [f"{host.removesuffix('/*')}/*=html" for host in first],
+            "stale": lagging,
+        }.items():
+            with self.subTest(name):
+                run = self.fetched_anew(*faults)
+                tell(f"first endpoints {name}: {run.seconds:.1f} s, {healthy.seconds:.1f} s with healthy ones")
+                self.assertEqual(run.artifacts, self.it.run.artifacts)
+                self.assertLess(run.seconds, 1.2 * healthy.seconds + 10)
+
+    def fetched_anew(self, *faults):
+        folder, cache = self.it.sandbox.folder, Sandbox("anew").cache
+        for downloads in (folder / "cargo/registry", folder / "go/pkg/mod"):
+            subprocess.run(["chmod", "-R", "u+w", downloads], check=True)
+            shutil.rmtree(downloads)
+        sandbox = Sandbox("faulty")
+        run = self.build(environment={"XTASK_CACHE_DIR": str(cache)}, wrapper=mirrored(sandbox, *faults))
+        self.assertGreater(len([it for it in access(sandbox) if it["path"].endswith("/download")]), 50)
+        return run
+
+    def lock(self):
+        return (self.it.checkout / "candle-binding/Cargo.lock").read_text()
+
+    def go_version(self):
+        return re.search(r'\[go\]\nversion = "([^"]+)"', (self.it.checkout / "xtask.lock").read_text())[1]
 
     def test_the_second_build_is_all_hits(self):
         self.build()  # The tests before may have left results of their edits in place.
@@ -174,12 +218,10 @@ class Mirrored(unittest.TestCase):
         self.assertEqual({run.plan[step]["status"] for step in (LIBRARY, "toolchain:go")}, {"run"})
 
         tools = {it["tool"]: it for it in plan["tools"]}
-        proxies = tools["go"]["set"]["GOPROXY"]
-        mirrors = r"^https://goproxy\.cn[,|]https://mirrors\.aliyun\.com/goproxy/[,|]https://goproxy\.io[,|]"
-        self.assertRegex(proxies, mirrors)
+        self.assertEqual(tools["go"]["set"]["GOPROXY"], "http://xtask-gateway.invalid/go")
+        self.assertRegex(tools["go"]["set"]["HTTP_PROXY"], r"^http://STEP:\*\*\*@127\.0\.0\.1:PORT$")
         self.assertNotIn("off", tools["go"]["set"].get("GOSUMDB", ""))
         self.assertIn("--config", tools["cargo"]["arguments"])
-        self.assertTrue(tools["pip"]["set"]["PIP_INDEX_URL"].startswith("https://mirrors.aliyun.com/pypi/simple"))
         shown = xtask(self.it.checkout, "mirror", "env", "--mirror", "cn", "--repo", clone, sandbox=sandbox)
         self.assertEqual(shown.exit_code, 0, shown)
 
