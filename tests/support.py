@@ -6,8 +6,10 @@ Never: calls into the tool's own code, uses the caller's caches, or leaves a pro
 
 import atexit
 import functools
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -223,8 +225,50 @@ def unplugged(**variables: str) -> list[str]:
     return _netns("empty", [], variables)
 
 
+@functools.cache
+def warm_mirrors() -> None:
+    """Lets cargo and Go fill the cache behind the mirrors with what the lock files name, once for each state of them.
+
+    A mirror asks the registry when it is asked itself, and sends nothing before it has the whole: on a machine that never
+    ran these tests it would be slower to begin than any bound of the tool allows.
+    """
+    manifests = [ROOT / "xtask/crates/Cargo.toml", ROOT / "candle-binding/Cargo.toml"]
+    modules = [ROOT / "src/semantic-router", ROOT / "tests/fixture/service"]
+    locks = [it.with_name("Cargo.lock") for it in manifests] + [it / "go.sum" for it in modules] + [ROOT / "xtask.lock"]
+    state = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()
+    mark = UPSTREAM_CACHE / f"warm-{state}"
+    if mark.exists():
+        return
+    sandbox = Sandbox("warm")
+    options = hostile_mirror.Options(HOSTILE_MIRROR / "cn.toml", sandbox.folder / "mirrors", UPSTREAM_CACHE)
+    with hostile_mirror.serve_on_loopback(options) as mirror:
+        index = f"sparse+{mirror.url('rsproxy.cn', 'http')}/index/"
+        patient = {
+            "CARGO_HTTP_TIMEOUT": "300",
+            "CARGO_HTTP_LOW_SPEED_LIMIT": "1",
+            "CARGO_NET_RETRY": "10",
+            "GOPROXY": mirror.url("goproxy.cn", "http"),
+            "GOTOOLCHAIN": "local",
+            "GOFLAGS": "-mod=mod",
+        }
+        environment = sandbox.environment() | patient
+        source = ["--config", 'source.crates-io.replace-with="warm"', "--config", f'source.warm.registry="{index}"']
+        for manifest in manifests:
+            subprocess.run(
+                ["cargo", "fetch", "--quiet", "--locked", "--manifest-path", manifest, *source],
+                env=environment,
+                check=True,
+            )
+        version = re.search(r'\[go\]\nversion = "([^"]+)"', (ROOT / "xtask.lock").read_text())[1]
+        toolchain = f"golang.org/toolchain@v0.0.1-go{version}.linux-{'arm64' if os.uname().machine == 'aarch64' else 'amd64'}"
+        for module, what in [*((module, []) for module in modules), (sandbox.folder, [toolchain])]:
+            subprocess.run(["go", "mod", "download", *what], cwd=module, env=environment, check=True)
+    mark.touch()
+
+
 def mirrored(sandbox: Sandbox, *named_faults: str, **variables: str) -> list[str]:
     """The wrapper of a run whose network is the hosts of profile `cn`; they log to `access(sandbox)`."""
+    warm_mirrors()
     options = ["--state", str(sandbox.folder / "mirrors"), "--cache", str(UPSTREAM_CACHE)]
     for fault in named_faults:
         options += ["--fault", fault]

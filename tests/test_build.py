@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 import unittest
+from pathlib import Path
 
 from support import (
     END_SECONDS,
@@ -105,7 +106,7 @@ class Mirrored(unittest.TestCase):
 
     def fetched_anew(self, *faults):
         folder, cache = self.it.sandbox.folder, Sandbox("anew").cache
-        for downloads in (folder / "cargo/registry", folder / "go/pkg/mod"):
+        for downloads in filter(Path.exists, (folder / "cargo/registry", folder / "go/pkg/mod")):
             subprocess.run(["chmod", "-R", "u+w", downloads], check=True)
             shutil.rmtree(downloads)
         sandbox = Sandbox("faulty")
