@@ -5,7 +5,7 @@ use super::run::{python_environment, python_flags};
 use crate::cli;
 use crate::document::did_you_mean;
 use crate::error::{Code, Error, ExitCode, Result};
-use crate::execute::{Results, Workshop};
+use crate::execute::{Results, Workshop, outside};
 use crate::facts::{Library, Wants};
 use crate::files;
 use crate::interrupt;
@@ -13,7 +13,7 @@ use crate::language::right_aligned;
 use crate::mirror::env::Tool;
 use crate::plan::{self, Premise, Step, Work};
 use crate::process::{self, Deadline, Invocation, Stream};
-use crate::project::{Files, Project, Suite, SuiteCommand, SuiteTool};
+use crate::project::{Files, Project, Suite, SuiteCommand, SuiteTool, leaks};
 use crate::report::{Event, Sink, seconds};
 use crate::settings::{Settings, env};
 use crate::toolchain::cargo;
@@ -235,6 +235,9 @@ impl Runner<'_> {
         if command.tool == SuiteTool::Pins {
             return super::lock::check_drift(workshop.settings, workshop.project).map(|()| None);
         }
+        if command.tool == SuiteTool::MirrorHosts {
+            return self.check_leaks(&command.directory, &files.unwrap_or_default()).map(|()| None);
+        }
         let mut invocation = self.invocation(&id, suite, command, require)?;
         if !command.probe.is_empty() {
             let arguments = command.probe.iter().map(Into::into).collect();
@@ -270,6 +273,22 @@ impl Runner<'_> {
         })?;
         finished.into_result(&what)?;
         Ok(None)
+    }
+
+    fn check_leaks(&self, directory: &str, files: &[OsString]) -> Result<()> {
+        let Workshop { settings, project, .. } = *self.workshop;
+        let mirrors = outside::profiles(settings, project)?.mirror_hosts();
+        let paths = files.iter().filter_map(|path| path.to_str()?.strip_prefix("./"));
+        let found = leaks::find(&settings.workspace.root.join(directory), paths, &mirrors)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let lines = found
+            .iter()
+            .flat_map(|leaks| leaks.places.iter().map(|(line, host)| format!("{}:{line}: {host}", leaks.file)));
+        let error = Error::new(Code::Findings, tr!("files for everybody name mirrors that this machine knows"));
+        let error = error.excerpt(lines.collect::<Vec<_>>().join("\n"));
+        Err(found.iter().fold(error, |error, leaks| error.hint(leaks.fix())))
     }
 
     /// The files below `directory` that are wanted, relative to it; Git says which there are, so that build folders stay out.
@@ -357,7 +376,7 @@ impl Runner<'_> {
                 let tree = workshop.root_of(results, &format!("wheel-set:{wheel_set}"))?;
                 (tree.join(path), settings.environment.only(env::PASSED))
             }
-            SuiteTool::Pins => return Err(Error::bug(tr!("a comparison of pins is no child"))),
+            SuiteTool::Pins | SuiteTool::MirrorHosts => return Err(Error::bug(tr!("this linter is no child"))),
             SuiteTool::Python { wheel_set } => {
                 let python = match &facts.python {
                     Some(python) => (python.path.clone(), python.interpreter.version),

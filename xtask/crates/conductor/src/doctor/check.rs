@@ -129,6 +129,7 @@ checks! {
     PortsFree = "ports.free", Ports, PortTaken;
 
     Pins = "project.pins", Project, NotPinned;
+    MirrorLeak = "project.mirror-leak", Project, Findings;
 }
 
 impl Check {
@@ -255,6 +256,9 @@ impl Check {
             }
             Self::PortsFree => tr!("Nobody listens on the ports of this project's services."),
             Self::Pins => tr!("Whether xtask.lock pins what xtask.toml declares."),
+            Self::MirrorLeak => tr!(
+                "A tracked lock file or tool setting names a mirror, this machine or the gateway, and sends everybody there who checks the project out."
+            ),
         }
     }
 }

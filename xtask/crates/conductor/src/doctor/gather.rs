@@ -10,11 +10,12 @@ use super::{Answer, Facts, Group, Privacy, Trouble, certificate, message};
 use crate::cache::gc::{Kind, Survey};
 use crate::cache::store::Store;
 use crate::error::{Code, Error, Result, masked};
-use crate::execute::outside::Outside;
+use crate::execute::outside::{self, Outside};
 use crate::facts;
 use crate::files;
 use crate::loopback;
 use crate::process::{self, Invocation};
+use crate::project::leaks::{self, Leaks};
 use crate::project::{ModelSource, Project};
 use crate::report::{Event, Sink};
 use crate::satellite;
@@ -61,6 +62,10 @@ pub fn gather(settings: &Settings, project: &Project, groups: &BTreeSet<Group>, 
         let cache = settings.cache.clone();
         asked(move || Survey::of(&cache, &Store::at(&cache)))
     });
+    let leaks = wants(Group::Project).then(|| {
+        let (settings, project) = (settings.clone(), project.clone());
+        asked(move || leaks(&settings, &project))
+    });
     let engines = wants(Group::Engine)
         .then(|| engine_places(settings).into_iter().map(|it| asked(move || engine(it))).collect::<Vec<_>>());
 
@@ -71,19 +76,30 @@ pub fn gather(settings: &Settings, project: &Project, groups: &BTreeSet<Group>, 
     if wants(Group::Ports) {
         facts.ports = Some(ports(settings, project));
     }
-    facts.project = wants(Group::Project).then_some(Pinned { drift });
     if wants(Group::Mirrors) {
         facts.configuration = Some(configuration(settings, &outside));
         facts.messages = messages(settings);
     }
     facts.toolchain = tools.map(|tools| tools.collect(settings, project, outside.profile().is_some(), deadline));
     facts.engines = engines.map(|engines| engines.into_iter().filter_map(|it| left(&it, deadline)).flatten().collect());
+    facts.project =
+        leaks.map(|leaks| Pinned { drift, leaks: left(&leaks, deadline).map(|it| it.map_err(Trouble::from)) });
     facts.cache = survey.map(|survey| cache(settings, left(&survey, deadline)));
     facts.network = network.map(|measured| {
         let late = || Measured::Not { why: tr!("the gateway did not answer in time"), evidence: Vec::new() };
         self::network(settings, project, &outside, left(&measured, deadline + ANSWERING).unwrap_or_else(late))
     });
     Ok(facts)
+}
+
+/// Tracked lock files and settings that name a mirror.
+fn leaks(settings: &Settings, project: &Project) -> Result<Vec<Leaks>> {
+    let git = settings.environment.find("git");
+    let git = git.ok_or_else(|| Error::new(Code::NoAnswer, tr!("there is no git on PATH")))?;
+    let root = &settings.workspace.root;
+    let tracked = captured(&git, &["ls-files".into(), "-z".into()], settings, root)?;
+    let watched = tracked.split('\0').filter(|path| leaks::watched(path));
+    leaks::find(root, watched, &outside::profiles(settings, project)?.mirror_hosts())
 }
 
 fn asked<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {

@@ -1,8 +1,13 @@
-//! What this machine offers beside compilers and a network: container engines, the cache, room, ports; and the pins of the checkout.
+//! What this machine offers beside compilers and a network: container engines, the cache, room, ports; and what the checkout pins and
+//! leads to.
 
-use super::{Check, Finding, Fix};
+use super::{Answer, Check, Finding, Fix};
+use crate::project::leaks::Leaks;
 use crate::report::bytes;
 use crate::tr;
+
+/// Places of one file that are told; the lines of the others are seen when these are looked at.
+const LEAKS_TOLD: usize = 5;
 
 /// A socket of a container engine, or the place that DOCKER_HOST names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,20 +237,45 @@ pub fn examine_ports(ports: &[Port]) -> Vec<Finding> {
 pub struct Project {
     /// Where xtask.lock is not what xtask.toml asks for: name of the pin, in words.
     pub drift: Vec<String>,
+    /// Tracked files that name mirrors.
+    pub leaks: Answer<Vec<Leaks>>,
 }
 
 pub fn examine_project(project: &Project) -> Vec<Finding> {
-    if project.drift.is_empty() {
-        return vec![Finding::ok(Check::Pins, "xtask.lock", tr!("pins what xtask.toml declares"))];
-    }
     let drift = |line: &String| Finding::error(Check::Pins, "xtask.lock", line, Fix::safe("lock update"));
-    project.drift.iter().map(drift).collect()
+    let mut findings: Vec<Finding> = project.drift.iter().map(drift).collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok(Check::Pins, "xtask.lock", tr!("pins what xtask.toml declares")));
+    }
+    let subject = tr!("tracked lock files");
+    match &project.leaks {
+        None => findings.push(Finding::info(Check::MirrorLeak, subject, tr!("were not looked through in time"))),
+        Some(Err(why)) => {
+            let message = tr!("were not looked through: {why}", why = why.message);
+            findings.push(Finding::info(Check::MirrorLeak, subject, message));
+        }
+        Some(Ok(leaks)) if leaks.is_empty() => {
+            findings.push(Finding::ok(Check::MirrorLeak, subject, tr!("name no mirror")));
+        }
+        Some(Ok(leaks)) => findings.extend(leaks.iter().map(leaking)),
+    }
+    findings
+}
+
+fn leaking(leaks: &Leaks) -> Finding {
+    let places = leaks.places.iter().take(LEAKS_TOLD).map(|(line, host)| format!("{line} ({host})"));
+    let mut places = places.collect::<Vec<_>>().join(", ");
+    if leaks.places.len() > LEAKS_TOLD {
+        places += ", …";
+    }
+    let message = tr!("leads everybody to a mirror in line {places}", places);
+    Finding::warning(Check::MirrorLeak, &leaks.file, message, Fix::Yours(leaks.fix()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Severity;
+    use crate::doctor::{Severity, Trouble};
 
     fn check(findings: &[Finding], code: &str, severity: Severity, words: &str) {
         let [it] = findings else { panic!("{findings:#?}") };
@@ -357,8 +387,26 @@ mod tests {
 
     #[test]
     fn pins_that_lag_behind_the_declaration_are_an_error() {
-        check(&examine_project(&Project::default()), "project.pins", Severity::Ok, "declares");
-        let drift = vec!["go: 1.28.0 is wanted, 1.27.3 pinned".to_owned()];
-        check(&examine_project(&Project { drift }), "project.pins", Severity::Error, "cargo xtask lock update");
+        check(&examine_project(&Project::default())[..1], "project.pins", Severity::Ok, "declares");
+        let drift = Project { drift: vec!["go: 1.28.0 is wanted, 1.27.3 pinned".to_owned()], leaks: None };
+        check(&examine_project(&drift)[..1], "project.pins", Severity::Error, "cargo xtask lock update");
+    }
+
+    #[test]
+    fn a_tracked_file_that_names_a_mirror_is_told_with_its_lines() {
+        let leaks = |leaks| examine_project(&Project { drift: Vec::new(), leaks }).split_off(1);
+        let places = (1..=9).map(|line| (line, "goproxy.cn".to_owned())).collect();
+        let found = leaks(Some(Ok(vec![Leaks { file: "go.env".into(), places }])));
+        check(
+            &found,
+            "project.mirror-leak",
+            Severity::Warning,
+            "go.env leads everybody to a mirror in line 1 (goproxy.cn), 2",
+        );
+        check(&found, "project.mirror-leak", Severity::Warning, "5 (goproxy.cn), … take it out of go.env");
+        check(&leaks(Some(Ok(Vec::new()))), "project.mirror-leak", Severity::Ok, "name no mirror");
+        let unknown = Trouble { message: "there is no git on PATH".into(), fix: None };
+        check(&leaks(Some(Err(unknown))), "project.mirror-leak", Severity::Info, "there is no git");
+        check(&leaks(None), "project.mirror-leak", Severity::Info, "in time");
     }
 }

@@ -213,7 +213,7 @@ fn mirror_variables(tool: Tool) -> &'static [&'static str] {
 
 /// A constant name, so that a new port does not rename cargo's source folder and compile every crate again. The port and
 /// the password go with the proxy setting, which is environment: argv can be read by everybody.
-const GATEWAY_HOST: &str = "xtask-gateway.invalid";
+pub const GATEWAY_HOST: &str = "xtask-gateway.invalid";
 const GATEWAY_INDEX: &str = "sparse+http://xtask-gateway.invalid/crates/";
 /// pip takes plain http from this name only, unless certificates are not checked at all.
 const GATEWAY_FOR_PIP: &str = "http://localhost/python/simple/";

@@ -33,6 +33,7 @@ mod template;
 
 pub use bootstrap::{Wanted, script};
 pub use endpoint::{Endpoint, InvalidUrl, Masked, MirrorUrl, UrlPair};
+pub use env::GATEWAY_HOST;
 pub use expand::{Unexpanded, Variables};
 pub use export::Shell;
 pub use names::{Pattern, Private};

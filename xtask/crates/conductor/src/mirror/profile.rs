@@ -553,6 +553,35 @@ impl Profiles {
         Ok(profile)
     }
 
+    /// The names, without ports, of every mirror that a profile known here leads to. Not of its `direct` entries, its private
+    /// places, which are no mirrors, or a profile whose variables nobody set.
+    pub fn mirror_hosts(&self) -> BTreeSet<String> {
+        let of = |name: &str| {
+            let mut profile = self.settled(name, Some(Egress::PreferMirrors)).ok()?;
+            // Leaving out `direct` takes these as well.
+            let index_only = std::mem::take(&mut profile.crates.index_only);
+            profile.egress = Egress::MirrorsOnly;
+            profile.apply_egress();
+            profile.crates = Crates { index_only, private: Vec::new(), ..profile.crates };
+            for private in [
+                &mut profile.go.private,
+                &mut profile.python.private,
+                &mut profile.hub.private,
+                &mut profile.npm.private,
+            ] {
+                private.clear();
+            }
+            Some(profile.allowed_hosts(&Defaults::default()))
+        };
+        let hosts = self.names().into_iter().filter_map(of).flatten();
+        // An address in brackets keeps its own colons.
+        let name = |host: String| match host.find(']') {
+            Some(end) => host[..=end].to_owned(),
+            None => host.split(':').next().unwrap_or_default().to_owned(),
+        };
+        hosts.map(name).collect()
+    }
+
     fn auto(&self, egress: Option<Egress>) -> Result<Profile, Unresolved> {
         fn join<T: PartialEq>(list: &mut Vec<T>, more: Vec<T>) {
             for entry in more {
@@ -1020,6 +1049,28 @@ mod tests {
         }
         let auto = profiles(text, "").resolve("auto", None).unwrap();
         assert!(auto.private(Ecosystem::Python, "corp-x").is_some(), "auto must not make a private name public");
+    }
+
+    #[test]
+    fn hosts_of_mirrors_are_those_of_every_profile_without_what_is_direct_or_private() {
+        let declared = "[mirror.lab.npm]\nlist = ['https://u:p@Npm.Lab.example:8081/', 'direct']\n\
+                        private = [{ names = ['@lab/*'], list = ['https://own.lab.example/'] }]\n\
+                        [mirror.lab.crates]\nlist = ['direct']\nindex_only = ['sparse+https://index.lab.example/']\n\
+                        [mirror.lab.files]\n'up.example' = ['https://files.lab.example/{path}', 'direct']\n";
+        let hosts = profiles(declared, "").mirror_hosts();
+        for host in [
+            "npm.lab.example",
+            "files.lab.example",
+            "goproxy.cn",
+            "cdn.npmmirror.com",
+            "docker.m.daocloud.io",
+            "index.lab.example",
+        ] {
+            assert!(hosts.contains(host), "{host} is not in {hosts:?}");
+        }
+        for host in ["own.lab.example", "up.example", "direct", "docker.io", "github.com"] {
+            assert!(!hosts.contains(host), "{host}");
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! The program knows the *shape* of such a project (a Rust cdylib outside any workspace, a cgo Go module, pinned models,
 //! services around them); names, paths, crates, tags and flags come from here. Nothing in this module touches the machine
-//! except [`Project::read`].
+//! except [`Project::read`] and [`leaks::find`].
 
+pub mod leaks;
 pub mod pins;
 
 use crate::document::{self, Source};
@@ -316,6 +317,8 @@ pub enum SuiteTool {
     },
     /// No child: compares `xtask.lock` with what the declaration asks for.
     Pins,
+    /// No child: looks for mirrors' hosts in the linter's files.
+    MirrorHosts,
 }
 
 impl SuiteTool {
@@ -328,6 +331,7 @@ impl SuiteTool {
             Self::Python { .. } => "python3",
             Self::Wheel { path, .. } => path.rsplit('/').next().unwrap_or(path),
             Self::Pins => translated("a look at xtask.lock"),
+            Self::MirrorHosts => translated("a look for mirrors' hosts"),
         }
     }
 }

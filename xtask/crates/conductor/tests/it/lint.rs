@@ -24,6 +24,11 @@ about = "lock files"
 files.endings = ["Cargo.toml", "xtask.toml"]
 commands = [{ tool = "cargo", directory = "hello", arguments = ["update", "--workspace", "--locked"] }, { tool = "pins" }]
 
+[linter.mirror-hosts]
+about = "files for everybody"
+files.endings = ["Cargo.lock", ".npmrc"]
+commands = [{ tool = "mirror-hosts" }]
+
 [linter.gofmt]
 about = "format of Go"
 files.endings = [".go"]
@@ -137,6 +142,15 @@ fn each_linter_passes_on_what_is_in_order_and_fails_on_its_defect_without_rewrit
             ],
             "because --locked was passed",
         ),
+        (
+            "mirror-hosts",
+            false,
+            &[
+                ("xtask.local.toml", "[mirror.lab.npm]\nlist = ['http://npm.lab.example:8081/']\n"),
+                ("web/.npmrc", "fund=false\nregistry=https://u:secret@npm.lab.example/\n"),
+            ],
+            "web/.npmrc:2: npm.lab.example",
+        ),
         ("gofmt", true, &[("go/demo.go", "package  demo\n")], "+package demo"),
         (
             "tidy",
@@ -162,6 +176,7 @@ fn each_linter_passes_on_what_is_in_order_and_fails_on_its_defect_without_rewrit
         assert_eq!(output.status.code(), Some(9), "{linter}: {told}");
         assert!(told.contains(finding), "{linter} does not say `{finding}`: {told}");
         assert!(told.contains("linters: 0 passed, 1 failed"), "{linter}: {told}");
+        assert!(!told.contains("secret"), "{linter}: {told}");
         assert_eq!(changed(&before, &project.bytes()), [""; 0], "{linter} rewrote a file");
     }
 }
