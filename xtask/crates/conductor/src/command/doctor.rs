@@ -42,8 +42,7 @@ fn tell(settings: &Settings, findings: &[Finding]) -> Result<()> {
     let encoding = env::CHARACTERS.iter().find_map(|name| settings.environment.get(name)).unwrap_or_default();
     let unicode = encoding.to_ascii_lowercase().replace('-', "").contains("utf8");
     let style = Style { unicode, color: settings.color && std::io::stdout().is_terminal() };
-    let quiet = settings.verbosity == crate::settings::Verbosity::Quiet;
-    print_as(Format::Human, "", &(), &doctor::text(findings, style, quiet))
+    print_as(Format::Human, "", &(), &doctor::text(findings, style, settings.verbosity))
 }
 
 /// Errors alone make a failure; it is that of the first.

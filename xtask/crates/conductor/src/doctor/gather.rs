@@ -331,13 +331,19 @@ fn measure(settings: &Settings, project: &Project, deadline: Instant) -> Receive
         match measured {
             Ok(reports) => Measured::Reports(reports),
             Err(error) => {
+                // The build did not end in time. What it runs is for its log.
+                let unbuilt = error.code() == Code::Silent;
                 let trouble = Trouble::from(error);
                 let notes = said.try_iter().filter_map(|event| match event {
                     Event::Note(text) => Some(masked(&text)),
                     _ => None,
                 });
                 let evidence = notes.chain([trouble.message.clone()]).collect();
-                Measured::Not { why: trouble.message, evidence }
+                let why = match unbuilt {
+                    true => tr!("the part of this tool that measures is not compiled yet, which takes about a minute"),
+                    false => trouble.message,
+                };
+                Measured::Not { why, evidence }
             }
         }
     })
@@ -551,6 +557,7 @@ fn ports(settings: &Settings, project: &Project) -> Vec<Port> {
             ports.push(Port { number, service: service.clone(), name: name.clone(), taken, holder });
         }
     }
+    ports.sort_by_key(|port| port.number);
     ports
 }
 

@@ -2,6 +2,7 @@
 //! leads to.
 
 use super::{Answer, Check, Finding, Fix};
+use crate::language::translated;
 use crate::project::leaks::Leaks;
 use crate::report::bytes;
 use crate::tr;
@@ -143,7 +144,7 @@ pub fn examine_disk(volumes: &[Volume]) -> Vec<Finding> {
 
 fn examine_volume(it: &Volume) -> Finding {
     let (name, path, free, size) = (&it.name, &it.path, bytes(it.free_bytes), bytes(it.size_bytes));
-    let subject = format!("{name} {path}");
+    let subject = format!("{} {path}", translated(name));
     let clear = match name.as_str() {
         "cache" => Fix::safe("cache gc"),
         "build" => Fix::Yours("cargo xtask clean".to_owned()),

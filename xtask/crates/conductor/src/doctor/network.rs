@@ -44,18 +44,29 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
         Measured::Not { why, evidence } => {
             let mut findings: Vec<_> = cause_in_words(facts, evidence).into_iter().collect();
             // A cause says why; without one it stays open.
-            let message = tr!("the endpoints were not measured: {why}", why);
-            findings.push(match findings.is_empty() {
-                true => Finding::warning(
-                    Check::NotMeasured,
-                    "gateway",
-                    message,
-                    Fix::Yours("cargo xtask mirror probe".to_owned()),
-                ),
-                false => Finding::info(Check::NotMeasured, "gateway", message),
+            let message = tr!("nobody was asked: {why}", why);
+            let found = !findings.is_empty();
+            findings.push(match found {
+                true => Finding::info(Check::NotMeasured, tr!("mirrors"), message),
+                false => {
+                    let fix = Fix::Yours("cargo xtask mirror probe".to_owned());
+                    Finding::warning(Check::NotMeasured, tr!("mirrors"), message, fix)
+                }
             });
+            findings.extend((!found).then(|| Finding::info(Check::NotMeasured, tr!("network"), known(facts))));
             findings
         }
+    }
+}
+
+/// What the machine says of its network by itself.
+fn known(facts: &Facts) -> String {
+    let none = || tr!("none");
+    let servers = Some(facts.name_servers.join(", ")).filter(|list| !list.is_empty()).unwrap_or_else(none);
+    let proxy = facts.proxy.clone().unwrap_or_else(none);
+    match facts.routed {
+        Some(_) => tr!("there is a route; name servers: {servers}; proxy: {proxy}", servers, proxy),
+        None => tr!("name servers: {servers}; proxy: {proxy}", servers, proxy),
     }
 }
 
@@ -469,12 +480,9 @@ mod tests {
         );
         let ca = "[60] SSL peer certificate or SSH remote key was not OK (SSL certificate problem: unable to get local issuer certificate)";
         check(&plugged(said(&[ca])), "network.tls", Severity::Error, &["local issuer"]);
-        check(
-            &plugged(said(&["   Compiling gateway v0.1.0"])),
-            "network.not-measured",
-            Severity::Warning,
-            &["not built"],
-        );
+        let building = plugged(said(&["   Compiling gateway v0.1.0"]));
+        check(&building, "network.not-measured", Severity::Warning, &["not built", "cargo xtask mirror probe"]);
+        assert_eq!(examine(&building)[1].message, "there is a route; name servers: 192.0.2.1; proxy: none");
         let refused = said(&[
             "  caused by: cargo's own registry: [7] Could not connect to server (Failed to connect to 10.0.0.1 port 3128 after 0 ms)",
         ]);

@@ -1,7 +1,12 @@
 //! The report for a person: groups, a mark and a word each, the fix below. Colour is never the only sign.
 
-use super::{Finding, Severity};
+use super::{Check, Finding, Group, Severity};
+use crate::language::template;
+use crate::settings::Verbosity;
 use crate::tr;
+
+/// Spare endpoints that are listed all the same.
+const FEW: usize = 3;
 
 /// What the terminal can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +40,40 @@ impl Style {
     }
 }
 
-/// `quiet`: errors only.
-pub fn text(findings: &[Finding], style: Style, quiet: bool) -> String {
+/// The word that `doctor GROUP` knows, explained where it is foreign.
+fn heading(group: Group) -> String {
+    match template(group.name()) {
+        Some(shown) => format!("{shown} ({group})"),
+        None => group.to_string(),
+    }
+}
+
+/// An endpoint that does not serve and is nobody's failure: others do, or nothing here needs it.
+fn is_spare(finding: &Finding) -> bool {
+    finding.severity == Severity::Info && matches!(finding.check, Check::Dead | Check::Tls | Check::Limited)
+}
+
+/// Quiet: errors only. Of spare endpoints there are dozens: verbose lists them, else they are counted.
+pub fn text(findings: &[Finding], style: Style, verbosity: Verbosity) -> String {
     let mut text = String::new();
     let mut group = None;
-    for finding in findings.iter().filter(|it| !quiet || it.severity == Severity::Error) {
+    let spare = findings.iter().filter(|it| is_spare(it)).count();
+    let counted = verbosity != Verbosity::Verbose && spare > FEW;
+    let mut uncounted = counted;
+    for finding in findings.iter().filter(|it| verbosity != Verbosity::Quiet || it.severity == Severity::Error) {
         if group != Some(finding.check.group()) {
             group = Some(finding.check.group());
-            text += &format!("{}\n", finding.check.group());
+            text += &format!("{}\n", heading(finding.check.group()));
+        }
+        if counted && is_spare(finding) {
+            if std::mem::take(&mut uncounted) {
+                let mark = style.painted(Severity::Info, style.mark(Severity::Info));
+                text += &format!(
+                    "  {mark} {}\n",
+                    tr!("further endpoints that do not answer: {spare}; -v lists them", spare)
+                );
+            }
+            continue;
         }
         let mark = style.painted(finding.severity, style.mark(finding.severity));
         let (subject, message, code) = (&finding.subject, &finding.message, finding.check.id());
@@ -91,10 +122,23 @@ mod tests {
               · engine: none [engine.found]
             errors: 1, warnings: 1; `cargo xtask explain CODE` says what a code means
         "]]
-        .assert_eq(&text(&findings, Style { unicode: true, color: false }, false));
-        let plain = text(&findings, Style { unicode: false, color: false }, true);
+        .assert_eq(&text(&findings, Style { unicode: true, color: false }, Verbosity::Normal));
+        let plain = text(&findings, Style { unicode: false, color: false }, Verbosity::Quiet);
         assert!(plain.is_ascii() && plain.starts_with("disk\n  x error: ") && plain.lines().count() == 4, "{plain}");
-        let coloured = text(&findings, Style { unicode: true, color: true }, false);
+        let coloured = text(&findings, Style { unicode: true, color: true }, Verbosity::Normal);
         assert!(coloured.contains("\x1b[31;1m✗\x1b[0m error: "), "{coloured}");
+    }
+
+    #[test]
+    fn endpoints_that_nobody_misses_are_counted_unless_all_is_asked_for() {
+        let dead = |url: &str| Finding::info(Check::Dead, url, "silent");
+        let needed = Finding::error(Check::Dead, "needed", "silent", Fix::safe("mirror use auto"));
+        let mut findings = vec![needed, dead("a"), dead("b"), dead("c")];
+        let style = Style { unicode: false, color: false };
+        assert_eq!(text(&findings, style, Verbosity::Normal).matches("silent").count(), 4);
+        findings.push(dead("d"));
+        let shown = text(&findings, style, Verbosity::Normal);
+        assert!(shown.matches("silent").count() == 1 && shown.contains("do not answer: 4; -v"), "{shown}");
+        assert_eq!(text(&findings, style, Verbosity::Verbose).matches("silent").count(), 5);
     }
 }
