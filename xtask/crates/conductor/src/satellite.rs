@@ -48,8 +48,8 @@ pub struct Door {
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<HashMap<u64, mpsc::Sender<Answer>>>,
-    /// What the gateway refused to children, by artifact.
-    refused: Mutex<Vec<Failure>>,
+    /// What the gateway refused to children of each step.
+    refused: Mutex<Vec<(String, Failure)>>,
     /// How the gateway ended, and its log.
     ended: Mutex<Option<(ExitStatus, PathBuf)>>,
 }
@@ -123,11 +123,9 @@ impl Gateway {
         }
     }
 
-    /// What children asked for and no upstream had in the pinned form, since the last call.
-    pub fn refused(&self) -> Option<Error> {
-        let failures = std::mem::take(&mut *locked(&self.shared.refused));
-        let worst = failures.into_iter().max_by_key(|failure| failure.kind == FailureKind::Integrity)?;
-        Some(explain(&worst))
+    /// What a step's children asked for and no upstream had in the pinned form, since the last call for it.
+    pub fn refused(&self, step: &str) -> Option<Error> {
+        self.shared.refused(step)
     }
 
     fn request(&self, step: &str, job: Job, mut progress: impl FnMut(String)) -> Result<Outcome> {
@@ -224,6 +222,14 @@ impl Shared {
         }
     }
 
+    /// Steps run side by side: what one was refused is no other's cause.
+    fn refused(&self, step: &str) -> Option<Error> {
+        let mut all = locked(&self.refused);
+        let failures = all.extract_if(.., |(of, _)| of == step).map(|(_, failure)| failure);
+        let worst = failures.max_by_key(|failure| failure.kind == FailureKind::Integrity)?;
+        Some(explain(&worst))
+    }
+
     fn hear(&self, event: Event, sink: &Sink) {
         let answer = |id: u64, answer: Answer| {
             if let Some(sender) = locked(&self.waiting).get(&id) {
@@ -262,7 +268,7 @@ impl Shared {
                 };
                 sink.send(Report::Finding(Finding { code, severity: Severity::Warning, subject, message, fix: None }));
             }
-            Event::Refused { failure, .. } => locked(&self.refused).push(failure),
+            Event::Refused { step, failure, .. } => locked(&self.refused).push((step, failure)),
             Event::Ready { .. } => {}
         }
     }
@@ -344,6 +350,24 @@ fn describe(attempt: &Attempt) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_one_step_was_refused_is_no_other_steps_cause() {
+        let shared = Shared::default();
+        for (step, artifact) in
+            [("native-library:engine", "crate cfg-if"), ("go-modules:reader", "module example.com/m")]
+        {
+            let (step, artifact) = (step.to_owned(), artifact.to_owned());
+            let (subject, kind) = (artifact.clone(), FailureKind::Network);
+            let failure = Failure { kind, subject, message: "y".into(), attempts: Vec::new() };
+            shared.hear(Event::Refused { step, artifact, failure }, &Sink::nowhere());
+        }
+        let subject = |step| shared.refused(step).map(|error| error.to_string());
+        assert_eq!(subject("go-modules:other"), None);
+        assert_eq!(subject("go-modules:reader").as_deref(), Some("module example.com/m: y"));
+        assert_eq!(subject("native-library:engine").as_deref(), Some("crate cfg-if: y"));
+        assert_eq!(subject("go-modules:reader"), None, "told once");
+    }
 
     #[test]
     fn each_kind_of_failure_has_its_code() {

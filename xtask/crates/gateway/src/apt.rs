@@ -264,5 +264,5 @@ async fn file(gateway: &Rc<Gateway>, asked: &Asked, file: &File) -> Result<Respo
     let pin = Pin::sha256(&file.sha256).map_err(|error| error.failure(&asked.path, Vec::new()))?;
     let (own, step, path, wanted) = (gateway.clone(), asked.step.clone(), asked.path.clone(), file.clone());
     let fetching = async move { fetched(&own, &step, &path, &wanted).await };
-    delivered(gateway, &asked.headers, Vec::new(), &pin, file.size_bytes, fetching).await
+    delivered(gateway, asked, Vec::new(), &pin, file.size_bytes, fetching).await
 }

@@ -205,7 +205,7 @@ async fn download(
         examine(&own, &wanted.subject, &fetched.verified, format!("{name}-{version}")).await?;
         Ok(fetched)
     };
-    delivered(gateway, &asked.headers, Vec::new(), &pin, None, fetching).await
+    delivered(gateway, asked, Vec::new(), &pin, None, fetching).await
 }
 
 /// # Errors: Integrity for a crate that would write outside its own folder, whatever its hash.

@@ -46,7 +46,7 @@ pub async fn serve(gateway: &Rc<Gateway>, asked: &Asked) -> Result<Response<Repl
     };
     let own = gateway.clone();
     let fetching = async move { bring(&own, wanted, &url).await };
-    delivered(gateway, &asked.headers, Vec::new(), &pin, None, fetching).await
+    delivered(gateway, asked, Vec::new(), &pin, None, fetching).await
 }
 
 fn subject(url: &str) -> String {

@@ -79,7 +79,7 @@ pub async fn serve(gateway: &Rc<Gateway>, asked: &Asked) -> Result<Response<Repl
         Ok(None) => Ok(absent(&format!("no module proxy of this profile has {}", asked.path))),
         // Go's own rules tell what is nowhere (404) from what could not be had.
         Err(failure) if failure.message == NOBODY_HAS_IT => {
-            let mut reply = refuse(gateway, &failure);
+            let mut reply = refuse(gateway, &asked.step, &failure);
             *reply.status_mut() = StatusCode::NOT_FOUND;
             Ok(reply)
         }
@@ -270,7 +270,7 @@ async fn archive(
         fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&place)).await
     };
     let headers = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/zip"))];
-    let reply = delivered(gateway, &asked.headers, headers, &pin, None, fetching).await;
+    let reply = delivered(gateway, asked, headers, &pin, None, fetching).await;
     match reply {
         // Go looks for a module under every prefix of a package's path: that most are nowhere is no news.
         Err(failure) if failure.message == NOBODY_HAS_IT && matches!(pin, Pin::Module(_)) => Ok(None),

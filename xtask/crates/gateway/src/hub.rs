@@ -164,7 +164,7 @@ async fn resolve(gateway: &Rc<Gateway>, asked: &Asked, place: &Place<'_>) -> Res
         let upstreams = own.upstreams(Ecosystem::Hub, &repo).await;
         fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&relative)).await
     };
-    delivered(gateway, &asked.headers, headers, &pin, facts.size_bytes, fetching).await
+    delivered(gateway, asked, headers, &pin, facts.size_bytes, fetching).await
 }
 
 /// The facts of a pinned file that is here.

@@ -80,7 +80,7 @@ pub struct Gateway {
     measured: RefCell<Vec<ProbeReport>>,
     apt: Apt,
     /// Subjects whose refusal the conductor has heard of.
-    refused: RefCell<HashSet<String>>,
+    refused: RefCell<HashSet<(String, String)>>,
     sizes: oci::Sizes,
 }
 

@@ -252,7 +252,7 @@ async fn tarball(gateway: &Rc<Gateway>, asked: &Asked, name: &str, version: &str
             fetched => fetched,
         }
     };
-    delivered(gateway, &asked.headers, Vec::new(), &pin, None, fetching).await
+    delivered(gateway, asked, Vec::new(), &pin, None, fetching).await
 }
 
 /// Where an upstream's own packument says that a tarball is.

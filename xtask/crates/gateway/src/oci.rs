@@ -246,7 +246,7 @@ async fn blob(gateway: &Rc<Gateway>, asked: &Asked, place: Place, pin: Pin) -> R
         let upstreams = place.upstreams(&own).await;
         fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&relative)).await
     };
-    delivered(gateway, &asked.headers, headers, &pin, size_bytes, fetching).await
+    delivered(gateway, asked, headers, &pin, size_bytes, fetching).await
 }
 
 /// How long a blob is, without downloading it. `None`: no upstream has it; `Some(None)`: none says.

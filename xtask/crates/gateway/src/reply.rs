@@ -9,10 +9,11 @@ use crate::downloads::{Pin, Verified};
 use crate::error::Error;
 use crate::fetch::Fetched;
 use crate::ledger::emit;
+use crate::server::Asked;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use protocol::{Attempt, Event, Failure};
 use std::fs::File;
@@ -67,10 +68,11 @@ pub fn absent(what: &str) -> Response<Reply> {
 }
 
 /// 502 with everything that a person needs: children print the body.
-pub fn refuse(gateway: &Gateway, failure: &Failure) -> Response<Reply> {
+pub fn refuse(gateway: &Gateway, step: &str, failure: &Failure) -> Response<Reply> {
+    let (step, artifact) = (step.to_owned(), failure.subject.clone());
     // A child that asks again is answered again; the conductor hears it once.
-    if gateway.refused.borrow_mut().insert(failure.subject.clone()) {
-        emit(&Event::Refused { artifact: failure.subject.clone(), failure: failure.clone() });
+    if gateway.refused.borrow_mut().insert((step.clone(), artifact.clone())) {
+        emit(&Event::Refused { step, artifact, failure: failure.clone() });
     }
     let mut reply = text(StatusCode::BAD_GATEWAY, &account(failure));
     // pip and apt print the reason only.
@@ -99,7 +101,7 @@ fn account(failure: &Failure) -> String {
 /// child's request whose range is obeyed.
 pub async fn delivered(
     gateway: &Rc<Gateway>,
-    request: &HeaderMap,
+    asked: &Asked,
     headers: Vec<(HeaderName, HeaderValue)>,
     pin: &Pin,
     size_bytes: Option<u64>,
@@ -109,15 +111,15 @@ pub async fn delivered(
     let mut reply = match tokio::time::timeout(SILENCE, &mut fetching).await {
         Ok(fetched) => {
             let verified = fetched?.verified;
-            file(&verified, request.get(header::RANGE))
+            file(&verified, asked.headers.get(header::RANGE))
                 .map_err(|error| error.failure(&verified.path.display().to_string(), Vec::new()))?
         }
         // Which part of it a range is can only be said of a whole.
         Err(_) => {
             let (pieces, arriving) = channel(2);
             let partial = gateway.downloads.partial_path(pin);
-            let gateway = gateway.clone();
-            tokio::task::spawn_local(async move { trickle(&gateway, &partial, fetching, &pieces).await });
+            let (gateway, step) = (gateway.clone(), asked.step.clone());
+            tokio::task::spawn_local(async move { trickle(&gateway, &step, &partial, fetching, &pieces).await });
             Response::new(Reply::Pieces { arriving, left_bytes: size_bytes })
         }
     };
@@ -130,6 +132,7 @@ pub async fn delivered(
 /// Sends the first bytes of a growing partial, few at a time, and the rest once the file is verified.
 async fn trickle(
     gateway: &Gateway,
+    step: &str,
     partial: &Path,
     mut fetching: Pinned<Box<impl Future<Output = Result<Fetched, Failure>>>>,
     pieces: &Sender<io::Result<Bytes>>,
@@ -152,7 +155,7 @@ async fn trickle(
         Ok(fetched) => fetched.verified,
         Err(failure) => {
             // The status is long sent: the conductor hears it, the child sees its connection end.
-            drop(refuse(gateway, &failure));
+            drop(refuse(gateway, step, &failure));
             let _ = pieces.send(Err(broken(&failure.message))).await;
             return;
         }

@@ -221,7 +221,7 @@ async fn file(
         let upstreams = own.upstreams(Ecosystem::Rustup, "").await;
         fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| locate(upstream)).await
     };
-    delivered(gateway, &asked.headers, Vec::new(), &pin, None, fetching).await
+    delivered(gateway, asked, Vec::new(), &pin, None, fetching).await
 }
 
 /// The version that rustup compares with its own before it asks for anything else.

@@ -120,7 +120,7 @@ async fn answer(gateway: &Rc<Gateway>, password: &str, request: &Request<Incomin
         "python" => simple::serve(gateway, &asked).await,
         _ => Ok(absent(&format!("{uri} is nothing that this gateway serves"))),
     };
-    answered.unwrap_or_else(|failure| refuse(gateway, &failure))
+    answered.unwrap_or_else(|failure| refuse(gateway, &asked.step, &failure))
 }
 
 fn unknown_child(as_proxy: bool) -> Response<Reply> {

@@ -262,7 +262,7 @@ async fn download(
         })
         .await
     };
-    delivered(gateway, &asked.headers, Vec::new(), &pin, None, fetching).await
+    delivered(gateway, asked, Vec::new(), &pin, None, fetching).await
 }
 
 /// What the index says about the size of a file that is not here yet: no reason to download it for a HEAD.

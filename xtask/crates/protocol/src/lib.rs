@@ -300,6 +300,8 @@ pub enum Event {
     },
     /// A child's request through the proxy ended in failure at every upstream.
     Refused {
+        /// Whose child asked.
+        step: String,
         artifact: String,
         failure: Failure,
     },

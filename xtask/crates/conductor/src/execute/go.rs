@@ -254,7 +254,7 @@ impl Workshop<'_> {
     /// once more in the form that does.
     fn download_failed(&self, id: &str, finished: Finished, again: Invocation) -> Result<Error> {
         // The gateway knows each mirror's part in it.
-        if let Some(refused) = self.outside.refused() {
+        if let Some(refused) = self.outside.refused(id) {
             return Ok(refused.context(tr!("cannot download the Go modules")));
         }
         let mut finished = finished;

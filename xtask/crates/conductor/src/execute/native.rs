@@ -106,7 +106,7 @@ impl Workshop<'_> {
             return Err(Error::bug(tr!("a failed fetch succeeded")));
         };
         // The gateway knows better than cargo why: artefact, mirror, expected and got.
-        if let Some(refused) = self.outside.refused() {
+        if let Some(refused) = self.outside.refused(id) {
             return Err(refused);
         }
         let folder = library.folder.display();

@@ -332,6 +332,7 @@ impl<'a> Outside<'a> {
             Invocation { program, arguments: Vec::new(), directory: self.settings.workspace.root.clone(), environment };
         let begun = Instant::now();
         let setup = self.setup();
+        self.check_proxy(&setup.proxy)?;
         let spent = begun.elapsed();
         let started = std::sync::Arc::new(Gateway::start(invocation, &setup, self.log.clone(), self.sink.clone())?);
         if measured && !self.settings.offline.value {
@@ -344,9 +345,23 @@ impl<'a> Outside<'a> {
         Ok(started)
     }
 
-    /// What the gateway refused to children since the last call.
-    pub fn refused(&self) -> Option<Error> {
-        self.gateway.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|gateway| gateway.refused())
+    /// The gateway speaks http to a proxy; said here, where the variable's name is known.
+    fn check_proxy(&self, proxy: &Proxy) -> Result<()> {
+        let Some(url) = [&proxy.https, &proxy.http].into_iter().flatten().find(|url| url.starts_with("socks")) else {
+            return Ok(());
+        };
+        let names = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+        let variable = names.into_iter().find(|name| self.environment.get(*name) == Some(url)).unwrap_or("proxy");
+        let message =
+            tr!("{variable} names a SOCKS proxy, {url}, and this tool speaks to http proxies only", variable, url);
+        Err(Error::new(Code::NoEndpoint, message).hint(tr!(
+            "the same program mostly has an http port too: export HTTPS_PROXY=http://127.0.0.1:PORT HTTP_PROXY=http://127.0.0.1:PORT"
+        )))
+    }
+
+    /// What the gateway refused to children of a step since the last call for it.
+    pub fn refused(&self, step: &str) -> Option<Error> {
+        self.gateway.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|gateway| gateway.refused(step))
     }
 
     fn gateway_program(&self) -> Result<PathBuf> {

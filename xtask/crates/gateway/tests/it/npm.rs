@@ -251,7 +251,7 @@ fn a_tarball_that_no_mirror_has_right_never_reaches_npm() {
         assert!(status == 502 && told.contains(&format!("expected {expected}, got sha512-")), "{status} {told}");
         gateway.close();
         let refused = gateway.events.iter().find_map(|event| match event {
-            Event::Refused { artifact, failure } => Some((artifact.as_str(), failure.kind)),
+            Event::Refused { artifact, failure, .. } => Some((artifact.as_str(), failure.kind)),
             _ => None,
         });
         assert_eq!(refused, Some(("npm package outer 1.0.0", FailureKind::Integrity)), "pinned: {pinned}");
