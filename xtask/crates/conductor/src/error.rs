@@ -224,9 +224,11 @@ pub fn masked(text: &str) -> String {
     while let Some((before, after)) = rest.split_once("://") {
         let end = after.find(|c: char| c.is_whitespace() || "/?#\"'`<>".contains(c)).unwrap_or(after.len());
         let credentials = after[..end].rfind('@').map_or("", |at| &after[..at]);
+        // What stands for them in a command to type must stay readable.
+        let placeholder = credentials == "USER:PASSWORD";
         shown.push_str(before);
         shown.push_str("://");
-        shown.extend(credentials.chars().map(|_| '*'));
+        shown.extend(credentials.chars().map(|c| if placeholder { c } else { '*' }));
         rest = &after[credentials.len()..];
     }
     shown.push_str(rest);
@@ -276,6 +278,7 @@ mod tests {
             ("sparse+https://host/x/@v/1.zip, http://t@h:1", "sparse+https://host/x/@v/1.zip, http://*@h:1"),
             ("list = [\"https://ä:ö@h/\"]", "list = [\"https://***@h/\"]"),
             ("no URL: a@b ://", "no URL: a@b ://"),
+            ("export X=http://USER:PASSWORD@h:1", "export X=http://USER:PASSWORD@h:1"),
         ] {
             assert_eq!(masked(text), shown);
         }

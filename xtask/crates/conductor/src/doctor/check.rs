@@ -96,6 +96,7 @@ checks! {
     ProxyPassword = "network.proxy-password", Mirrors, Unreachable;
     WrongAuthority = "network.tls", Mirrors, Unreachable;
     Html = "mirror.html", Mirrors, Unreachable;
+    ProxyUnusable = "network.proxy-unusable", Mirrors, Unreachable;
     ProxyDead = "network.proxy-dead", Mirrors, Unreachable;
     Unplugged = "network.unplugged", Mirrors, Unreachable;
     NameLookup = "network.dns", Mirrors, Unreachable;
@@ -140,10 +141,11 @@ impl Check {
     /// How deep a cause lies: what makes others fail comes before them. A full disk breaks everything; a CA file that cannot be
     /// read or a proxy that wants a password is seen more exactly than the silence that follows from it.
     pub fn depth(self) -> usize {
-        const CAUSES: [Check; 10] = [
+        const CAUSES: [Check; 11] = [
             Check::DiskFull,
             Check::DiskReadOnly,
             Check::CaFile,
+            Check::ProxyUnusable,
             Check::ProxyPassword,
             Check::WrongAuthority,
             Check::Html,
@@ -199,6 +201,9 @@ impl Check {
             ),
             Self::Html => tr!(
                 "A web page came where an artifact was asked for: a login page of the network (a captive portal) or a block page."
+            ),
+            Self::ProxyUnusable => tr!(
+                "The proxy that the variables name speaks a protocol that this tool does not: it needs an http proxy."
             ),
             Self::ProxyDead => tr!("The proxy that the variables name does not accept a connection."),
             Self::Unplugged => tr!(

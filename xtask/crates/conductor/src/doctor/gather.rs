@@ -4,7 +4,7 @@
 
 use super::configuration::{self, CaFile, File};
 use super::machine::{Cache, CacheFacts, Engine, Port, Project as Pinned, Volume};
-use super::network::{self, Measured};
+use super::network::{self, Measured, SetProxy};
 use super::toolchain::{self, RustChoice};
 use super::{Answer, Facts, Group, Privacy, Trouble, certificate, message};
 use crate::cache::gc::{Kind, Survey};
@@ -351,12 +351,15 @@ fn measure(settings: &Settings, project: &Project, deadline: Instant) -> Receive
 
 fn network(settings: &Settings, project: &Project, outside: &Outside, measured: Measured) -> network::Facts {
     let get = |name: &str| settings.environment.get(name);
-    let proxy = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().find_map(get);
     let without_user = |url: &str| match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
         (None, Some((_, host))) => host.to_owned(),
         _ => url.to_owned(),
     };
+    let proxy = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().find_map(|name| {
+        let url = get(name).filter(|url| !url.is_empty())?;
+        Some(SetProxy { variable: name.to_owned(), url: without_user(url), has_password: url.contains('@') })
+    });
     let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let devices = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
     let device = |line: &str| Some(line.split_once(':')?.0.trim().to_owned()).filter(|name| name != "lo");
@@ -368,7 +371,8 @@ fn network(settings: &Settings, project: &Project, outside: &Outside, measured: 
             .lines()
             .filter_map(|line| Some(line.strip_prefix("nameserver")?.trim().to_owned()))
             .collect(),
-        proxy: proxy.map(without_user),
+        proxy,
+        ca_file: get("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(str::to_owned),
         needed: needed(project),
         measured,
     }

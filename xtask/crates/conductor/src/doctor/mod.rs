@@ -183,6 +183,10 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     findings.extend(facts.disk.iter().flat_map(|it| machine::examine_disk(it)));
     findings.extend(facts.ports.iter().flat_map(|it| machine::examine_ports(it)));
     findings.extend(facts.project.iter().flat_map(machine::examine_project));
+    // Without authorities no endpoint can be asked: what a network would be blamed for follows from that.
+    if findings.iter().any(|it| it.check == Check::CaFile) {
+        findings.retain(|it| !matches!(it.check, Check::Blocked | Check::WrongAuthority));
+    }
     for finding in &mut findings {
         finding.subject = facts.privacy.applied(&finding.subject);
         finding.message = facts.privacy.applied(&finding.message);
@@ -215,6 +219,24 @@ mod tests {
         let codes: Vec<_> = examine(&facts).iter().map(|it| it.check.id()).collect();
         let expected = ["disk.full", "disk.space", "network.unplugged", "network.not-measured", "ports.busy"];
         assert_eq!(codes, expected);
+    }
+
+    #[test]
+    fn a_file_without_authorities_is_the_only_cause() {
+        let ca_file = configuration::CaFile { path: "/etc/hostname".into(), certificates: Ok((0, 0)) };
+        let why = "cannot connect to a.example".to_owned();
+        let facts = |ca_file| Facts {
+            configuration: Some(configuration::Facts { ca_file, ..Default::default() }),
+            network: Some(network::Facts {
+                routed: Some(true),
+                measured: network::Measured::Not { why: why.clone(), evidence: vec![why.clone()] },
+                ..network::Facts::unplugged()
+            }),
+            ..Facts::default()
+        };
+        let codes = |facts: &Facts| examine(facts).iter().map(|it| it.check.id()).collect::<Vec<_>>();
+        assert_eq!(codes(&facts(None)), ["network.blocked", "network.not-measured"]);
+        assert_eq!(codes(&facts(Some(ca_file))), ["setting.ca-file", "network.not-measured"]);
     }
 
     #[test]

@@ -18,11 +18,27 @@ pub struct Facts {
     /// Beside loopback.
     pub interfaces: Vec<String>,
     pub name_servers: Vec<String>,
-    /// The proxy for https, without credentials.
-    pub proxy: Option<String>,
+    pub proxy: Option<SetProxy>,
+    /// What SSL_CERT_FILE names.
+    pub ca_file: Option<String>,
     /// What builds of this project fetch from.
     pub needed: BTreeSet<Ecosystem>,
     pub measured: Measured,
+}
+
+/// The proxy for https as a variable names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetProxy {
+    pub variable: String,
+    /// Without credentials.
+    pub url: String,
+    pub has_password: bool,
+}
+
+impl SetProxy {
+    fn host(&self) -> &str {
+        self.url.rsplit("://").next().unwrap_or(&self.url).trim_end_matches('/')
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +79,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
 fn known(facts: &Facts) -> String {
     let none = || tr!("none");
     let servers = Some(facts.name_servers.join(", ")).filter(|list| !list.is_empty()).unwrap_or_else(none);
-    let proxy = facts.proxy.clone().unwrap_or_else(none);
+    let proxy = facts.proxy.as_ref().map_or_else(none, |proxy| proxy.url.clone());
     match facts.routed {
         Some(_) => tr!("there is a route; name servers: {servers}; proxy: {proxy}", servers, proxy),
         None => tr!("name servers: {servers}; proxy: {proxy}", servers, proxy),
@@ -167,7 +183,7 @@ fn cause(facts: &Facts, reports: &[ProbeReport]) -> Option<Finding> {
         let refused: Vec<_> = secure.iter().filter(|it| it.verdict == Tls).collect();
         if !refused.is_empty() && secure.iter().all(|it| matches!(it.verdict, Tls | Dead)) {
             let issuer = refused.iter().find_map(|it| it.tls_issuer.as_deref());
-            return Some(wrong_authority(issuer, &refused[0].message));
+            return Some(wrong_authority(facts, issuer, &refused[0].message));
         }
     }
     if reports.is_empty() || reports.iter().any(|it| answers(&it)) {
@@ -208,12 +224,23 @@ fn says(text: &str, any: &[&str]) -> bool {
 
 /// The cause in what other programs said, where any of it names one.
 fn cause_in_words(facts: &Facts, evidence: &[String]) -> Option<Finding> {
+    if let Some(proxy) = facts.proxy.as_ref().filter(|proxy| proxy.url.starts_with("socks")) {
+        return Some(Finding::error(
+            Check::ProxyUnusable,
+            &proxy.url,
+            tr!(
+                "{variable} names a SOCKS proxy, and this tool speaks to http proxies only; the same program mostly has an http port too",
+                variable = proxy.variable
+            ),
+            Fix::Yours("export HTTPS_PROXY=http://127.0.0.1:PORT".to_owned()),
+        ));
+    }
     let line = |any: &[&str]| evidence.iter().find(|line| says(line, any));
     if line(&PASSWORD).is_some() {
         return Some(proxy_password(facts, None));
     }
     if let Some(line) = line(&CERTIFICATE) {
-        return Some(wrong_authority(None, line.trim()));
+        return Some(wrong_authority(facts, None, line.trim()));
     }
     if let Some(line) = line(&PAGE) {
         return Some(portal(line.trim()));
@@ -231,24 +258,33 @@ fn portal(page: &str) -> Finding {
 }
 
 fn proxy_password(facts: &Facts, seen: Option<&str>) -> Finding {
-    let proxy = seen.or(facts.proxy.as_deref()).unwrap_or("http://PROXY:PORT").trim_end_matches('/').to_owned();
-    let host = proxy.rsplit("://").next().unwrap_or(&proxy).to_owned();
+    let set = facts.proxy.as_ref();
+    let url = seen.or(set.map(|it| &*it.url)).unwrap_or("http://PROXY:PORT").trim_end_matches('/').to_owned();
+    let host = url.rsplit("://").next().unwrap_or(&url).to_owned();
+    let message = match set.filter(|it| it.has_password) {
+        Some(set) => tr!("the proxy refuses the user and the password in {variable} (407)", variable = set.variable),
+        None => tr!("the proxy wants a user and a password (407)"),
+    };
+    let variable = set.map_or("HTTPS_PROXY", |set| &*set.variable);
     Finding::error(
         Check::ProxyPassword,
-        proxy,
-        tr!("the proxy wants a user and a password (407)"),
-        Fix::Yours(format!("export HTTPS_PROXY=http://USER:PASSWORD@{host}")),
+        url,
+        message,
+        Fix::Yours(format!("export {variable}=http://USER:PASSWORD@{host}")),
     )
 }
 
-fn wrong_authority(issuer: Option<&str>, evidence: &str) -> Finding {
-    let message = match issuer {
+fn wrong_authority(facts: &Facts, issuer: Option<&str>, evidence: &str) -> Finding {
+    let mut message = match issuer {
         Some(issuer) => tr!(
             "every TLS connection is refused: the certificates are signed by {issuer}, which is not trusted here",
             issuer
         ),
         None => tr!("every TLS connection is refused: {evidence}", evidence),
     };
+    if let Some(path) = &facts.ca_file {
+        message += &tr!("; nothing is trusted but what SSL_CERT_FILE={path} holds", path);
+    }
     Finding::error(
         Check::WrongAuthority,
         "TLS",
@@ -261,7 +297,7 @@ fn wrong_authority(issuer: Option<&str>, evidence: &str) -> Finding {
 fn silence(facts: &Facts, words: &[String], unresolved: bool) -> Finding {
     let retry = "cargo xtask doctor mirrors";
     if let Some(proxy) = &facts.proxy {
-        let host = proxy.rsplit("://").next().unwrap_or(proxy).trim_end_matches('/');
+        let host = proxy.host();
         // The gateway's words, and curl's inside of cargo.
         let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
         let refused =
@@ -269,9 +305,9 @@ fn silence(facts: &Facts, words: &[String], unresolved: bool) -> Finding {
         if words.iter().any(|line| refused.iter().any(|it| line.contains(it)) || says(line, &["resolve proxy"])) {
             return Finding::error(
                 Check::ProxyDead,
-                proxy,
-                tr!("the proxy that HTTPS_PROXY names accepts no connection"),
-                Fix::Yours("export HTTPS_PROXY=http://HOST:PORT".to_owned()),
+                &proxy.url,
+                tr!("the proxy that {variable} names accepts no connection", variable = proxy.variable),
+                Fix::Yours(tr!("start that proxy, or unset {variable}", variable = proxy.variable)),
             );
         }
     }
@@ -330,6 +366,7 @@ impl Facts {
             interfaces: Vec::new(),
             name_servers: Vec::new(),
             proxy: None,
+            ca_file: None,
             needed: [Ecosystem::Crates].into(),
             measured: Measured::Not { why: "x".into(), evidence: Vec::new() },
         }
@@ -369,6 +406,10 @@ mod tests {
             measured,
             ..Facts::unplugged()
         }
+    }
+
+    fn proxy(url: &str, has_password: bool) -> Option<SetProxy> {
+        Some(SetProxy { variable: "all_proxy".into(), url: url.into(), has_password })
     }
 
     fn first(facts: &Facts) -> (String, Severity, String, String) {
@@ -413,13 +454,17 @@ mod tests {
             &facts,
             "network.proxy-password",
             Severity::Error,
-            &["http://127.0.0.1:3128: ", "USER:PASSWORD@127.0.0.1:3128"],
+            &["http://127.0.0.1:3128: ", "wants", "HTTPS_PROXY=http://USER:PASSWORD@127.0.0.1:3128"],
         );
+        let given = Facts { proxy: proxy("http://127.0.0.1:3128", true), ..facts };
+        check(&given, "network.proxy-password", Severity::Error, &["refuses the user and the password in all_proxy"]);
 
         let mut signed = report("https://a.example/", ProbeVerdict::Tls, "invalid peer certificate: UnknownIssuer");
         signed.tls_issuer = Some("CN=Corporate Inspection".into());
         let facts = plugged(Measured::Reports(vec![signed]));
         check(&facts, "network.tls", Severity::Error, &["CN=Corporate Inspection", "SSL_CERT_FILE"]);
+        let facts = Facts { ca_file: Some("/tmp/ca.pem".into()), ..facts };
+        check(&facts, "network.tls", Severity::Error, &["what SSL_CERT_FILE=/tmp/ca.pem holds"]);
 
         let page = Measured::Reports(vec![report(
             "https://a.example/",
@@ -429,8 +474,8 @@ mod tests {
         check(&plugged(page), "mirror.html", Severity::Error, &["Please log in", "browser"]);
 
         let gone = dead("cannot connect to 10.0.0.1:3128: Connection refused");
-        let facts = Facts { proxy: Some("http://10.0.0.1:3128".into()), ..plugged(gone) };
-        check(&facts, "network.proxy-dead", Severity::Error, &["http://10.0.0.1:3128"]);
+        let facts = Facts { proxy: proxy("http://10.0.0.1:3128", false), ..plugged(gone) };
+        check(&facts, "network.proxy-dead", Severity::Error, &["http://10.0.0.1:3128", "unset all_proxy"]);
     }
 
     #[test]
@@ -486,8 +531,15 @@ mod tests {
         let refused = said(&[
             "  caused by: cargo's own registry: [7] Could not connect to server (Failed to connect to 10.0.0.1 port 3128 after 0 ms)",
         ]);
-        let facts = Facts { proxy: Some("http://10.0.0.1:3128".into()), ..plugged(refused) };
+        let facts = Facts { proxy: proxy("http://10.0.0.1:3128", false), ..plugged(refused) };
         check(&facts, "network.proxy-dead", Severity::Error, &["http://10.0.0.1:3128"]);
+        let facts = Facts { proxy: proxy("socks5://127.0.0.1:1080", false), ..plugged(said(&[])) };
+        check(
+            &facts,
+            "network.proxy-unusable",
+            Severity::Error,
+            &["socks5://127.0.0.1:1080", "all_proxy names a SOCKS proxy", "HTTPS_PROXY=http://127.0.0.1:PORT"],
+        );
         check(&plugged(Measured::Forbidden), "network.offline", Severity::Info, &["nothing was contacted"]);
     }
 
