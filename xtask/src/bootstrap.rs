@@ -16,7 +16,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -328,12 +328,22 @@ impl<'a> Tool<'a> {
     /// Cargo names the crate only; what was expected stands in the lock file.
     fn forgery(&self, complaint: &str) -> String {
         let lock = fs::read_to_string(self.workspace.join("Cargo.lock")).unwrap_or_default();
-        let words = complaint.split_once("failed to verify the checksum of `").map_or("", |(_, rest)| rest);
+        let (of_file, of_index) = ("failed to verify the checksum of `", "checksum for `");
+        let file = complaint.split_once(of_file);
+        let words = file.or_else(|| complaint.split_once(of_index)).map_or("", |(_, rest)| rest);
         let mut words = words.split([' ', '`']);
         let (name, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let entry = format!("name = \"{name}\"\nversion = \"{}\"\n", version.trim_start_matches('v'));
         let pinned = lock.split("\n\n").find_map(|package| package.split_once(&entry)?.1.split_once("checksum = \""));
         match pinned.and_then(|(_, rest)| rest.split('"').next()) {
+            Some(sha256) if file.is_none() => {
+                tr!(
+                    "its index gives `{name} {version}` another checksum than Cargo.lock pins (sha256 {sha})",
+                    name,
+                    version,
+                    sha = sha256
+                )
+            }
             Some(sha256) => {
                 tr!(
                     "it sent `{name} {version}` with other bytes than Cargo.lock pins (sha256 {sha})",
@@ -357,24 +367,45 @@ impl<'a> Tool<'a> {
         let exit = if forged { failure::INTEGRITY } else { failure::NETWORK };
         let message = tr!("cannot build {name}: its crates could not be fetched", name = self.name());
         let mut it = Failure::new(exit, message);
+        let offline = profiles.offline(request);
+        let own = if offline { None } else { OwnSetting::at_fault(choice, &failures) };
+        if let Some(OwnSetting { cause: Some(cause), .. }) = &own {
+            it = it.because(cause);
+        }
         for (endpoint, outcome) in failures {
             let place = match endpoint {
                 Endpoint::Direct => tr!("cargo's own registry"),
                 Endpoint::Registry(_) => endpoint.to_string(),
             };
             if let Outcome::Unserved(reason) | Outcome::Forged(reason) = outcome {
-                it = it.because(format!("{place}: {reason}"));
+                it = it.because(tr!("{subject}: {message}", subject = place, message = reason));
             }
         }
         let others = profiles.names().join(", ");
-        it.hint(match choice {
-            _ if profiles.offline(request) => tr!("run it once without `--offline`, or copy CARGO_HOME from a machine where it ran"),
-            Choice::Plain { contacts: false, .. } => tr!("`mirrors-only` needs a profile: `--mirror NAME` ({others})", others),
-            Choice::Plain { .. } => {
-                tr!("behind a slow or filtered network choose a profile: `--mirror NAME` ({others}), or set HTTPS_PROXY", others)
+        let hint = match choice {
+            _ if own.is_some() => own.map(|own| own.hint).unwrap_or_default(),
+            _ if offline => tr!("run it once without `--offline`, or copy CARGO_HOME from a machine where it ran"),
+            Choice::Plain { contacts: false, .. } => {
+                tr!("`mirrors-only` needs a profile: `--mirror NAME` ({others})", others)
             }
-            Choice::Profile { name, .. } => tr!("add an endpoint under [mirror.{name}.crates] in xtask.local.toml, choose another profile with `--mirror \
-                 NAME` ({others}), or set HTTPS_PROXY", name, others),
+            Choice::Plain { .. } => {
+                tr!(
+                    "behind a slow or filtered network choose a profile: `--mirror NAME` ({others}), or set HTTPS_PROXY",
+                    others
+                )
+            }
+            Choice::Profile { name, .. } => tr!(
+                "add an endpoint under [mirror.{name}.crates] in xtask.local.toml, choose another profile with `--mirror \
+                 NAME` ({others}), or set HTTPS_PROXY",
+                name,
+                others
+            ),
+        };
+        let without_network = !offline && !forged && !routed();
+        it.hint(if without_network {
+            tr!("this machine has no network: no route leads out of it; once it has one: {hint}", hint)
+        } else {
+            hint
         })
     }
 
@@ -439,6 +470,61 @@ fn proxied() -> bool {
     PROXY_VARIABLES.iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
+/// A setting of the caller's, rather than an endpoint, that keeps cargo from everything.
+struct OwnSetting {
+    cause: Option<String>,
+    hint: String,
+}
+
+impl OwnSetting {
+    /// Judged by cargo's words, since NO_PROXY or a configuration file may put a variable out of force.
+    fn at_fault(choice: &Choice, failures: &[(Endpoint, Outcome)]) -> Option<Self> {
+        let own = Reach::default();
+        let reach = if let Choice::Profile { reach, .. } = choice { reach } else { &own };
+        let said = |text: &str| {
+            failures
+                .iter()
+                .any(|(_, it)| matches!(it, Outcome::Unserved(reason) if reason.to_lowercase().contains(text)))
+        };
+        let set = |names: &[&'static str]| {
+            names.iter().find_map(|name| Some((*name, env::var(name).ok().filter(|value| !value.is_empty())?)))
+        };
+        if reach.ca_bundle.is_none()
+            && said("certificate")
+            && let Some((variable, path)) = set(&["CARGO_HTTP_CAINFO", "SSL_CERT_FILE"])
+        {
+            let hint = tr!(
+                "{variable}={value} is all that cargo trusts here: correct it, or `unset {variable}`",
+                variable,
+                value = path
+            );
+            return Some(Self { cause: None, hint });
+        }
+        let (variable, value) = if reach.proxy.is_none() { set(&PROXY_VARIABLES)? } else { return None };
+        let proxy = Endpoint::Registry(if value.contains("://") { value } else { format!("http://{value}") });
+        let authority = proxy.authority()?;
+        if !said("proxy") && !proxy.host().is_some_and(|host| said(&host.to_lowercase())) {
+            return None;
+        }
+        let deadline = Instant::now() + Duration::from_secs(PROBE_SECONDS);
+        let cause = connect(&authority, deadline).err().map(|reason| {
+            tr!("the proxy {proxy} that {variable} names does not answer: {reason}", proxy, variable, reason)
+        });
+        let hint = tr!(
+            "{variable}={value} is in force: start that proxy, correct the variable, or `unset {variable}`",
+            variable,
+            value = proxy
+        );
+        Some(Self { cause, hint })
+    }
+}
+
+/// Whether any route leads out of this machine. Nothing is sent: the addresses are those reserved for documentation.
+fn routed() -> bool {
+    let leads = |(from, to)| UdpSocket::bind(from).and_then(|socket| socket.connect::<&str>(to)).is_ok();
+    [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")].into_iter().any(leads)
+}
+
 /// Which endpoints are worth asking, and why the others are not. Where nothing at all answers, the probe is what is wrong (a
 /// proxy that only cargo or git is told about), so everything is asked.
 fn probe(endpoints: &[Endpoint]) -> Vec<Result<(), String>> {
@@ -468,7 +554,9 @@ fn probe(endpoints: &[Endpoint]) -> Vec<Result<(), String>> {
 
 fn connect(authority: &str, deadline: Instant) -> Result<(), String> {
     let mut reason = tr!("its name has no address");
-    for address in authority.to_socket_addrs().map_err(|error| error.to_string())? {
+    for address in
+        authority.to_socket_addrs().map_err(|error| tr!("its name cannot be looked up (DNS): {error}", error))?
+    {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match TcpStream::connect_timeout(&address, left) {
             Ok(_) => return Ok(()),
@@ -562,10 +650,12 @@ fn fault(complaint: &str) -> Option<Fault> {
         "--offline was specified",
         "already defined by `crates-io`",
     ];
+    // The file, and what the index says of it.
+    const CRATE: [&str; 2] = ["failed to verify the checksum", "changed between lock files"];
     const OURS: [&str; 3] = ["could not compile", "--locked was passed", "No space left on device"];
     if OURS.iter().any(|text| complaint.contains(text)) {
         None
-    } else if complaint.contains("failed to verify the checksum") {
+    } else if CRATE.iter().any(|text| complaint.contains(text)) {
         Some(Fault::Crate)
     } else {
         ENDPOINT.iter().any(|text| complaint.to_lowercase().contains(text)).then_some(Fault::Endpoint)
@@ -620,6 +710,7 @@ mod tests {
                 Some(Fault::Endpoint),
             ),
             ("error: failed to verify the checksum of `a v1.0.0`", Some(Fault::Crate)),
+            ("error: checksum for `a v1.0.0` changed between lock files\n\nunable to verify", Some(Fault::Crate)),
             ("error[E0308]: mismatched types\nerror: could not compile `a` (bin)", None),
             ("error: cannot update the lock file, because --locked was passed", None),
             ("error: failed to parse manifest at `/Cargo.toml`", None),

@@ -559,6 +559,8 @@ fn from_an_empty_cargo_home_a_real_crate_comes_past_a_dead_and_a_forging_endpoin
     let (bytes, index_line, sha256) = leaf(&checkout);
     let mut flipped = bytes.clone();
     flipped[40] ^= 1;
+    let other = format!("{:064}", 0);
+    let altered = Registry::start(bytes.clone(), index_line.replace(&sha256, &other));
     let (good, forging) = (Registry::start(bytes, index_line.clone()), Registry::start(flipped, index_line));
     let (_alive, _, dead) = alive_and_dead();
 
@@ -570,9 +572,21 @@ fn from_an_empty_cargo_home_a_real_crate_comes_past_a_dead_and_a_forging_endpoin
     );
     assert!(stderr.contains(&forged), "{forged} is missing in: {stderr}");
 
-    checkout.lab(&[&dead, &forging.url, &good.url]);
+    checkout.lab(&[&altered.url, &dead]);
+    let (_, stderr) = check(&checkout.run(&["--mirror", "lab"]), 5);
+    let told = format!(
+        "  caused by: {}: its index gives `leaf v0.1.0` another checksum than Cargo.lock pins (sha256 {sha256})\n",
+        altered.url
+    );
+    assert!(stderr.contains(&told) && !stderr.contains("corrupt"), "{told} is missing in: {stderr}");
+
+    checkout.lab(&[&altered.url, &dead, &forging.url, &good.url]);
     let (stdout, stderr) = check(&checkout.run(&["--mirror", "lab"]), 0);
     assert_eq!(stdout, "42\n", "{stderr}");
+    let line = stderr.lines().find(|line| line.starts_with("crates from ")).unwrap_or_default();
+    for words in [format!("{} (its index gives", altered.url), format!("{} (it sent `leaf v0.1.0`", forging.url)] {
+        assert!(line.contains(&words), "{words}: {stderr}");
+    }
     assert!(good.asked.lock().unwrap().contains(&"/dl/leaf/0.1.0/download".to_owned()));
 
     // Everything is in CARGO_HOME now: a new build asks nobody, and the source folder keeps its name.
@@ -581,4 +595,29 @@ fn from_an_empty_cargo_home_a_real_crate_comes_past_a_dead_and_a_forging_endpoin
     let (_, stderr) = check(&checkout.run(&["--mirror", "lab"]), 0);
     assert!(!stderr.contains("Compiling leaf"), "{stderr}");
     assert_eq!(*good.asked.lock().unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_proxy_that_is_down_and_authorities_of_no_use_are_named_with_their_variable() {
+    let mut checkout = Checkout::new();
+    leaf(&checkout);
+    checkout.lab(&["sparse+https://mirror.example/"]);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    checkout.environment.insert("NO_PROXY", String::new());
+    checkout.environment.insert("no_proxy", String::new());
+    for scheme in ["http", "socks5"] {
+        checkout.environment.insert("HTTPS_PROXY", format!("{scheme}://u:secret@{closed}"));
+        let (_, stderr) = check(&checkout.run(&["--mirror", "lab"]), 4);
+        let shown = format!("{scheme}://****@{closed}/");
+        let cause = format!("  caused by: the proxy {shown} that HTTPS_PROXY names does not answer: {closed}: ");
+        let hint = format!("HTTPS_PROXY={shown} is in force: start that proxy");
+        assert!(stderr.contains(&cause) && stderr.contains(&hint), "{cause} {hint}: {stderr}");
+        assert!(!stderr.contains("secret") && !stderr.contains("or set HTTPS_PROXY"), "{stderr}");
+    }
+    checkout.environment.remove("HTTPS_PROXY");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    checkout.lab(&[&format!("sparse+https://{}/", listener.local_addr().unwrap())]);
+    checkout.environment.insert("CARGO_HTTP_CAINFO", "/etc/hostname".into());
+    let (_, stderr) = check(&checkout.run(&["--mirror", "lab"]), 4);
+    assert!(stderr.contains("CARGO_HTTP_CAINFO=/etc/hostname is all that cargo trusts here"), "{stderr}");
 }
