@@ -305,7 +305,13 @@ pub fn explain(failure: &Failure) -> Error {
         tr!("{subject}: {message}", subject = failure.subject, message = translated(&failure.message)),
     );
     let error = if attempts.is_empty() { error } else { error.excerpt(attempts.join("\n")) };
+    // Then no mirror has had a say.
+    let behind_proxy =
+        |attempt: &Attempt| attempt.proxy.is_some() && attempt.error.contains("cannot connect to the proxy");
     match failure.kind {
+        FailureKind::Network if !failure.attempts.is_empty() && failure.attempts.iter().all(behind_proxy) => error.hint(
+            tr!("the proxy does not answer: start it, or unset the variable that names it (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)"),
+        ),
         FailureKind::Network => error.hint(
             tr!("name other endpoints under [mirror.NAME.ECOSYSTEM] in xtask.local.toml, choose a profile with --mirror, \
              or set HTTPS_PROXY"),

@@ -85,7 +85,8 @@ impl Connector {
         let next_hop = via.map_or(target, |via| &via.origin);
         let mut peer = Peer { url: Some(url.to_string()), address: None, proxy: via.map(|via| via.origin.to_string()) };
 
-        let what = format!("cannot connect to {}", next_hop.authority());
+        let whose = if via.is_some() { "the proxy " } else { "" };
+        let what = format!("cannot connect to {whose}{}", next_hop.authority());
         let mut stream = match self.bounded(dial(next_hop)).await {
             Ok(stream) => stream,
             Err(cause) => return Err(Error::new(Kind::Dead, format!("{what}: {cause}")).at(&peer)),
