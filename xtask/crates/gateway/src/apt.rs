@@ -15,11 +15,12 @@ mod release;
 
 use crate::Gateway;
 use crate::connect::percent_decode;
-use crate::documents::{Kept, Sought, seek_from};
+use crate::documents::{Kept, Sought, Standing, seek_from};
 use crate::downloads::{Found, Pin};
 use crate::error::{Error, Kind};
 use crate::fetch::{Fetched, Wanted, blocking, fetch};
 use crate::reply::{Reply, absent, delivered, head, whole};
+use crate::request::Document;
 use crate::server::Asked;
 use crate::upstream::NOBODY_HAS_IT;
 use crate::url::Url;
@@ -114,7 +115,7 @@ async fn newest(gateway: &Gateway, step: &str, suite: &str) -> Result<Option<Rc<
     let sought = Sought {
         step,
         ecosystem: Ecosystem::Apt,
-        name: suite,
+        name: &path,
         subject: format!("InRelease of {suite}"),
         key: path.clone(),
         headers: Vec::new(),
@@ -126,13 +127,13 @@ async fn newest(gateway: &Gateway, step: &str, suite: &str) -> Result<Option<Rc<
         &sought,
         upstreams(gateway, &path),
         async |upstream: &Upstream| locate(upstream, &path),
-        |document| {
+        async |document: &Document| {
             let release = Release::read(&document.bytes)?;
             let fresh = release.fresh(SystemTime::now(), seen.as_deref());
             fresh.inspect_err(|error| *stale.borrow_mut() = Some(error.clone()))?;
             Ok(Kept::of(document))
         },
-        |_| false,
+        async |_: &Kept| Standing::Passing,
     );
     let release = match (found.await?, seen, stale.into_inner()) {
         (Some(kept), _, _) => {

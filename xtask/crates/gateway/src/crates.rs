@@ -5,7 +5,7 @@
 //! Rules: the Cargo book, "Registry Index".
 
 use crate::Gateway;
-use crate::documents::{Kept, Sought, seek};
+use crate::documents::{Kept, Sought, Standing, seek};
 use crate::downloads::{Pin, Verified};
 use crate::error::{Error, Kind};
 use crate::fetch::{Wanted, blocking, fetch};
@@ -122,8 +122,8 @@ async fn entry(gateway: &Rc<Gateway>, child: &Child, path: &str, name: &str) -> 
         ask_ahead(gateway, child);
         Url::parse(&upstream.url)?.below(path)
     };
-    let accept = |document: &Document| check_entry(&document.bytes, pinned).map(|()| Kept::of(document));
-    let settled = |kept: &Kept| pinned.is_some() && check_entry(&kept.bytes, pinned).is_ok();
+    let accept = async |document: &Document| check_entry(&document.bytes, pinned).map(|()| Kept::of(document));
+    let settled = async |kept: &Kept| Standing::of(check_entry(&kept.bytes, pinned), pinned.is_some());
     seek(gateway, &sought, locate, accept, settled).await
 }
 

@@ -4,8 +4,11 @@
 //! ```text
 //! downloads/documents/<64 hex>   one line of JSON (its headers, and the sha256 of the rest), then the text
 //! ```
-//! A stored text that agrees with the pins is as good as any, so it is given out without asking anybody; otherwise it is
-//! what remains when nobody answers. Owns: that choice, and those files. Never: give out a text that contradicts a pin.
+//! A stored text is settled by pins alone: where they cover it, it is as good as any and nobody is asked, else it is asked
+//! for anew in each run (see [`Standing`]), and that one upstream lacks or describes a thing binds no other. Then the stored
+//! text is what remains when nobody answers, and it remains to those only who would have been asked: what the public gave is
+//! no answer for a private name, nor is what a place gave that is not this name's own.
+//! Owns: that choice, and those files. Never: give out a text that contradicts a pin.
 //! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
@@ -13,13 +16,15 @@ use crate::downloads::hex;
 use crate::error::{Error, Kind};
 use crate::fetch::blocking;
 use crate::request::{Ask, Document};
-use crate::upstream::{NOBODY_HAS_IT, ask_in_turn};
+use crate::upstream::{NOBODY_HAS_IT, Next, ask_in_turn};
 use crate::url::Url;
 use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::future::Future;
 use std::io::Write;
@@ -72,6 +77,34 @@ pub struct Note {
     /// Other headers that a protocol needs again, by lower-case name.
     pub headers: Vec<(String, String)>,
     sha256: String,
+    /// Base URL of the upstream that was asked.
+    giver: String,
+    /// Whether that was a private name's own place.
+    private: bool,
+}
+
+/// What a stored text is worth without asking anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Pins cover it, whoever gave it and when.
+    Pinned,
+    /// No pin does, but whoever gave it would say the same again: asked for once a run.
+    Unchanging,
+    /// Asked for each time; what remains when nobody answers.
+    Passing,
+    /// A pin contradicts it: no answer at all.
+    Refuted,
+}
+
+impl Standing {
+    /// From the check that an answer has to pass. `pinned`: pins took part in it.
+    pub fn of<T>(checked: Result<T, Error>, pinned: bool) -> Self {
+        match checked {
+            Ok(_) if pinned => Self::Pinned,
+            Err(error) if matches!(error.kind, Kind::Hash { .. }) => Self::Refuted,
+            _ => Self::Passing,
+        }
+    }
 }
 
 impl Kept {
@@ -82,10 +115,15 @@ impl Kept {
             url: format!("{}{}", document.url.origin, document.url.path_and_query()),
             content_type: text(header::CONTENT_TYPE).unwrap_or_default(),
             etag: text(header::ETAG),
-            headers: Vec::new(),
-            sha256: String::new(),
+            ..Note::default()
         };
         Self { note, bytes: document.bytes.clone() }
+    }
+
+    /// Who says so; `private`: as the own place of a private name.
+    pub fn told_by(mut self, upstream: &Upstream, private: bool) -> Self {
+        (self.note.giver, self.note.private) = (upstream.url.clone(), private);
+        self
     }
 }
 
@@ -97,8 +135,8 @@ pub async fn seek(
     gateway: &Gateway,
     sought: &Sought<'_>,
     locate: impl AsyncFn(&Upstream) -> Result<Url, Error>,
-    accept: impl Fn(&Document) -> Result<Kept, Error>,
-    settled: impl Fn(&Kept) -> bool,
+    accept: impl AsyncFn(&Document) -> Result<Kept, Error>,
+    settled: impl AsyncFn(&Kept) -> Standing,
 ) -> Result<Option<Kept>, Failure> {
     let upstreams = gateway.upstreams(sought.ecosystem, sought.name);
     seek_from(gateway, sought, upstreams, locate, accept, settled).await
@@ -110,10 +148,11 @@ pub async fn seek_from(
     sought: &Sought<'_>,
     upstreams: impl Future<Output = Vec<Upstream>>,
     locate: impl AsyncFn(&Upstream) -> Result<Url, Error>,
-    accept: impl Fn(&Document) -> Result<Kept, Error>,
-    settled: impl Fn(&Kept) -> bool,
+    accept: impl AsyncFn(&Document) -> Result<Kept, Error>,
+    settled: impl AsyncFn(&Kept) -> Standing,
 ) -> Result<Option<Kept>, Failure> {
-    let attempt = async |upstream: &Upstream| accept(&read(gateway, sought, upstream, &locate(upstream).await?).await?);
+    let attempt =
+        async |upstream: &Upstream| accept(&read(gateway, sought, upstream, &locate(upstream).await?).await?).await;
     seek_among(gateway, sought, upstreams, attempt, settled).await
 }
 
@@ -122,24 +161,34 @@ pub async fn read(gateway: &Gateway, sought: &Sought<'_>, upstream: &Upstream, u
     gateway.client.document(sought.ask(upstream, url), sought.max_bytes).await
 }
 
-/// As [`seek_from`] (the upstreams are not computed where the store settles it), each asked in the caller's own way.
+/// As [`seek_from`], each asked in the caller's own way.
 pub async fn seek_among(
     gateway: &Gateway,
     sought: &Sought<'_>,
     upstreams: impl Future<Output = Vec<Upstream>>,
     attempt: impl AsyncFn(&Upstream) -> Result<Kept, Error>,
-    settled: impl Fn(&Kept) -> bool,
+    settled: impl AsyncFn(&Kept) -> Standing,
 ) -> Result<Option<Kept>, Failure> {
+    let (upstreams, private) = (upstreams.await, gateway.private(sought.ecosystem, sought.name).is_some());
     let path = gateway.documents.path(sought.ecosystem, &sought.key);
+    let answered = gateway.documents.answered.borrow().contains(&path);
     let stored = blocking(move || Ok(load(&path))).await;
     let stored = stored.map_err(|error| error.failure(&sought.subject, Vec::new()))?;
-    if let Some(stored) = stored.as_ref().filter(|stored| settled(stored)) {
-        return Ok(Some(stored.clone()));
+    let mut stored = stored.filter(|kept| kept.note.is_for(private, &upstreams));
+    if let Some(kept) = &stored {
+        match settled(kept).await {
+            Standing::Pinned => return Ok(stored),
+            Standing::Unchanging if answered => return Ok(stored),
+            Standing::Unchanging | Standing::Passing => {}
+            Standing::Refuted => stored = None,
+        }
     }
-    let upstreams = gateway.ranked(sought.ecosystem, &upstreams.await).await;
+    let upstreams = gateway.ranked(sought.ecosystem, &upstreams).await;
     let next = gateway.next(sought.ecosystem);
+    let asked = RefCell::new(HashSet::new());
     let answer = ask_in_turn(&sought.subject, &upstreams, &gateway.limits, next, async |upstream: &Upstream| {
-        attempt(upstream).await
+        asked.borrow_mut().insert(upstream.url.clone());
+        attempt(upstream).await.map(|kept| kept.told_by(upstream, private))
     });
     match answer.await {
         Ok(kept) => {
@@ -147,26 +196,68 @@ pub async fn seek_among(
             Ok(Some(kept))
         }
         Err(failure) if failure.message == NOBODY_HAS_IT => Ok(None),
-        Err(failure) => match stored {
-            // Nobody can be asked: what was true at the last run serves this one, as an index or as nothing.
-            Some(stored) if matches!(failure.kind, FailureKind::Network | FailureKind::Configuration) => {
-                Ok(Some(stored))
-            }
-            _ => Err(failure),
-        },
+        // Nobody can be asked: what was true at the last run serves this one, as an index or as nothing.
+        Err(failure) => {
+            let remains = |kept: &Kept| kept.note.remains(next, private, &asked.borrow(), &failure);
+            stored.filter(remains).map(Some).ok_or(failure)
+        }
     }
+}
+
+impl Note {
+    /// Whether its giver is one of those who may be asked for the name.
+    fn is_for(&self, private: bool, upstreams: &[Upstream]) -> bool {
+        self.private == private && (!private || upstreams.iter().any(|own| own.url == self.giver))
+    }
+
+    /// Whether it is what remains now that those who were asked failed.
+    fn remains(&self, next: Next, private: bool, asked: &HashSet<String>, failure: &Failure) -> bool {
+        match failure.kind {
+            FailureKind::Network if failure.message == NOBODY_HAS_IT => false,
+            // Where an earlier place had the last word, a later one's answer is none.
+            FailureKind::Network => next == Next::AfterAnyError || asked.contains(&self.giver),
+            // An empty list is what the profile says of a private name.
+            FailureKind::Configuration => !private && next == Next::AfterAnyError,
+            _ => false,
+        }
+    }
+}
+
+/// Notes who gave a thing that nothing pins and that is no text.
+pub async fn gave(gateway: &Gateway, ecosystem: Ecosystem, name: &str, key: &str, upstream: &Upstream) {
+    let private = gateway.private(ecosystem, name).is_some();
+    let kept = Kept { note: Note::default(), bytes: Bytes::new() }.told_by(upstream, private);
+    keep(gateway, ecosystem, key, &kept).await;
+}
+
+/// Whether that thing may be given out by the rule for texts, after those who were asked failed.
+pub fn remains(
+    gateway: &Gateway,
+    ecosystem: Ecosystem,
+    name: &str,
+    key: &str,
+    upstreams: &[Upstream],
+    asked: &HashSet<String>,
+    failure: &Failure,
+) -> bool {
+    let private = gateway.private(ecosystem, name).is_some();
+    let note = load(&gateway.documents.path(ecosystem, key)).map(|kept| kept.note).unwrap_or_default();
+    note.is_for(private, upstreams) && note.remains(gateway.next(ecosystem), private, asked, failure)
 }
 
 /// Keeps a text under one more key. One that cannot be kept is asked for again: nothing is lost but time.
 pub async fn keep(gateway: &Gateway, ecosystem: Ecosystem, key: &str, kept: &Kept) {
     let (path, folder) = (gateway.documents.path(ecosystem, key), gateway.documents.root.clone());
-    let copy = kept.clone();
-    let _ = blocking(move || save(&folder, &path, &copy)).await;
+    let (copy, place) = (kept.clone(), path.clone());
+    if blocking(move || save(&folder, &place, &copy)).await.is_ok() {
+        gateway.documents.answered.borrow_mut().insert(path);
+    }
 }
 
-#[derive(Clone, Debug)]
 pub struct Documents {
     root: PathBuf,
+    /// Files that were written in this run.
+    answered: RefCell<HashSet<PathBuf>>,
 }
 
 impl Documents {
@@ -174,7 +265,7 @@ impl Documents {
         let root = downloads.join("documents");
         let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
         created.map_err(|cause| Error::disk("create", &root, &cause))?;
-        Ok(Self { root })
+        Ok(Self { root, answered: RefCell::default() })
     }
 
     /// A note of ours for later runs, kept as texts are.

@@ -170,19 +170,28 @@ impl Downloads {
         Ok(Self { root: root.to_owned() })
     }
 
+    /// The name under which the bytes of a pin are, if they are here.
+    fn name(&self, pin: &Pin) -> Result<Option<String>, Error> {
+        match pin {
+            Pin::Sha256(sha256) => Ok(Some(sha256.clone())),
+            Pin::H1(_) | Pin::Module(_) | Pin::Other(_) => match fs::read_to_string(self.pointer(pin)) {
+                Ok(text) => Ok(Pin::sha256(text.trim()).ok().map(|pin| pin.text().to_owned())),
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(cause) => Err(Error::disk("read", &self.pointer(pin), &cause)),
+            },
+        }
+    }
+
+    /// How long the bytes of a pin are, unread: whoever gives them out takes them from [`Downloads::find`].
+    pub fn length(&self, pin: &Pin) -> Result<Option<u64>, Error> {
+        let Some(sha256) = self.name(pin)? else { return Ok(None) };
+        let metadata = self.final_path(&sha256).symlink_metadata();
+        Ok(metadata.ok().filter(fs::Metadata::is_file).map(|metadata| metadata.len()))
+    }
+
     /// The verified bytes of a pin, hashed again.
     pub fn find(&self, pin: &Pin) -> Result<Found, Error> {
-        let sha256 = match pin {
-            Pin::Sha256(sha256) => sha256.clone(),
-            Pin::H1(_) | Pin::Module(_) | Pin::Other(_) => match fs::read_to_string(self.pointer(pin)) {
-                Ok(text) => match Pin::sha256(text.trim()) {
-                    Ok(pin) => pin.text().to_owned(),
-                    Err(_) => return Ok(Found::Absent),
-                },
-                Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
-                Err(cause) => return Err(Error::disk("read", &self.pointer(pin), &cause)),
-            },
-        };
+        let Some(sha256) = self.name(pin)? else { return Ok(Found::Absent) };
         let path = self.final_path(&sha256);
         let failed = |cause| Error::disk("read", &path, &cause);
         let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {

@@ -5,22 +5,26 @@
 //! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
+use crate::documents::{gave, remains};
 use crate::downloads::{Downloads, Found, Partial, Pin, Source, Verified};
 use crate::error::{Error, Kind};
 use crate::go;
 use crate::ledger::emit;
 use crate::request::{Answer, Ask, looks_like_a_web_page, web_page};
-use crate::upstream::{NOBODY_HAS_IT, ask_in_turn};
+use crate::upstream::ask_in_turn;
 use crate::url::Url;
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
 use protocol::{Ecosystem, Event, Failure, FailureKind, Upstream};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// No artifact of ours comes near it; an upstream that does not stop is stopped here.
 const MAX_UNSIZED_BYTES: u64 = 4 << 30;
+/// A hub takes files of 50 GB.
+const MAX_MODEL_BYTES: u64 = 64 << 30;
 /// Pieces between the socket and the disk; with hyper's buffers a few megabytes at most.
 const PIECES_AHEAD: usize = 16;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -81,10 +85,12 @@ pub async fn fetch(
     if whole && verify(&partial, &wanted.pin).await.is_ok() {
         return here(publish(gateway, partial, wanted).await.map_err(fail)?);
     }
+    let asked = RefCell::new(HashSet::new());
     let reach = Reach { most_bytes: Cell::new(held), restarts_left: Cell::new(upstreams.len()) };
     let download = async |upstream: &Upstream| {
+        asked.borrow_mut().insert(upstream.url.clone());
         let url = locate(upstream).await?;
-        receive(gateway, wanted, upstream, &url, &partial, &reach).await.map(|()| upstream.url.clone())
+        receive(gateway, wanted, upstream, &url, &partial, &reach).await.map(|()| upstream.clone())
     };
     let upstreams = gateway.ranked(wanted.ecosystem, upstreams).await;
     let next = gateway.next(wanted.ecosystem);
@@ -92,16 +98,25 @@ pub async fn fetch(
     match outcome {
         Ok(upstream) => {
             let verified = publish(gateway, partial, wanted).await.map_err(fail)?;
-            Ok(Fetched { verified, upstream: Some(upstream) })
+            if let Pin::Module(name) = &wanted.pin {
+                gave(gateway, wanted.ecosystem, module_of(name), &key_of(name), &upstream).await;
+            }
+            Ok(Fetched { verified, upstream: Some(upstream.url) })
         }
         Err(failure) => {
             if failure.kind == FailureKind::Disk || lock(&partial).len() == 0 {
                 discard(&partial);
             }
-            let nobody_answers = failure.kind == FailureKind::Network && failure.message != NOBODY_HAS_IT;
-            let no_upstream = failure.kind == FailureKind::Configuration;
-            if !pinned
-                && (nobody_answers || no_upstream)
+            if let Pin::Module(name) = &wanted.pin
+                && remains(
+                    gateway,
+                    wanted.ecosystem,
+                    module_of(name),
+                    &key_of(name),
+                    &upstreams,
+                    &asked.borrow(),
+                    &failure,
+                )
                 && let Some(verified) = find(gateway, wanted).await.map_err(fail)?
             {
                 return here(verified);
@@ -109,6 +124,16 @@ pub async fn fetch(
             Err(failure)
         }
     }
+}
+
+/// The module of `module@version`.
+fn module_of(name: &str) -> &str {
+    name.rsplit_once('@').map_or(name, |(module, _)| module)
+}
+
+/// Under which its giver is noted.
+fn key_of(name: &str) -> String {
+    format!("giver of the zip of {name}")
 }
 
 /// How far this download ever came, so that upstreams that undo each other's work do not count as progress.
@@ -346,7 +371,8 @@ async fn write_body(
     total_bytes: Option<u64>,
     answer: &mut Answer,
 ) -> Result<(), Error> {
-    let limit_bytes = wanted.size_bytes.unwrap_or(MAX_UNSIZED_BYTES);
+    let most = if wanted.ecosystem == Ecosystem::Hub { MAX_MODEL_BYTES } else { MAX_UNSIZED_BYTES };
+    let limit_bytes = wanted.size_bytes.unwrap_or(most);
     let (pieces, mut arriving) = tokio::sync::mpsc::channel::<Bytes>(PIECES_AHEAD);
     let writer = {
         let partial = partial.clone();

@@ -11,7 +11,7 @@
 
 use crate::Gateway;
 use crate::connect::{base64, percent_decode};
-use crate::documents::{Kept, Sought, seek, seek_from};
+use crate::documents::{Kept, Sought, Standing, seek, seek_from};
 use crate::downloads::{Pin, copy, hex};
 use crate::error::{Error, Kind};
 use crate::fetch::{Errand, Fetched, Wanted, fetch};
@@ -154,7 +154,7 @@ async fn about(
         max_bytes: MAX_DOCUMENT_BYTES,
     };
     let stale = std::cell::RefCell::new(None);
-    let accept = |document: &Document| {
+    let accept = async |document: &Document| {
         let kept = Kept::of(document);
         check(&kept.bytes, module, question, sums).inspect_err(|error| {
             if *question == Question::List && error.kind == Kind::Absent {
@@ -163,8 +163,10 @@ async fn about(
         })?;
         Ok(kept)
     };
-    // Only what cannot change is taken from the store unasked: a pinned go.mod, and what a whole version stands for.
-    let settled = |kept: &Kept| check(&kept.bytes, module, question, sums).is_ok_and(|for_ever| for_ever);
+    let settled = async |kept: &Kept| {
+        let checked = check(&kept.bytes, module, question, sums);
+        checked.unwrap_or_else(|error| Standing::of::<()>(Err(error), false))
+    };
     let locate = async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&place);
     let found = seek(gateway, &sought, locate, accept, settled).await?;
     // A tag that went away everywhere: the list without it is the truth.
@@ -184,9 +186,9 @@ struct Info {
     version: String,
 }
 
-/// Whether the answer is one that stays true for ever.
+/// What the answer is worth: pinned are a go.mod by its hash, and by its version what a version of go.sum stands for.
 /// # Errors: Html, Malformed, Absent for a list older than go.sum, Hash for a go.mod that contradicts it.
-fn check(bytes: &[u8], module: &str, question: &Question, sums: &BTreeMap<String, String>) -> Result<bool, Error> {
+fn check(bytes: &[u8], module: &str, question: &Question, sums: &BTreeMap<String, String>) -> Result<Standing, Error> {
     if looks_like_a_web_page(bytes) {
         return Err(web_page(bytes));
     }
@@ -207,25 +209,29 @@ fn check(bytes: &[u8], module: &str, question: &Question, sums: &BTreeMap<String
                     let message = format!("its list is stale: version {version} of go.sum is missing");
                     Err(Error::new(Kind::Absent, message))
                 }
-                None => Ok(false),
+                None => Ok(Standing::Passing),
             }
         }
         Question::Latest | Question::Info(_) => {
             let info: Info = serde_json::from_str(text).map_err(|_| malformed("version's description"))?;
             match question {
-                Question::Info(version) if info.version == *version => Ok(true),
+                Question::Info(version) if info.version == *version => {
+                    let name = format!("{module} {version}");
+                    let pinned = sums.contains_key(&name) || sums.contains_key(&format!("{name}/go.mod"));
+                    Ok(if pinned { Standing::Pinned } else { Standing::Unchanging })
+                }
                 Question::Info(version) if is_release(version) => {
                     Err(malformed(&format!("description of {version} but of {}", info.version.escape_debug())))
                 }
-                _ => Ok(false),
+                _ => Ok(Standing::Passing),
             }
         }
         Question::Mod(version) | Question::Zip(version) => match sums.get(&format!("{module} {version}/go.mod")) {
             Some(h1) => {
                 let got = summary([(hex(&Sha256::digest(bytes)).as_str(), "go.mod")]);
-                if got == *h1 { Ok(true) } else { Err(Error::hash(h1, &got)) }
+                if got == *h1 { Ok(Standing::Pinned) } else { Err(Error::hash(h1, &got)) }
             }
-            None if text.lines().any(|line| line.trim_start().starts_with("module")) => Ok(false),
+            None if text.lines().any(|line| line.trim_start().starts_with("module")) => Ok(Standing::Passing),
             None => Err(malformed("go.mod")),
         },
     }
@@ -324,11 +330,11 @@ async fn database(gateway: &Gateway, asked: &Asked, segments: &[String]) -> Resu
                 home.below(&format!("sumdb/{}/{path}", encode_path(&name)))
             }
         },
-        |document| {
+        async |document: &Document| {
             check_record(&document.bytes, &name, segments[at].as_str(), record.as_ref(), &gateway.setup.pins.go_sums)?;
             Ok(Kept::of(document))
         },
-        |_| false,
+        async |_: &Kept| Standing::Passing,
     );
     let content_type = if segments[at] == "tile" { "application/octet-stream" } else { "text/plain; charset=utf-8" };
     Ok(found.await?.map(|kept| typed(StatusCode::OK, content_type, kept.bytes)))

@@ -3,14 +3,16 @@
 //! A file is described by the head of its `resolve` answer: commit, size, and an ETag that is the hash of its bytes (sha256
 //! of a large file, git's blob hash of a small one). The client checks nothing but the length, so we hold the bytes to that
 //! hash, and to the lock file's where it names the file. A file whose ETag is no hash is refused. What a commit says never
-//! changes: it is asked once. A branch is asked each time and means what the first good upstream says.
+//! changes: it is asked once a run. A branch is asked each time and means what the first good upstream says. No hash covers
+//! a size: it is one upstream's word until the file is here, and no bytes are refused for it. A file that one upstream
+//! lacks is asked of the next.
 //! Owns: `resolve`, the `api` documents that list a repository. Never: pass on a redirect, a token, or anything of xet,
 //! whose bytes would come from hosts that nobody chose. Revisions with a slash (`refs/pr/1`) are not served.
 //! Rules: huggingface_hub's `file_download.py` and `_snapshot_download.py`; ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
-use crate::documents::{Kept, Sought, read, seek, seek_among};
-use crate::downloads::{Found, Pin};
+use crate::documents::{Kept, Sought, Standing, keep, read, seek, seek_among};
+use crate::downloads::Pin;
 use crate::error::{Error, Kind};
 use crate::fetch::{Errand, Fetched, Wanted, blocking, fetch};
 use crate::reply::{Reply, absent, delivered, head, typed};
@@ -126,10 +128,9 @@ struct Facts {
 
 async fn resolve(gateway: &Rc<Gateway>, asked: &Asked, place: &Place<'_>) -> Result<Response<Reply>, Failure> {
     let subject = place.subject();
-    let facts = match facts(gateway, asked, place).await {
-        // What a job fetched is known by the lock file alone.
-        Err(failure) => Ok(fetched(gateway, place).await.ok_or(failure)?),
-        Ok(facts) => facts,
+    let facts = match fetched(gateway, place).await {
+        Some(facts) => Ok(facts),
+        None => facts(gateway, asked, place).await?,
     };
     let facts = match facts {
         Ok(facts) if !facts.absent => facts,
@@ -143,19 +144,20 @@ async fn resolve(gateway: &Rc<Gateway>, asked: &Asked, place: &Place<'_>) -> Res
         None => Pin::sha1("gitblob", &facts.etag),
     };
     let pin = pin.map_err(|error| error.failure(&subject, Vec::new()))?;
+    let size_bytes = length(gateway, &pin).await.or(facts.size_bytes);
     let etag = format!("\"{}\"", facts.etag);
     let told = [(COMMIT, Some(facts.commit.clone())), (header::ETAG, Some(etag.clone())), (LINKED_ETAG, Some(etag))];
-    let told = told.into_iter().chain([(LINKED_SIZE, facts.size_bytes.map(|size| size.to_string()))]);
+    let told = told.into_iter().chain([(LINKED_SIZE, size_bytes.map(|size| size.to_string()))]);
     let headers: Vec<_> = told.filter_map(|(name, value)| Some((name, HeaderValue::from_str(&value?).ok()?))).collect();
     if asked.method == Method::HEAD {
-        return Ok(head(headers, facts.size_bytes));
+        return Ok(head(headers, size_bytes));
     }
     let wanted = Wanted {
         step: asked.step.clone(),
         ecosystem: Ecosystem::Hub,
         subject,
         pin: pin.clone(),
-        size_bytes: facts.size_bytes,
+        size_bytes: None,
         job: None,
     };
     // Of the commit: every upstream then means the same bytes.
@@ -164,20 +166,21 @@ async fn resolve(gateway: &Rc<Gateway>, asked: &Asked, place: &Place<'_>) -> Res
         let upstreams = own.upstreams(Ecosystem::Hub, &repo).await;
         fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&relative)).await
     };
-    delivered(gateway, asked, headers, &pin, facts.size_bytes, fetching).await
+    delivered(gateway, asked, headers, &pin, size_bytes, fetching).await
 }
 
-/// The facts of a pinned file that is here.
+/// The facts of a pinned file that is here: the lock file and the file itself say all.
 async fn fetched(gateway: &Gateway, place: &Place<'_>) -> Option<Facts> {
     let pinned = place.pin(gateway, place.revision).filter(|_| is_commit(place.revision))?;
-    let (downloads, pin) = (gateway.downloads.clone(), Pin::sha256(pinned).ok()?);
-    let Ok(Found::Verified(verified)) = blocking(move || downloads.find(&pin)).await else { return None };
-    Some(Facts {
-        commit: place.revision.to_owned(),
-        etag: verified.sha256,
-        size_bytes: Some(verified.size_bytes),
-        absent: false,
-    })
+    let size_bytes = length(gateway, &Pin::sha256(pinned).ok()?).await?;
+    let (commit, etag) = (place.revision.to_owned(), pinned.to_ascii_lowercase());
+    Some(Facts { commit, etag, size_bytes: Some(size_bytes), absent: false })
+}
+
+/// How long a file is that is here.
+async fn length(gateway: &Gateway, pin: &Pin) -> Option<u64> {
+    let (downloads, pin) = (gateway.downloads.clone(), pin.clone());
+    blocking(move || downloads.length(&pin)).await.ok()?
 }
 
 /// 404 in the words of a hub: clients go by the code, and remember by the commit what does not exist.
@@ -206,6 +209,7 @@ async fn facts(gateway: &Gateway, asked: &Asked, place: &Place<'_>) -> Result<Re
         max_bytes: MAX_DOCUMENT_BYTES,
     };
     let (relative, code) = (place.resolve(place.revision), RefCell::new("EntryNotFound".to_owned()));
+    let gone = RefCell::new(None);
     let attempt = async |upstream: &Upstream| {
         let url = Url::parse(&upstream.url)?.below(&relative)?;
         let head = gateway.client.head(&sought.ask(upstream, &url), is_enough).await?;
@@ -217,17 +221,40 @@ async fn facts(gateway: &Gateway, asked: &Asked, place: &Place<'_>) -> Result<Re
             }
             Err(error) => {
                 if let Some(told) = text(&head.hops, &ERROR_CODE).filter(|_| error.kind == Kind::Absent) {
-                    *code.borrow_mut() = told.to_owned();
+                    *code.borrow_mut() = told.chars().filter(char::is_ascii_alphanumeric).take(40).collect();
                 }
                 Err(error)
+            }
+            Ok(facts) if facts.absent => {
+                gone.borrow_mut().get_or_insert(facts);
+                Err(Error::new(Kind::Absent, "404 Not Found: EntryNotFound").at(&head.peer))
             }
             Ok(facts) => Ok(facts.kept()),
         }
     };
-    let settled =
-        |kept: &Kept| is_commit(place.revision) && Facts::read(kept).is_some_and(|facts| facts.agree(pinned).is_ok());
-    let found = seek_among(gateway, &sought, gateway.upstreams(Ecosystem::Hub, place.repo), attempt, settled).await?;
-    Ok(found.as_ref().and_then(Facts::read).ok_or_else(|| code.into_inner()))
+    let settled = async |kept: &Kept| match Facts::read(kept).map(|facts| facts.agree(pinned)) {
+        Some(Ok(())) if is_commit(place.revision) => Standing::Unchanging,
+        Some(checked) => Standing::of(checked, false),
+        None => Standing::Refuted,
+    };
+    let upstreams = gateway.upstreams(Ecosystem::Hub, place.repo).await;
+    let found = seek_among(gateway, &sought, async { upstreams.clone() }, attempt, settled).await?;
+    match (found, gone.into_inner()) {
+        (Some(kept), _) => Ok(Facts::read(&kept).ok_or_else(|| code.into_inner())),
+        (None, Some(gone)) => {
+            // Everybody says so. But a commit loses no file either: what was known of it is worth more.
+            let known = gateway.documents.recall(Ecosystem::Hub, &sought.key);
+            let known = known.and_then(|bytes| serde_json::from_slice::<Facts>(&bytes).ok());
+            if let Some(first) = upstreams.first()
+                && !(is_commit(place.revision) && known.is_some_and(|facts| !facts.absent))
+            {
+                let private = gateway.private(Ecosystem::Hub, place.repo).is_some();
+                keep(gateway, Ecosystem::Hub, &sought.key, &gone.kept().told_by(first, private)).await;
+            }
+            Ok(Ok(gone))
+        }
+        (None, None) => Ok(Err(code.into_inner())),
+    }
 }
 
 fn text<'a>(hops: &'a [HeaderMap], name: &HeaderName) -> Option<&'a str> {
@@ -418,7 +445,7 @@ async fn list(gateway: &Gateway, asked: &Asked, listing: &Listing<'_>) -> Result
         gateway,
         &sought,
         async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&relative),
-        |document: &Document| {
+        async |document: &Document| {
             let next = next_page(&document.headers);
             let value = listing.check(gateway, &document.bytes, whole && next.is_none())?;
             let mut kept = Kept::of(document);
@@ -426,7 +453,10 @@ async fn list(gateway: &Gateway, asked: &Asked, listing: &Listing<'_>) -> Result
             kept.note.headers = next.map(|next| ("next".to_owned(), next)).into_iter().collect();
             Ok(kept)
         },
-        |kept| listing.revision.is_some_and(is_commit) && listing.check(gateway, &kept.bytes, false).is_ok(),
+        async |kept: &Kept| match listing.check(gateway, &kept.bytes, false) {
+            Ok(_) if listing.revision.is_some_and(is_commit) => Standing::Unchanging,
+            checked => Standing::of(checked, false),
+        },
     )
     .await?;
     let Some(kept) = found else {

@@ -7,12 +7,12 @@
 //! Rules: npm's `package-metadata.md`; npm's `replace-registry-host`, which keeps the path that a lock file holds.
 
 use crate::Gateway;
-use crate::documents::{Kept, Sought, seek};
+use crate::documents::{Kept, Sought, Standing, seek};
 use crate::downloads::Pin;
 use crate::error::{Error, Kind};
 use crate::fetch::{Wanted, fetch};
 use crate::reply::{Reply, absent, delivered, typed};
-use crate::request::{Ask, looks_like_a_web_page, web_page};
+use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
 use crate::server::Asked;
 use crate::upstream::NOBODY_HAS_IT;
 use crate::url::Url;
@@ -137,8 +137,8 @@ async fn packument(gateway: &Gateway, asked: &Asked, name: &str, short: bool) ->
         gateway,
         &sought,
         async |upstream: &Upstream| packument_url(upstream, name),
-        |document| check(&document.bytes, name, &pinned).map(|_| Kept::of(document)),
-        |kept| !pinned.is_empty() && check(&kept.bytes, name, &pinned).is_ok(),
+        async |document: &Document| check(&document.bytes, name, &pinned).map(|_| Kept::of(document)),
+        async |kept: &Kept| Standing::of(check(&kept.bytes, name, &pinned), !pinned.is_empty()),
     );
     match found.await? {
         // What was kept before the lock file changed is no answer now that nobody else has any.

@@ -10,8 +10,8 @@
 //! Rules: OCI distribution specification 1.1, "Pull"; the registry token specification of its reference implementation.
 
 use crate::Gateway;
-use crate::documents::{Kept, Sought, keep, read, seek_among};
-use crate::downloads::{Found, Pin, hex};
+use crate::documents::{Kept, Sought, Standing, keep, read, seek_among};
+use crate::downloads::{Pin, hex};
 use crate::error::{Error, Kind};
 use crate::fetch::{Wanted, blocking, fetch};
 use crate::reply::{Reply, absent, delivered, head, typed};
@@ -24,7 +24,7 @@ use protocol::{Ecosystem, Failure, Upstream};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -77,9 +77,10 @@ impl Place {
     }
 }
 
-/// How long blobs are, from the manifests of this run: repository and digest → bytes.
+/// How long blobs are, from the manifests of this run: repository and digest → bytes; `None` where two manifests differ, of
+/// which a tag may have led to any.
 #[derive(Default)]
-pub struct Sizes(RefCell<HashMap<(String, String), u64>>);
+pub struct Sizes(RefCell<HashMap<(String, String), Option<u64>>>);
 
 impl Sizes {
     fn learn(&self, place: &Place, manifest: &[u8]) {
@@ -88,13 +89,15 @@ impl Sizes {
         for blob in layers.chain([&manifest["config"]]) {
             let digest = blob["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
             if let (Some(digest), Some(size)) = (digest, blob["size"].as_u64()) {
-                self.0.borrow_mut().insert((place.repo.clone(), digest.to_owned()), size);
+                let mut known = self.0.borrow_mut();
+                let known = known.entry((place.repo.clone(), digest.to_owned())).or_insert(Some(size));
+                *known = known.filter(|known| *known == size);
             }
         }
     }
 
     fn of(&self, place: &Place, pin: &Pin) -> Option<u64> {
-        self.0.borrow().get(&(place.repo.clone(), pin.text().to_owned())).copied()
+        self.0.borrow().get(&(place.repo.clone(), pin.text().to_owned())).copied().flatten()
     }
 }
 
@@ -164,8 +167,10 @@ async fn manifest(
         let url = Url::parse(&upstream.url)?.below(&format!("manifests/{reference}"))?;
         check(&read(gateway, &sought, upstream, &url).await?, digest.as_ref())
     };
-    let found = seek_among(gateway, &sought, place.upstreams(gateway), attempt, |kept| {
-        digest.as_ref().is_some_and(|pin| pin.text() == sha256(&kept.bytes))
+    let found = seek_among(gateway, &sought, place.upstreams(gateway), attempt, async |kept: &Kept| match &digest {
+        Some(pin) if pin.text() == sha256(&kept.bytes) => Standing::Pinned,
+        Some(_) => Standing::Refuted,
+        None => Standing::Passing,
     });
     let Some(kept) = found.await? else { return Ok(absent(&format!("no upstream has the {}", sought.subject))) };
     // Whoever gave it, in this run or an earlier one, is worth waiting for.
@@ -250,6 +255,8 @@ async fn blob(gateway: &Rc<Gateway>, asked: &Asked, place: Place, pin: Pin) -> R
 }
 
 /// How long a blob is, without downloading it. `None`: no upstream has it; `Some(None)`: none says.
+///
+/// A digest does not cover it: until the blob is here it is one upstream's word, and asked for in each run.
 async fn size(
     gateway: &Gateway,
     asked: &Asked,
@@ -259,19 +266,21 @@ async fn size(
     relative: &str,
 ) -> Result<Option<Option<u64>>, Failure> {
     let (downloads, here) = (gateway.downloads.clone(), pin.clone());
-    let found = blocking(move || downloads.find(&here)).await;
-    if let Found::Verified(verified) = found.map_err(|error| error.failure(subject, Vec::new()))? {
-        return Ok(Some(Some(verified.size_bytes)));
+    let length = blocking(move || downloads.length(&here)).await;
+    if let Some(size_bytes) = length.map_err(|error| error.failure(subject, Vec::new()))? {
+        return Ok(Some(Some(size_bytes)));
     }
+    let name = format!("{}/{}", place.registry, place.repo);
     let sought = Sought {
         step: &asked.step,
         ecosystem: Ecosystem::Oci,
-        name: &place.repo,
+        name: &name,
         subject: subject.to_owned(),
         key: format!("size of sha256:{}", pin.text()),
         headers: asked.forwarded(&[]),
         max_bytes: 0,
     };
+    let exists = Cell::new(false);
     let attempt = async |upstream: &Upstream| {
         let url = Url::parse(&upstream.url)?.below(relative)?;
         let head = gateway.client.head(&sought.ask(upstream, &url), |_| false).await?;
@@ -279,11 +288,17 @@ async fn size(
             return Err(Error::new(Kind::Absent, "404 Not Found").at(&head.peer));
         }
         let length = head.hops.last().and_then(|headers| headers.get(header::CONTENT_LENGTH));
-        let length = length.map(|length| length.as_bytes().to_vec()).unwrap_or_default();
-        Ok(Kept { note: Default::default(), bytes: length.into() })
+        let Some(length) = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok()) else {
+            exists.set(true);
+            return Err(Error::new(Kind::Malformed, "it does not say how long the blob is").at(&head.peer));
+        };
+        Ok(Kept { note: Default::default(), bytes: length.to_string().into() })
     };
-    let found = seek_among(gateway, &sought, place.upstreams(gateway), attempt, |_| true).await?;
-    Ok(found.map(|kept| std::str::from_utf8(&kept.bytes).ok()?.parse().ok()))
+    let settled = async |_: &Kept| Standing::Unchanging;
+    match seek_among(gateway, &sought, place.upstreams(gateway), attempt, settled).await {
+        Err(_) if exists.get() => Ok(Some(None)),
+        found => Ok(found?.map(|kept| std::str::from_utf8(&kept.bytes).ok()?.parse().ok())),
+    }
 }
 
 pub fn is_blob(ask: &Ask<'_>) -> bool {

@@ -119,7 +119,8 @@ pub async fn delivered(
             let (pieces, arriving) = channel(2);
             let partial = gateway.downloads.partial_path(pin);
             let (gateway, step) = (gateway.clone(), asked.step.clone());
-            tokio::task::spawn_local(async move { trickle(&gateway, &step, &partial, fetching, &pieces).await });
+            let trickling = async move { trickle(&gateway, &step, &partial, fetching, size_bytes, &pieces).await };
+            tokio::task::spawn_local(trickling);
             Response::new(Reply::Pieces { arriving, left_bytes: size_bytes })
         }
     };
@@ -135,6 +136,7 @@ async fn trickle(
     step: &str,
     partial: &Path,
     mut fetching: Pinned<Box<impl Future<Output = Result<Fetched, Failure>>>>,
+    announced_bytes: Option<u64>,
     pieces: &Sender<io::Result<Bytes>>,
 ) {
     let mut sent = Vec::new();
@@ -142,7 +144,9 @@ async fn trickle(
         if let Ok(fetched) = tokio::time::timeout(SILENCE, &mut fetching).await {
             break fetched;
         }
-        let mut piece = vec![0; TRICKLE_BYTES as usize];
+        // With the last byte that was announced an answer is complete, so that one waits.
+        let unsent = announced_bytes.unwrap_or(u64::MAX).saturating_sub(sent.len() as u64 + 1);
+        let mut piece = vec![0; TRICKLE_BYTES.min(unsent) as usize];
         let read = File::open(partial).and_then(|file| file.read_at(&mut piece, sent.len() as u64)).unwrap_or_default();
         piece.truncate(read);
         sent.extend_from_slice(&piece);
@@ -160,6 +164,10 @@ async fn trickle(
             return;
         }
     };
+    if announced_bytes.is_some_and(|announced| announced != verified.size_bytes) {
+        let _ = pieces.send(Err(broken("it is not as long as was announced"))).await;
+        return;
+    }
     let rest = File::open(&verified.path).and_then(|mut file| {
         let mut start = vec![0; sent.len()];
         file.read_exact(&mut start)?;

@@ -8,7 +8,7 @@
 //! Rules: rustup's `dist` module, "manifest v2"; `release-stable.toml` of its update root.
 
 use crate::Gateway;
-use crate::documents::{Kept, Sought, seek};
+use crate::documents::{Kept, Sought, Standing, seek};
 use crate::downloads::{Pin, hex};
 use crate::error::{Error, Kind};
 use crate::fetch::{Wanted, fetch};
@@ -91,11 +91,11 @@ async fn manifest(gateway: &Gateway, step: &str, path: &str) -> Result<Option<By
             }
             Ok(url)
         },
-        |document| {
+        async |document: &Document| {
             let expected = pin.cloned().unwrap_or_else(|| own_hash.borrow().clone());
             check(&document.bytes, &expected).map(|()| Kept::of(document))
         },
-        |kept| pin.is_some_and(|pin| check(&kept.bytes, pin).is_ok()),
+        async |kept: &Kept| pin.map_or(Standing::Passing, |pin| Standing::of(check(&kept.bytes, pin), true)),
     );
     let Some(kept) = found.await? else { return Ok(None) };
     let named = hashes(&String::from_utf8_lossy(&kept.bytes)).collect::<Vec<_>>();
@@ -227,7 +227,7 @@ async fn file(
 /// The version that rustup compares with its own before it asks for anything else.
 async fn release(gateway: &Gateway, asked: &Asked) -> Result<Response<Reply>, Failure> {
     let sought = sought(&asked.step, "release file of rustup", &asked.path, MAX_TEXT_BYTES);
-    let check = |document: &Document| {
+    let check = async |document: &Document| {
         if looks_like_a_web_page(&document.bytes) {
             return Err(web_page(&document.bytes));
         }
@@ -235,7 +235,8 @@ async fn release(gateway: &Gateway, asked: &Asked) -> Result<Response<Reply>, Fa
         let malformed = || Error::new(Kind::Malformed, "its answer names no version of rustup");
         names_version.then(|| Kept::of(document)).ok_or_else(malformed)
     };
-    let found = seek(gateway, &sought, async |upstream: &Upstream| updates(upstream, &asked.path), check, |_| false);
+    let locate = async |upstream: &Upstream| updates(upstream, &asked.path);
+    let found = seek(gateway, &sought, locate, check, async |_: &Kept| Standing::Passing);
     Ok(match found.await? {
         Some(kept) => typed(StatusCode::OK, "application/toml", kept.bytes),
         None => absent("no update root of this profile has it"),
@@ -252,8 +253,10 @@ async fn itself(gateway: &Rc<Gateway>, asked: &Asked) -> Result<Response<Reply>,
         gateway,
         &sought,
         async |upstream: &Upstream| updates(upstream, &beside),
-        |document| first_hash(document).map(|sha256| Kept { bytes: sha256.into(), ..Kept::of(document) }),
-        |_| false,
+        async |document: &Document| {
+            first_hash(document).map(|sha256| Kept { bytes: sha256.into(), ..Kept::of(document) })
+        },
+        async |_: &Kept| Standing::Passing,
     );
     let Some(kept) = found.await? else { return Ok(absent(&format!("no update root of this profile has {subject}"))) };
     let sha256 = String::from_utf8_lossy(&kept.bytes).into_owned();

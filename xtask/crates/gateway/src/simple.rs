@@ -9,7 +9,7 @@
 
 use crate::Gateway;
 use crate::connect::percent_decode;
-use crate::documents::{Kept, Sought, seek};
+use crate::documents::{Kept, Sought, Standing, seek};
 use crate::downloads::{Found, Pin};
 use crate::error::{Error, Kind};
 use crate::fetch::{Errand, Fetched, Wanted, blocking, fetch};
@@ -111,7 +111,7 @@ async fn project_page(gateway: &Gateway, asked: &Asked, project: &str) -> Result
         asking.replace(upstream.url.clone());
         page_url(upstream, project)
     };
-    let accept = |document: &Document| {
+    let accept = async |document: &Document| {
         let kept = Kept::of(document);
         let files = read(&kept)?;
         check(&files, &pinned).inspect_err(|error| {
@@ -122,7 +122,8 @@ async fn project_page(gateway: &Gateway, asked: &Asked, project: &str) -> Result
         gateway.pages.0.borrow_mut().insert((asking.borrow().clone(), project.to_owned()), Rc::new(files));
         Ok(kept)
     };
-    let settled = |kept: &Kept| !pinned.is_empty() && read(kept).and_then(|files| check(&files, &pinned)).is_ok();
+    let settled =
+        async |kept: &Kept| Standing::of(read(kept).and_then(|files| check(&files, &pinned)), !pinned.is_empty());
     let found = seek(gateway, &sought, locate, accept, settled).await?;
     // A file that went away everywhere: whoever needs it hears so when it is asked for.
     Ok(found.or(stale.into_inner()))

@@ -16,5 +16,6 @@ mod probe;
 mod rustup;
 mod server;
 mod simple;
+mod stored;
 mod unpack;
 mod zips;
