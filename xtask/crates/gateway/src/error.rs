@@ -1,11 +1,28 @@
 //! What can go wrong with one request to one upstream.
 //!
-//! Owns: the kinds of trouble, how each is written in the ledger, and where the evidence (address, proxy, hashes) is kept.
-//! Never: decide what to do next (`upstream::classify` does) or hold a secret.
+//! Owns: the kinds of trouble, how each is written in the ledger, where the evidence (address, proxy, hashes) is kept, and
+//! how much of a mirror's own words a person gets to read. Never: decide what to do next (`upstream::classify` does) or hold
+//! a secret.
 
 use crate::connect::Peer;
 use protocol::{Attempt, Failure, FailureKind, Upstream, Verdict};
 use std::time::Duration;
+
+/// Messages cite names, versions and parsers' complaints, which a mirror makes as long as it likes; the longest of our own
+/// words leave room for two hashes.
+const MAX_MESSAGE_CHARS: usize = 400;
+/// The longest hash in text, a sha512, has 128.
+const MAX_HASH_CHARS: usize = 140;
+
+/// The start of a text that may be a mirror's, without what would command a terminal.
+fn cited(text: &str, max_chars: usize) -> String {
+    let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut cited: String = chars.by_ref().take(max_chars).collect();
+    if chars.next().is_some() {
+        cited.push('…');
+    }
+    cited
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -63,16 +80,19 @@ pub struct Error {
 }
 
 impl Error {
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), peer: Box::default() }
+    pub fn new(kind: Kind, message: impl AsRef<str>) -> Self {
+        Self { kind, message: cited(message.as_ref(), MAX_MESSAGE_CHARS), peer: Box::default() }
     }
 
     pub fn disk(action: &str, path: &std::path::Path, cause: &std::io::Error) -> Self {
-        Self::new(Kind::Disk, format!("cannot {action} {}: {cause}", path.display()))
+        // Nothing of it is a mirror's, and half a path is none.
+        let message = format!("cannot {action} {}: {cause}", path.display());
+        Self { kind: Kind::Disk, message, peer: Box::default() }
     }
 
     pub fn hash(expected: &str, got: &str) -> Self {
-        let kind = Kind::Hash { expected: expected.to_owned(), got: got.to_owned() };
+        let got = cited(got, MAX_HASH_CHARS);
+        let kind = Kind::Hash { expected: expected.to_owned(), got: got.clone() };
         Self::new(kind, format!("these are not the pinned bytes: expected {expected}, got {got}"))
     }
 
@@ -142,5 +162,22 @@ impl Error {
             _ => FailureKind::Network,
         };
         Failure { kind, subject: subject.to_owned(), message: self.message.clone(), attempts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirrors_words_are_cut_and_command_no_terminal() {
+        let flood = "\u{1b}[2J".repeat(100_000);
+        for error in [Error::new(Kind::Malformed, format!("it names {flood}")), Error::hash(&"a".repeat(64), &flood)] {
+            assert!(error.message.chars().count() <= MAX_MESSAGE_CHARS + 1, "{}", error.message.len());
+            assert!(!error.message.contains('\u{1b}') && error.message.ends_with('…'), "{}", error.message);
+            if let Kind::Hash { got, .. } = error.kind {
+                assert_eq!(got.chars().count(), MAX_HASH_CHARS + 1);
+            }
+        }
     }
 }

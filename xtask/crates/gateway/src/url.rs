@@ -43,9 +43,15 @@ pub struct Url {
     query: Option<String>,
 }
 
+/// URLs stand in messages and ledgers; signed ones have two thousand bytes.
+const MAX_URL_BYTES: usize = 8 << 10;
+
 impl Url {
     /// # Errors: Configuration, naming what is wrong without repeating credentials.
     pub fn parse(text: &str) -> Result<Self, Error> {
+        if text.len() > MAX_URL_BYTES {
+            return Err(Error::new(Kind::Configuration, format!("a URL of {} bytes is not usable", text.len())));
+        }
         let wrong =
             |why: &str| Error::new(Kind::Configuration, format!("`{}` is not a usable URL: {why}", redacted(text)));
         let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("it has no http:// or https://"))?;
