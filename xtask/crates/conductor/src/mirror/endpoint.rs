@@ -96,14 +96,23 @@ impl MirrorUrl {
 
     fn checked(text: &str) -> Result<Self, InvalidUrl> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-        let (authority, path) = rest.split_once('/').map_or((rest, None), |(authority, path)| (authority, Some(path)));
-        let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
-        let shown = match (user, path) {
-            (None, _) => text.to_owned(),
-            (Some(_), None) => format!("{scheme}://****@{host}"),
-            (Some(_), Some(path)) => format!("{scheme}://****@{host}/{path}"),
+        let after_user = rest.rfind('@').map(|at| at + 1);
+        // Content networks and package services put tokens into queries.
+        let end = rest.find(['?', '#']).filter(|end| after_user.is_none_or(|user| user <= *end)).unwrap_or(rest.len());
+        let shown = match after_user {
+            Some(user) => format!("{scheme}://****@{}", &rest[user..end]),
+            None if scheme.is_empty() => rest[..end].to_owned(),
+            None => format!("{scheme}://{}", &rest[..end]),
         };
-        let masked = Masked::new(text, shown);
+        let hidden = rest[end..].chars().next().map(|mark| format!("{mark}…")).unwrap_or_default();
+        let masked = Masked::new(text, shown + &hidden);
+        // A password with such a character would end before it, and the rest of it would be shown, and asked for as a path.
+        let early = rest[..after_user.unwrap_or(0)].find(['/', '?', '#']).and_then(|at| rest[at..].chars().next());
+        if let Some(c) = early {
+            return Err(InvalidUrl::Character(masked, c, u32::from(c)));
+        }
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
         if !matches!(scheme, "https" | "http" | "sparse+https" | "sparse+http")
             || host.is_empty()
             || host.starts_with(':')
@@ -176,7 +185,7 @@ impl MirrorUrl {
 
     fn authority(&self) -> &str {
         let rest = self.expose().split_once("://").map_or("", |(_, rest)| rest);
-        rest.split('/').next().unwrap_or(rest)
+        rest.split(['/', '?', '#']).next().unwrap_or(rest)
     }
 }
 
@@ -389,6 +398,14 @@ mod tests {
         assert_eq!(url.expose_authorization().as_deref(), Some("Basic YWxpY2U6cEBzcw=="));
         assert_eq!(url.without_credentials(), "https://corp.example:8443/go/");
         assert_eq!((url.host(), url.host_with_port().as_str()), ("corp.example", "corp.example:8443"));
+        for (text, shown) in [
+            ("https://corp/go?token=hunter2", "https://corp/go?…"),
+            ("https://u:p@corp?token=hunter2", "https://****@corp?…"),
+            ("https://corp/#hunter2", "https://corp/#…"),
+        ] {
+            let url = MirrorUrl::parse(text).unwrap();
+            assert_eq!((url.expose(), url.to_string().as_str(), url.host()), (text, shown, "corp"));
+        }
         for (text, place) in
             [("sparse+https://A.example:443/", "a.example"), ("http://a:80/x", "a"), ("http://a:443/", "a:443")]
         {
@@ -406,6 +423,11 @@ mod tests {
     fn a_list_separator_or_a_quote_cannot_hide_in_a_url() {
         for wrong in ["corp.example", "ftp://corp.example/", "https:///path", "https://:1/", "off", ""] {
             assert!(matches!(MirrorUrl::parse(wrong), Err(InvalidUrl::Shape(_))), "{wrong}");
+        }
+        for (secret, character) in [("/", '/'), ("?", '?'), ("#", '#'), ("a@b/", '/')] {
+            let wrong = MirrorUrl::parse(&format!("sparse+https://u:hunter{secret}2@corp/index/")).unwrap_err();
+            assert!(matches!(wrong, InvalidUrl::Character(_, c, _) if c == character), "{wrong}");
+            assert!(wrong.to_string().starts_with("`sparse+https://****@corp/index/`"), "{wrong}");
         }
         let wrong = MirrorUrl::parse("https://u:secret@a/|https://b/").unwrap_err().to_string();
         assert_eq!(wrong, "`https://****@a/|https://b/` holds `|`, which must be written as %7C in a URL");

@@ -141,6 +141,7 @@ pub struct ProfileTable {
     #[serde(default, deserialize_with = "proxy")]
     pub proxy: Option<MirrorUrl>,
     /// Hosts and `.domains` that are reached without the proxy.
+    #[serde(default, deserialize_with = "no_proxy")]
     pub no_proxy: Option<Vec<String>>,
     /// Further hosts that the endpoints lead to: download hosts, CDNs.
     pub hosts: Option<Vec<Host>>,
@@ -174,6 +175,7 @@ impl TryFrom<String> for Host {
         let (name, port) = plausible.split_once(':').unwrap_or((plausible, "443"));
         let named = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'));
         if !named || port.parse::<u16>().is_err() {
+            let text = text.rsplit_once('@').map_or(text.clone(), |(_, host)| format!("****@{host}"));
             return Err(tr!("`{text}` is no host: expected `NAME` or `NAME:PORT`, without scheme and path", text));
         }
         Ok(Self(text))
@@ -264,6 +266,8 @@ impl TryFrom<String> for ChecksumDatabase {
             "off" | "" => Err(tr!(
                 "the checksum database cannot be switched off: it is what makes a mirror safe; use \"proxy\" or a database's name"
             )),
+            // It is printed, and given to Go as it is.
+            _ if text.contains('@') => Err(tr!("the URL of a checksum database holds no user or password")),
             _ => Ok(Self::Name(text)),
         }
     }
@@ -348,6 +352,10 @@ impl TryFrom<String> for GitPrefix {
     fn try_from(text: String) -> Result<Self, String> {
         if !text.ends_with(['/', ':']) || text.contains(char::is_whitespace) || text.contains('$') {
             return Err(tr!("`{text}` is no beginning of a repository's URL: expected a last `/` or `:`", text));
+        }
+        let user = text.split_once("://").and_then(|(_, rest)| Some(rest.rsplit_once('@')?.0));
+        if user.is_some_and(|user| user.contains(':')) {
+            return Err(tr!("the beginning of a repository's URL holds no password"));
         }
         Ok(Self(text))
     }
@@ -870,6 +878,14 @@ fn proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MirrorUrl>
     Ok(Some(url))
 }
 
+fn no_proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    let list = Vec::<String>::deserialize(deserializer)?;
+    if list.iter().any(|entry| entry.contains('@')) {
+        return Err(D::Error::custom(tr!("`no_proxy` holds hosts and `.domains`, never a user or password")));
+    }
+    Ok(Some(list))
+}
+
 /// `2026-11` or `2026-11-30`.
 fn date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -1049,6 +1065,19 @@ mod tests {
         }
         let auto = profiles(text, "").resolve("auto", None).unwrap();
         assert!(auto.private(Ecosystem::Python, "corp-x").is_some(), "auto must not make a private name public");
+    }
+
+    #[test]
+    fn what_is_printed_as_it_stands_takes_no_password() {
+        for (line, word) in [
+            ("no_proxy = ['http://u:hunter2@h']", "never a user"),
+            ("hosts = ['u:hunter2@h.example']", "****@h.example"),
+            ("go = { proxy = ['direct'], sumdb = ['sum.example https://u:hunter2@h'] }", "no user or password"),
+            ("git.instead_of = { 'https://u:hunter2@gh/' = 'https://mirror/' }", "no password"),
+        ] {
+            let error = toml::from_str::<File>(&format!("[mirror.lab]\n{line}")).err().unwrap();
+            assert!(error.message().contains(word) && !error.message().contains("hunter2"), "{}", error.message());
+        }
     }
 
     #[test]
