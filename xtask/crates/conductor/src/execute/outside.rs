@@ -11,7 +11,9 @@ use crate::error::{Code, Error, ExitCode, Result};
 use crate::files;
 use crate::language;
 use crate::mirror::direct::{self, Defaults, Machine};
-use crate::mirror::env::{Context, Gateway as Door, HUB_TOKENS, Note, Tool, ToolEnvironment, tool_environment};
+use crate::mirror::env::{
+    Context, Gateway as Door, HUB_TOKENS, Note, Tool, ToolEnvironment, go_private, tool_environment,
+};
 use crate::mirror::setup::{Places, defaults_needed, places};
 use crate::mirror::{
     self, Ecosystem, Egress, Endpoint, Layer, Masked, MirrorUrl, Profile, Profiles, Unexpanded, Unresolved, UrlPair,
@@ -415,10 +417,18 @@ impl<'a> Outside<'a> {
         };
         let offline = self.settings.offline.value;
         let token = HUB_TOKENS.iter().find_map(|name| self.environment.get(*name)).filter(|it| !it.is_empty());
-        let places = match &self.profile {
+        let mut places = match &self.profile {
             _ if offline => Places::default(),
             profile => places(profile.as_ref(), &self.direct().0, token.map(String::as_str)),
         };
+        // Where Go may not fetch them from their own hosts: of nobody, rather than of a mirror.
+        if self.profile.as_ref().is_some_and(|it| it.egress == Egress::MirrorsOnly) {
+            let names = go_private(&self.environment, &self.go_file());
+            if !names.is_empty() {
+                let private = places.private.entry(protocol::Ecosystem::Go).or_default();
+                private.push(protocol::Private { names, upstreams: Vec::new() });
+            }
+        }
         let own_proxy =
             self.profile.as_ref().and_then(|profile| profile.proxy.as_ref()).map(|url| url.expose().to_owned());
         let own_exceptions =

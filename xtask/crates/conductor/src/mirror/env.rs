@@ -9,7 +9,7 @@
 
 use super::direct::Defaults;
 use super::endpoint::{Endpoint, Masked, MirrorUrl, UrlPair};
-use super::profile::{ChecksumDatabase, Ecosystem, Fallthrough, Profile};
+use super::profile::{ChecksumDatabase, Ecosystem, Egress, Fallthrough, Profile};
 use crate::tr;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -296,6 +296,12 @@ fn go(context: &Context) -> ToolEnvironment {
         } else if let Some(list) = goproxy(profile, context.defaults) {
             it.set("GOPROXY", list);
         }
+        if profile.egress == Egress::MirrorsOnly {
+            // Go's word for nothing: what the user calls private would be fetched from its own host, which is not in the profile.
+            it.set("GONOPROXY", "none");
+            it.set("GOVCS", "*:off");
+            it.clear(context, &["GONOPROXY", "GOVCS"]);
+        }
         // Unset is Go's default database, which Go asks through the first proxy that serves it.
         if let Some(ChecksumDatabase::Name(name)) = profile.go.sumdb.first() {
             it.set("GOSUMDB", name.as_str());
@@ -334,6 +340,13 @@ fn go(context: &Context) -> ToolEnvironment {
         }
     }
     it
+}
+
+/// Modules that the user calls private, by variable or else by Go's file: of such no mirror may hear.
+pub fn go_private(environment: &BTreeMap<String, String>, go_file: &BTreeMap<String, String>) -> Vec<String> {
+    let said = |name: &str| environment.get(name).or_else(|| go_file.get(name)).filter(|it| !it.is_empty());
+    let patterns = said("GONOPROXY").or_else(|| said("GOPRIVATE")).map_or("", String::as_str).split(',').map(str::trim);
+    patterns.filter(|it| it.contains(char::is_alphanumeric) && *it != "none").map(str::to_owned).collect()
 }
 
 /// `None`: nothing to say, Go's own default stands.
@@ -678,6 +691,15 @@ mod tests {
         assert_eq!(private["GOPROXY"], "https://go.lab,https://default.example,direct");
         let closed = as_go_reads_it(Some(&profile("lab", Some(Egress::MirrorsOnly))), &[], &[]);
         assert_eq!(closed["GOPROXY"], "https://u:secret@go.lab|https://go2.lab/proxy/");
+        // What is private is fetched from its own host, unless nothing but the mirrors may be asked.
+        let private = [("GOPRIVATE", "corp.example"), ("GONOPROXY", "*"), ("GOVCS", "*:all")];
+        for (variables, file) in [(&private[..], &[][..]), (&[], &private)] {
+            let read = |egress| as_go_reads_it(Some(&profile("lab", Some(egress))), variables, file);
+            let (open, closed) = (read(Egress::PreferMirrors), read(Egress::MirrorsOnly));
+            assert_eq!((open["GONOPROXY"].as_str(), open["GOVCS"].as_str()), ("*", "*:all"));
+            assert_eq!((closed["GONOPROXY"].as_str(), closed["GOVCS"].as_str()), ("none", "*:off"));
+            assert_eq!(closed["GOPRIVATE"], "corp.example");
+        }
         let nothing = as_go_reads_it(Some(&profile("direct", Some(Egress::MirrorsOnly))), &[], &[]);
         assert_eq!(nothing["GOPROXY"], "off");
         // Go reads no further than its own `direct`: a default that is not last comes without it.
@@ -685,6 +707,16 @@ mod tests {
         first.go.proxy.rotate_right(1);
         let list = &as_go_reads_it(Some(&first), &[], &[])["GOPROXY"];
         assert_eq!(list, "https://default.example|https://u:secret@go.lab|https://go2.lab/proxy/");
+    }
+
+    #[test]
+    fn what_the_user_calls_private_is_known_as_go_knows_it() {
+        let private =
+            |variables: &[(&str, &str)], file: &[(&str, &str)]| go_private(&map(variables), &map(file)).join(" ");
+        assert_eq!(private(&[("GOPRIVATE", "a.example, b.example/*,*")], &[]), "a.example b.example/*");
+        assert_eq!(private(&[("GOPRIVATE", "a.example"), ("GONOPROXY", "b.example")], &[]), "b.example");
+        assert_eq!(private(&[("GONOPROXY", "none")], &[("GOPRIVATE", "a.example")]), "");
+        assert_eq!(private(&[], &[("GOPRIVATE", "a.example")]), "a.example");
     }
 
     #[test]
