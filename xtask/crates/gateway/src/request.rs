@@ -18,7 +18,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use protocol::{Ecosystem, Limits, Upstream, Verdict};
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::io::Write;
 use std::pin::Pin;
@@ -30,6 +30,8 @@ const MAX_HOPS: usize = 10;
 const MAX_IDLE_PER_ORIGIN: usize = 8;
 /// As much of a web page or an error page as is read to cite its first words.
 const CITED_BYTES: usize = 2048;
+/// How long those words may take; the status is known already.
+const CITING: Duration = Duration::from_secs(1);
 const MAX_TOKEN_BYTES: usize = 1 << 20;
 const USER_AGENT: &str = concat!("cargo-xtask-gateway/", env!("CARGO_PKG_VERSION"));
 
@@ -44,6 +46,8 @@ pub struct Client {
     tokens: RefCell<HashMap<String, String>>,
     /// Registries that gave a manifest, and how long their blobs' first byte is waited for.
     patience: RefCell<HashMap<Origin, Duration>>,
+    /// Who sent a status and then no page.
+    mute: RefCell<HashSet<Origin>>,
     trail: Option<Rc<RefCell<Trail>>>,
 }
 
@@ -122,6 +126,7 @@ impl Client {
             idle: RefCell::default(),
             tokens: RefCell::default(),
             patience: RefCell::default(),
+            mute: RefCell::default(),
             trail: None,
         }
     }
@@ -136,6 +141,7 @@ impl Client {
             idle: RefCell::default(),
             tokens: RefCell::default(),
             patience: RefCell::default(),
+            mute: RefCell::default(),
             trail: Some(trail),
         }
     }
@@ -259,7 +265,7 @@ impl Client {
                 if location.is_some() || (method == Method::HEAD && status == StatusCode::NOT_FOUND) {
                     return Ok((response, idle, url));
                 }
-                return match self.refusal(response, entry).await {
+                return match self.refusal(&url.origin, response, entry).await {
                     Ok(response) => Ok((response, idle, url)),
                     Err(error) => Err(error.at(&idle.peer)),
                 };
@@ -299,7 +305,12 @@ impl Client {
     }
 
     /// Turns every status that carries no content into its error, with the first words of the page.
-    async fn refusal(&self, mut response: Response<Incoming>, entry: &mut Entry) -> Result<Response<Incoming>, Error> {
+    async fn refusal(
+        &self,
+        origin: &Origin,
+        mut response: Response<Incoming>,
+        entry: &mut Entry,
+    ) -> Result<Response<Incoming>, Error> {
         let status = response.status();
         if status.is_success() || status.as_u16() == 304 {
             return Ok(response);
@@ -314,16 +325,24 @@ impl Client {
             511 => Kind::Html,
             code => Kind::Status(code),
         };
-        let mut pace = Pace::new(&self.limits);
         let mut page = Vec::new();
-        while page.len() < CITED_BYTES {
-            match pace.chunk(response.body_mut()).await {
-                Ok(Some(chunk)) => {
-                    entry.received(chunk.len());
-                    page.extend_from_slice(&chunk);
+        let reading = async {
+            let mut pace = Pace::new(&self.limits);
+            while page.len() < CITED_BYTES {
+                match pace.chunk(response.body_mut()).await {
+                    Ok(Some(chunk)) => {
+                        entry.received(chunk.len());
+                        page.extend_from_slice(&chunk);
+                    }
+                    _ => break,
                 }
-                _ => break,
             }
+        };
+        // Whoever was slow to explain once is not waited for again.
+        let mute = self.mute.borrow().contains(origin);
+        let reading = tokio::time::timeout(if mute { Duration::ZERO } else { CITING }, reading);
+        if reading.await.is_err() {
+            self.mute.borrow_mut().insert(origin.clone());
         }
         let words = oci::refusal(&page).unwrap_or_else(|| first_words(&page));
         let said = if words.is_empty() { String::new() } else { format!(": “{words}”") };

@@ -150,6 +150,11 @@ pub async fn ask_in_turn<T>(
                 let final_word = next == Next::AfterAbsence && error.kind != Kind::Absent;
                 match reaction {
                     Reaction::Continue => {}
+                    // Another may answer at once; who asked for time gets it in the next round.
+                    Reaction::Wait(_) if left.len() > 0 && !final_word => {
+                        again.push(index);
+                        break;
+                    }
                     Reaction::Wait(time) if waits < MAX_WAITS => {
                         waits += 1;
                         tokio::time::sleep(time).await;

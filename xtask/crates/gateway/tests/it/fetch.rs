@@ -177,20 +177,43 @@ fn a_portal_everywhere_is_named_by_its_first_words() {
 #[test]
 fn retry_after_is_honoured_up_to_the_limit() {
     let body = tiny_module();
-    for (seconds, served_by_first) in [(1, true), (3600, false)] {
+    // Alone it is waited for; beside another that one is asked meanwhile.
+    for (seconds, alone) in [(1, true), (1, false), (3600, false)] {
         let (folder, asked, good_one) = (Folder::new(), AtomicUsize::new(0), good(&body));
         let limited = Server::start(move |hit| match asked.fetch_add(1, Ordering::Relaxed) {
             0 => Reply::status(429).with("Retry-After", seconds.to_string()),
             _ => good_one(hit),
         });
         let fine = Server::start(good(&body));
-        let mut gateway = Gateway::start(&setup(&folder, Ecosystem::Go, &[&limited.url, &fine.url]));
+        let both = [limited.url.as_str(), &fine.url];
+        let urls = if alone { &both[..1] } else { &both[..] };
+        let mut gateway = Gateway::start(&setup(&folder, Ecosystem::Go, urls));
         let started = Instant::now();
         assert_eq!(gateway.fetch(go_module()).unwrap(), body);
-        assert_eq!(started.elapsed() >= Duration::from_secs(1), served_by_first);
-        assert_eq!(fine.hits().is_empty(), served_by_first);
+        assert_eq!(started.elapsed() >= Duration::from_secs(1), alone);
+        assert_eq!(fine.hits().is_empty(), alone);
         assert_eq!(gateway.verdicts(), [Verdict::Limited, Verdict::Ok]);
     }
+}
+
+#[test]
+fn an_error_whose_page_never_comes_is_waited_for_once() {
+    let body = tiny_module();
+    let (folder, fine) = (Folder::new(), Server::start(good(&body)));
+    let page = || Reply::Hold { body: vec![b'x'; 1000], status: 404, headers: Vec::new(), after: 1 };
+    let mute = Server::start(move |_| page());
+    let mut setup = setup(&folder, Ecosystem::Go, &[&mute.url, &fine.url]);
+    setup.limits.stall_seconds = 10;
+    let mut gateway = Gateway::start(&setup);
+    let started = Instant::now();
+    assert_eq!(gateway.fetch(go_module()).unwrap(), body);
+    let first = started.elapsed();
+    assert!(first < Duration::from_secs(5), "{first:?}");
+    let started = Instant::now();
+    for _ in 0..4 {
+        gateway.get("http://xtask-gateway.invalid/go/example.com/none/@v/list", &gateway.password.clone());
+    }
+    assert!(started.elapsed() < first, "{first:?}, then {:?}", started.elapsed());
 }
 
 #[test]
