@@ -5,6 +5,7 @@
 //! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::error::{Error, Kind};
+use crate::names::Names;
 use crate::url::{Origin, Url};
 use protocol::{Proxy, Setup};
 use rustls::client::WebPkiServerVerifier;
@@ -55,6 +56,7 @@ pub struct Forward {
 
 pub struct Connector {
     proxy: ProxyRules,
+    names: Names,
     ca_bundles: Vec<PathBuf>,
     further_authorities: Vec<PathBuf>,
     /// Made on first use: reading a system store costs more than many a whole run over plain http.
@@ -71,6 +73,7 @@ impl Connector {
     pub fn new(setup: &Setup) -> Result<Self, Error> {
         Ok(Self {
             proxy: ProxyRules::new(&setup.proxy)?,
+            names: Names::of_this_machine(),
             ca_bundles: setup.ca_bundles.clone(),
             further_authorities: setup.further_authorities.clone(),
             tls: OnceCell::new(),
@@ -87,7 +90,7 @@ impl Connector {
 
         let whose = if via.is_some() { "the proxy " } else { "" };
         let what = format!("cannot connect to {whose}{}", next_hop.authority());
-        let mut stream = match self.bounded(dial(next_hop)).await {
+        let mut stream = match self.bounded(dial(&self.names, next_hop)).await {
             Ok(stream) => stream,
             Err(cause) => return Err(Error::new(Kind::Dead, format!("{what}: {cause}")).at(&peer)),
         };
@@ -150,9 +153,9 @@ impl Connector {
 }
 
 /// The first of a name's addresses to answer; each gets a head start over the next.
-async fn dial(origin: &Origin) -> io::Result<TcpStream> {
+async fn dial(names: &Names, origin: &Origin) -> io::Result<TcpStream> {
     let host = origin.host.trim_matches(['[', ']']);
-    let mut addresses = tokio::net::lookup_host((host, origin.port)).await?;
+    let mut addresses = names.addresses(host).await?.into_iter().map(|address| SocketAddr::new(address, origin.port));
     let mut dials = JoinSet::new();
     let mut failures = Vec::new();
     loop {

@@ -11,12 +11,12 @@
 //! Reading order: `server` and `crates`, `go`, `simple`, `hub`, `npm`, `oci`, `rustup`, `file` (a file a protocol) → `fetch`
 //! (one pinned artifact), `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in
 //! which order), `probe` (what they are worth) and `upstream` (who is asked next) → `request` (one GET) → `connect` (one
-//! connection); beside them `downloads` (the folder), `unpack` (archives), `tarball` (what a crate may hold), `ledger`
+//! connection) and `names`; beside them `downloads` (the folder), `unpack` (archives), `tarball` (what a crate may hold), `ledger`
 //! (standard output), `url`, `error`.
 //! Reading order: `server` and `crates`, `go`, `simple`, `npm`, `apt`, `rustup`, `hub`, `oci`, `file` (a file a protocol) →
 //! `fetch` (one pinned artifact), `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in
 //! which order), `probe` (what they are worth) and `upstream` (who is asked next) → `request` (one GET) → `connect` (one
-//! connection); beside them `downloads` (the folder), `unpack` (archives), `ledger` (standard output), `url`, `error`.
+//! connection) and `names`; beside them `downloads` (the folder), `unpack` (archives), `ledger` (standard output), `url`, `error`.
 
 mod apt;
 mod connect;
@@ -29,6 +29,7 @@ mod file;
 mod go;
 mod hub;
 mod ledger;
+mod names;
 mod npm;
 mod oci;
 mod picker;
