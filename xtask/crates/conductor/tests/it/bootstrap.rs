@@ -19,6 +19,25 @@ const RECORDER: &str = r#"#!/bin/sh
 echo "init $* from $RUSTUP_DIST_SERVER and $RUSTUP_UPDATE_ROOT"
 mkdir -p "$HOME/.rustup/update-hashes"
 printf %s "$SERVED" > "$HOME/.rustup/update-hashes/1.95.0-x"
+mkdir -p "$HOME/.cargo/bin"
+echo 'PATH="$HOME/.cargo/bin:$PATH"' > "$HOME/.cargo/env"
+printf '#!/bin/sh\necho "cargo 1.95.0 (x)"\n' > "$HOME/.cargo/bin/cargo"
+chmod +x "$HOME/.cargo/bin/cargo"
+"#;
+
+/// As the system's rustup and its cargo: a toolchain that is no default is found by its name only.
+const SYSTEMS_RUSTUP: &str = r#"#!/bin/sh
+case "$*" in
+  default) cat "$HOME/default" 2>/dev/null || { echo "error: no default toolchain is configured" >&2; exit 1; } ;;
+  "default "*) echo "$2 (default)" > "$HOME/default" ;;
+  "toolchain install"*) mkdir -p "$HOME/.rustup/update-hashes"; printf %s "$SERVED" > "$HOME/.rustup/update-hashes/1.95.0-x" ;;
+esac
+"#;
+const SYSTEMS_CARGO: &str = r#"#!/bin/sh
+case "$1" in
+  +*) echo "cargo ${1#+} (x)" ;;
+  *) [ -s "$HOME/default" ] || exit 1; read -r version _ < "$HOME/default"; echo "cargo $version (x)" ;;
+esac
 "#;
 
 fn sha256(text: &str) -> String {
@@ -74,15 +93,29 @@ fn printed(project: &Project, servers: &[&str], arguments: &str) -> Ended {
     project.run(&format!("mirror bootstrap --mirror lab {arguments}"))
 }
 
-/// In a home of its own; nothing may stay in its folder for temporary files.
-/// In a home of its own; nothing may stay in its folder for temporary files.
 fn run(project: &Project, shell: &str, script: &str, path: &str, served: &str) -> Output {
+    run_with(project, shell, script, path, served, &["--", "--no-modify-path"], "")
+}
+
+/// In a home of its own, where `default` is rustup's default toolchain; nothing may stay in its folder for temporary files.
+fn run_with(
+    project: &Project,
+    shell: &str,
+    script: &str,
+    path: &str,
+    served: &str,
+    words: &[&str],
+    default: &str,
+) -> Output {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let home = project.folder.0.join(format!("home-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
     fs::create_dir_all(home.join("tmp")).unwrap();
     fs::write(home.join("bootstrap.sh"), script).unwrap();
+    if !default.is_empty() {
+        fs::write(home.join("default"), format!("{default} (default)\n")).unwrap();
+    }
     let mut command = Command::new(format!("/bin/{shell}"));
-    command.args(["bootstrap.sh", "--no-modify-path"]).current_dir(&home).env_clear();
+    command.arg("bootstrap.sh").args(words).current_dir(&home).env_clear();
     command.env("PATH", path).env("HOME", &home).env("TMPDIR", home.join("tmp")).env("SERVED", served);
     let output = command.output().unwrap();
     assert_eq!(fs::read_dir(home.join("tmp")).unwrap().count(), 0, "something was left behind: {output:?}");
@@ -142,8 +175,8 @@ fn every_downloader_passes_dead_silent_html_and_wrong_servers_and_runs_the_pinne
         let options = "-y --profile minimal -c rustfmt -c clippy --default-toolchain 1.95.0 --no-modify-path";
         assert_eq!(stdout, format!("init {options} from {good} and {good}/rustup\n"), "{downloader}");
         for (url, reason) in [
-            (&dead, "no answer in time"),
-            (&silent_url, "no answer in time"),
+            (&dead, if downloader == "curl" { "curl: (7) " } else { "Connection refused" }),
+            (&silent_url, if downloader == "curl" { "curl: (28) " } else { "timed out" }),
             (&html, "other bytes than the pinned ones (<!doctype html>...)"),
             (&stale, "other bytes"),
             (&flipped, "rustup-init: other bytes"),
@@ -151,6 +184,7 @@ fn every_downloader_passes_dead_silent_html_and_wrong_servers_and_runs_the_pinne
             let told = stderr.lines().any(|line| line.contains(url.as_str()) && line.contains(reason));
             assert!(told, "{downloader} {url}: {stderr}");
         }
+        assert!(stderr.contains("/.cargo/env\" && cargo xtask build --mirror lab\n"), "{downloader}: {stderr}");
     };
     // Side by side, as each waits for the silent server.
     thread::scope(|scope| {
@@ -172,7 +206,60 @@ fn a_manifest_that_changes_between_the_check_and_the_installation_is_found() {
         assert!(String::from_utf8(output.stderr).unwrap().contains("another manifest"));
     }
     let nobody = printed(&project, &["http://127.0.0.1:1"], "").stdout;
-    assert_eq!(run(&project, "sh", &nobody, &path, "").status.code(), Some(4));
+    let output = run(&project, "sh", &nobody, &path, "");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(4) && stderr.contains("\nhint: check the network or the proxy"), "{stderr}");
+}
+
+#[test]
+fn help_is_told_and_an_unknown_word_refused_before_any_contact() {
+    let project = Project::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let script = printed(&project, &[&url], "").stdout;
+    let path = path_with(&project, "curl").or_else(|| path_with(&project, "python3")).unwrap();
+    for word in ["-h", "--help"] {
+        let output = run_with(&project, "sh", &script, &path, "", &[word], "");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{stdout}");
+        for told in [&*url, "/.rustup (toolchain)", "/.cargo (cargo)", "https_proxy", "exit codes: 0 done, 2"] {
+            assert!(stdout.contains(told), "{told}: {stdout}");
+        }
+    }
+    for word in ["--dry-run", "install"] {
+        let output = run_with(&project, "sh", &script, &path, "", &[word], "");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.contains(&format!("`{word}`")), "{stderr}");
+    }
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "a server was contacted");
+}
+
+#[test]
+fn with_the_systems_rustup_the_next_step_is_one_that_works() {
+    use std::os::unix::fs::PermissionsExt;
+    let project = Project::new();
+    let script = printed(&project, &[&mirror(MANIFEST, RECORDER, "archive")], "").stdout;
+    let path = path_with(&project, "curl").or_else(|| path_with(&project, "python3")).unwrap();
+    for (program, text) in [("rustup", SYSTEMS_RUSTUP), ("cargo", SYSTEMS_CARGO)] {
+        let file = std::path::Path::new(&path).join(program);
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let served = &sha256(MANIFEST)[..20];
+    let ended = |default| {
+        let output = run_with(&project, "sh", &script, &path, served, &["--", "--no-modify-path"], default);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (default, step) in [("", "cargo"), ("1.95.0", "cargo"), ("1.70.0", "cargo +1.95.0")] {
+        let (exit, stderr) = ended(default);
+        let next = format!("done; now: {step} xtask build --mirror lab\n");
+        assert!(exit == Some(0) && stderr.ends_with(&next), "{default}: {stderr}");
+        assert!(stderr.contains("not used: --no-modify-path"), "{stderr}");
+    }
+    fs::write(std::path::Path::new(&path).join("cargo"), "#!/bin/sh\necho broken >&2; exit 1\n").unwrap();
+    let (exit, stderr) = ended("");
+    assert!(exit == Some(8) && stderr.contains("does not start: broken\n") && stderr.contains("hint: "), "{stderr}");
 }
 
 #[test]
