@@ -621,3 +621,25 @@ fn a_proxy_that_is_down_and_authorities_of_no_use_are_named_with_their_variable(
     let (_, stderr) = check(&checkout.run(&["--mirror", "lab"]), 4);
     assert!(stderr.contains("CARGO_HTTP_CAINFO=/etc/hostname is all that cargo trusts here"), "{stderr}");
 }
+
+#[test]
+fn a_machine_without_a_network_is_told_so_before_any_advice_about_mirrors() {
+    let checkout = Checkout::new();
+    leaf(&checkout);
+    checkout.lab(&["sparse+https://mirror.example/"]);
+    let launcher = checkout.command(&["--mirror", "lab"]);
+    let mut apart = Command::new("unshare");
+    apart.arg("-rn").arg(launcher.get_program()).args(launcher.get_args()).current_dir(&checkout.root);
+    for (name, value) in launcher.get_envs() {
+        match value {
+            Some(value) => apart.env(name, value),
+            None => apart.env_remove(name),
+        };
+    }
+    if !Command::new("unshare").args(["-rn", "true"]).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no network namespace can be made here");
+        return;
+    }
+    let (_, stderr) = check(&apart.output().unwrap(), 4);
+    assert!(stderr.contains("\nhint: this machine has no network: "), "{stderr}");
+}
