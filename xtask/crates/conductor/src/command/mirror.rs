@@ -5,13 +5,14 @@ use crate::cli::Mirror;
 use crate::error::{Code, Error, Result};
 use crate::execute::outside::{self, Outside};
 use crate::files;
+use crate::mirror::Ecosystem;
 use crate::mirror::env::Tool;
 use crate::mirror::{self, Shell};
 use crate::project::Project;
 use crate::project::pins::Rustup;
 use crate::report::{Event, Sink};
 use crate::satellite;
-use crate::settings::{MirrorChoice, Settings};
+use crate::settings::{Format, MirrorChoice, Settings};
 use crate::tr;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,8 +59,24 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
             print(settings, "mirror", &serde_json::json!({ "text": text }), text.trim_end())?;
         }
         Mirror::Env { shell: None, .. } => {
-            let (steps, egress) = (Vec::new(), Vec::new());
-            sink.send(Event::Plan { steps, egress, tools: outside()?.plain_mappings(), asked: true });
+            let outside = outside()?;
+            let tools = outside.plain_mappings();
+            if settings.format == Format::Json {
+                let (steps, egress) = (Vec::new(), Vec::new());
+                sink.send(Event::Plan { steps, egress, tools, asked: true });
+                return Ok(());
+            }
+            let mut lines = remarks(&outside);
+            if outside.profile().is_some() {
+                lines.push(tr!(
+                    "a build asks all endpoints in turn instead; `cargo xtask build --dry-run` shows its settings"
+                ));
+            }
+            for tool in &tools {
+                lines.push(tool.tool.clone());
+                lines.extend(tool.lines().iter().map(|line| format!("  {line}")));
+            }
+            print(settings, "mirror", &(), &lines.join("\n"))?;
         }
         Mirror::Probe(asked) => super::probe::probe(settings, project, sink, asked)?,
         Mirror::Use { name } => {
@@ -86,6 +103,27 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
     Ok(())
 }
 
+/// What whoever uses these settings by hand must know.
+fn remarks(outside: &Outside) -> Vec<String> {
+    let Some(profile) = outside.profile() else {
+        return vec![tr!("no profile is in force: each tool does what you configured")];
+    };
+    let mut lines = vec![tr!("mirror {name}: its first endpoints; there is no fallback in these", name = profile.name)];
+    for ecosystem in [Ecosystem::Crates, Ecosystem::Go, Ecosystem::Python, Ecosystem::Hub, Ecosystem::Npm] {
+        let names: Vec<_> =
+            profile.private_names(ecosystem).iter().flat_map(|it| &it.names).map(satellite::name).collect();
+        if !names.is_empty() {
+            let (ecosystem, names) = (satellite::name(&ecosystem), names.join(", "));
+            lines.push(tr!(
+                "{names} ({ecosystem}) are private, which no setting here tells a tool: by hand it would ask the public list for them",
+                names,
+                ecosystem
+            ));
+        }
+    }
+    lines
+}
+
 /// Without a gateway nothing falls back: these are the settings of the best endpoint, and say so.
 fn exported(outside: &Outside, shell: Shell, show_secrets: bool, sink: &Sink) -> String {
     let mut text = String::new();
@@ -95,12 +133,7 @@ fn exported(outside: &Outside, shell: Shell, show_secrets: bool, sink: &Sink) ->
             comment => text += &comment,
         };
     };
-    match outside.profile() {
-        Some(profile) => {
-            say(tr!("mirror {name}: its first endpoints; there is no fallback in these", name = profile.name))
-        }
-        None => say(tr!("no profile is in force: each tool does what you configured")),
-    }
+    remarks(outside).into_iter().for_each(&mut say);
     let (mut set, mut remove, mut arguments) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
     for tool in Tool::ALL {
         let it = outside.plain(tool);

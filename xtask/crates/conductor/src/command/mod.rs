@@ -23,6 +23,7 @@ use crate::execute::{Workshop, ecosystems};
 use crate::facts::{Facts, Wants};
 use crate::interrupt;
 use crate::language::{self, right_aligned};
+use crate::mirror::env::Tool;
 use crate::plan::{Plan, Step, Work};
 use crate::project::{Local, Project};
 use crate::report::{self, Event, Finding, Reporter, Severity, Sink, Status};
@@ -186,10 +187,20 @@ fn show_plan(workshop: &Workshop, wants: &Wants, fresh: bool) -> Result<()> {
 fn describe(workshop: &Workshop, plan: &Plan, facts: &Facts, asked: bool) -> Event {
     let runs = asked || plan.running().next().is_some();
     let ecosystems = plan.running().flat_map(|step| ecosystems(workshop.project, step)).collect();
+    let tool = |step: &Step| match step.work {
+        Work::NativeLibrary { .. } => Some(Tool::Cargo),
+        Work::GoModules { .. } | Work::GoBinary { .. } => Some(Tool::Go),
+        Work::GoToolchain { .. } | Work::WheelSet { .. } | Work::Model { .. } => None,
+    };
+    let tools = plan.running().filter_map(tool).collect();
     Event::Plan {
         steps: plan.steps.iter().map(|step| step.planned(commands(workshop, step, facts))).collect(),
         egress: workshop.outside.hosts(&ecosystems),
-        tools: if runs && workshop.outside.profile().is_some() { workshop.outside.mappings() } else { Vec::new() },
+        tools: if runs && workshop.outside.profile().is_some() {
+            workshop.outside.mappings(&tools)
+        } else {
+            Vec::new()
+        },
         asked,
     }
 }

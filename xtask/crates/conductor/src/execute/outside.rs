@@ -271,12 +271,13 @@ impl<'a> Outside<'a> {
         }
     }
 
-    /// What every tool would get in a run. Starts and contacts nothing.
-    pub fn mappings(&self) -> Vec<ToolMapping> {
+    /// What every tool would get in a run that starts those of `planned`. Starts and contacts nothing.
+    pub fn mappings(&self, planned: &BTreeSet<Tool>) -> Vec<ToolMapping> {
         let door =
             Door { address: "127.0.0.1:PORT".to_owned(), user: "STEP".to_owned(), password: Masked::new("***", "***") };
         let door = self.profile.is_some().then_some(&door);
-        Tool::ALL.into_iter().map(|tool| told(tool, &self.mapping(tool, door))).collect()
+        let of = |tool| ToolMapping { started: planned.contains(&tool), ..told(tool, &self.mapping(tool, door)) };
+        Tool::ALL.into_iter().map(of).collect()
     }
 
     /// What people who use the tools by hand would set: no gateway runs for them, so nothing falls back.
@@ -289,8 +290,8 @@ impl<'a> Outside<'a> {
         self.mapping(tool, None)
     }
 
-    /// The hosts that `ecosystems` may lead to.
-    pub fn hosts(&self, ecosystems: &BTreeSet<Ecosystem>) -> Vec<String> {
+    /// The hosts that `ecosystems` may lead to, by its name; last those that endpoints of the profile lead to.
+    pub fn hosts(&self, ecosystems: &BTreeSet<Ecosystem>) -> Vec<(String, Vec<String>)> {
         if self.settings.offline.value || ecosystems.is_empty() {
             return Vec::new();
         }
@@ -299,15 +300,16 @@ impl<'a> Outside<'a> {
             Some(profile) => profile.hosts(defaults),
             None => defaults.iter().map(|(ecosystem, known)| (*ecosystem, known.hosts())).collect(),
         };
-        let mut hosts = Vec::new();
-        // Those that its endpoints lead to are no ecosystem's own.
+        let listed = by_ecosystem.into_iter().filter(|(it, _)| ecosystems.contains(it));
+        let mut hosts: Vec<_> = listed.map(|(it, hosts)| (satellite::name(&it), hosts)).collect();
+        // No ecosystem's own.
         let led_to = self.profile.iter().flat_map(|profile| profile.hosts.iter().map(ToString::to_string));
-        let listed = by_ecosystem.into_iter().filter(|(it, _)| ecosystems.contains(it)).flat_map(|(_, hosts)| hosts);
-        for host in listed.chain(led_to) {
-            if !hosts.contains(&host) {
-                hosts.push(host);
-            }
+        hosts.push((tr!("what these lead to"), led_to.collect()));
+        for (_, hosts) in &mut hosts {
+            let mut seen = BTreeSet::new();
+            hosts.retain(|host| seen.insert(host.clone()));
         }
+        hosts.retain(|(_, hosts)| !hosts.is_empty());
         hosts
     }
 
@@ -539,6 +541,7 @@ fn told(tool: Tool, mapping: &ToolEnvironment) -> ToolMapping {
         arguments: mapping.arguments.iter().map(ToString::to_string).collect(),
         files: mapping.files.iter().map(|(name, text)| (name.clone(), text.to_string())).collect(),
         notes: mapping.notes.iter().map(ToString::to_string).collect(),
+        started: true,
     }
 }
 

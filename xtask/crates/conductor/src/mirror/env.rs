@@ -220,11 +220,6 @@ const GATEWAY_FOR_PIP: &str = "http://localhost/python/simple/";
 /// The gateway answers within its own bounds, and trickles what takes longer.
 const PATIENCE_SECONDS: &str = "60";
 
-/// cargo has no fallback and no useful bounds: a silent host costs it 132 s, one byte a second more than 500 s. The
-/// launcher has the same three for the first fetch.
-const CARGO_BOUNDS: [(&str, &str); 3] =
-    [("CARGO_HTTP_TIMEOUT", "5"), ("CARGO_HTTP_LOW_SPEED_LIMIT", "1000"), ("CARGO_NET_RETRY", "1")];
-
 /// The gateway has bounds of its own and asks several places before its first byte: cargo waits, and tries once.
 const CARGO_GATEWAY_PATIENCE: [(&str, &str); 2] = [("CARGO_HTTP_TIMEOUT", "3600"), ("CARGO_NET_RETRY", "0")];
 
@@ -253,12 +248,8 @@ fn cargo(context: &Context) -> ToolEnvironment {
         return it;
     }
     match context.profile.map(|profile| profile.crates.list.first()) {
-        Some(Some(Endpoint::Url(url))) => {
-            replace(&mut it, "xtask-mirror", url.masked());
-            for (name, value) in CARGO_BOUNDS.into_iter().filter(|(name, _)| !context.environment.contains_key(*name)) {
-                it.set(name, value);
-            }
-        }
+        // cargo's own patience stays: behind this one endpoint there is none to go on to.
+        Some(Some(Endpoint::Url(url))) => replace(&mut it, "xtask-mirror", url.masked()),
         Some(None) => it.set("CARGO_NET_OFFLINE", "true"),
         Some(Some(Endpoint::Direct)) | None => {}
     }

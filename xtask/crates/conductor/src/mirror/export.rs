@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shell {
     /// bash, dash, zsh and every other POSIX shell
+    #[value(aliases = ["bash", "zsh", "dash"])]
     Sh,
     Fish,
     Powershell,

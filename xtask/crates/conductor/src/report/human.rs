@@ -2,7 +2,7 @@
 //! with a sign of life every thirty seconds; `quiet` shows failures.
 
 use super::{Done, Event, PlannedStep, Severity, Status, Summary, Voice, bytes, is_quiet};
-use crate::language::{columns_of, right_aligned};
+use crate::language::{columns, columns_of, right_aligned};
 use crate::settings::{Progress, Verbosity};
 use crate::tr;
 use crate::workspace::Workspace;
@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+/// Columns that a list of hosts fills: logs are read on terminals of any width.
+const WIDTH: usize = 100;
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
 pub struct Human {
@@ -161,27 +163,23 @@ impl Voice for Human {
                 for step in steps {
                     self.plan_line(step);
                 }
-                for tool in tools {
+                let verbose = self.verbosity == Verbosity::Verbose;
+                for tool in tools.iter().filter(|tool| tool.started || verbose) {
                     self.say(&format!("{} {}", right_aligned(&tr!("tool"), 12), tool.tool));
-                    for (name, value) in &tool.set {
-                        self.say(&format!("{:>14} {name}={value}", ""));
-                    }
-                    for name in &tool.removed {
-                        self.say(&format!("{:>14} unset {name}", ""));
-                    }
-                    if !tool.arguments.is_empty() {
-                        self.say(&format!("{:>14} {}", "", tool.arguments.join(" ")));
-                    }
-                    for (name, text) in &tool.files {
-                        self.say(&format!("{:>14} {name}:", ""));
-                        text.lines().for_each(|line| self.say(&format!("{:>16} {line}", "")));
-                    }
-                    for note in &tool.notes {
-                        self.say(&format!("{:>14} {}: {note}", "", tr!("note")));
-                    }
+                    tool.lines().iter().for_each(|line| self.say(&format!("{:>14} {line}", "")));
                 }
-                if !egress.is_empty() {
-                    self.say(&format!("{} {}", right_aligned(&tr!("may contact"), 12), egress.join(", ")));
+                for (number, (what, hosts)) in egress.iter().enumerate() {
+                    let word = if number == 0 { tr!("may contact") } else { String::new() };
+                    let mut line = format!("{} {what}:", right_aligned(&word, 12));
+                    for (number, host) in hosts.iter().enumerate() {
+                        let comma = if number + 1 < hosts.len() { "," } else { "" };
+                        if columns(&line) + host.len() + 2 > WIDTH {
+                            self.say(&line);
+                            line = format!("{:>14}", "");
+                        }
+                        line.push_str(&format!(" {host}{comma}"));
+                    }
+                    self.say(&line);
                 }
             }
             Event::Testing { kind, suite, command } => {

@@ -32,7 +32,13 @@ impl<W: Write + Send> Voice for Json<W> {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Plan { steps, egress, tools, .. } => {
-                self.line("plan", json!({ "steps": steps, "egress": egress, "tools": tools }));
+                let mut hosts: Vec<&String> = Vec::new();
+                for host in egress.iter().flat_map(|(_, hosts)| hosts) {
+                    if !hosts.contains(&host) {
+                        hosts.push(host);
+                    }
+                }
+                self.line("plan", json!({ "steps": steps, "egress": hosts, "tools": tools }));
             }
             Event::Start { id, reason } => self.line("step", json!({ "id": id, "state": "start", "reason": reason })),
             Event::Done { id, done, seconds, cpu_seconds, key, reason, log } => self.line(

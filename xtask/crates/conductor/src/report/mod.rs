@@ -64,7 +64,8 @@ pub enum Event {
     /// `asked`: a person wants to read it, not only a machine.
     Plan {
         steps: Vec<PlannedStep>,
-        egress: Vec<String>,
+        /// Hosts by what is fetched from them.
+        egress: Vec<(String, Vec<String>)>,
         tools: Vec<ToolMapping>,
         asked: bool,
     },
@@ -177,6 +178,24 @@ pub struct ToolMapping {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,
     pub notes: Vec<String>,
+    /// Whether a step that is told with it starts this tool.
+    #[serde(skip)]
+    pub started: bool,
+}
+
+impl ToolMapping {
+    /// For a person, below the tool's name.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<_> = self.set.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        lines.extend(self.removed.iter().map(|name| format!("unset {name}")));
+        lines.extend((!self.arguments.is_empty()).then(|| self.arguments.join(" ")));
+        for (name, text) in &self.files {
+            lines.push(format!("{name}:"));
+            lines.extend(text.lines().map(|line| format!("  {line}")));
+        }
+        lines.extend(self.notes.iter().map(|note| tr!("{subject}: {message}", subject = tr!("note"), message = note)));
+        lines
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

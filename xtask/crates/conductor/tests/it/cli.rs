@@ -328,6 +328,39 @@ fn mirror_env_says_what_every_tool_would_get_and_no_secret() {
     assert!(pip["set"]["PIP_INDEX_URL"].as_str().unwrap().ends_with("@mirror.example/simple/"), "{pip}");
 }
 
+/// By hand there is one endpoint a tool: its patience is not cut short, and it knows no private names.
+#[test]
+fn mirror_env_is_for_people_on_standard_output_with_what_they_must_know() {
+    let project = Project::new();
+    let lab = "[mirror.lab.python]\nlist = ['https://mirror.example/simple/']\n\
+               private = [{ names = ['corp-*'], list = ['https://corp.example/simple/'] }]\n";
+    project.folder.write("xtask.local.toml", lab);
+    for line in ["mirror env --mirror lab", "mirror env --mirror lab --shell bash"] {
+        let ended = project.run(line);
+        assert_eq!((ended.exit, ended.stderr.as_str()), (0, ""), "{line}");
+        for told in ["no fallback", "corp-* (python) are private", "PIP_INDEX_URL=https://mirror.example/simple/"] {
+            assert!(ended.stdout.contains(told), "{line}: {told}: {}", ended.stdout);
+        }
+    }
+    let cn = project.run("mirror env --mirror cn").stdout;
+    assert!(cn.contains("xtask-mirror") && !cn.contains("CARGO_"), "{cn}");
+}
+
+#[test]
+fn a_dry_run_shows_the_tools_that_it_would_start_and_hosts_by_what_comes_from_them() {
+    let project = Project::new();
+    let told = |line: &str| project.run(line).stderr;
+    let (plan, all) = (told("build --mirror cn --dry-run"), told("build --mirror cn --dry-run -v"));
+    let tools = |text: &str| {
+        text.lines().filter_map(|it| it.trim().strip_prefix("tool ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(tools(&plan), ["cargo"], "{plan}");
+    assert!(tools(&all).len() > 5, "{all}");
+    let hosts: Vec<_> = plan.lines().skip_while(|line| !line.contains("may contact")).collect();
+    assert!(hosts[0].starts_with(" may contact crates: rsproxy.cn, ") && hosts.len() > 1, "{plan}");
+    assert!(hosts.iter().all(|line| line.len() <= 100), "{plan}");
+}
+
 #[test]
 fn the_first_profile_named_wins_flag_before_variable_before_file() {
     let project = Project::new();

@@ -243,7 +243,7 @@ fn every_profile_in_the_documents_is_accepted() {
             project.write("xtask.local.toml", block.split("\n```").next().unwrap());
             let output = conductor(&["mirror", "env", "--repo", &project.0.to_string_lossy()]);
             assert!(output.status.success(), "{}: {}", document.display(), String::from_utf8_lossy(&output.stderr));
-            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            let told = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(
                 told.contains("packages.example.com"),
                 "{}: the profile is not in force:\n{told}",
