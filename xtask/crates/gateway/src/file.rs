@@ -78,6 +78,12 @@ async fn upstreams(gateway: &Gateway, url: &Url) -> Vec<Upstream> {
         }
     }
     let itself = format!("{}{}", url.origin, url.path);
-    upstreams.push(Upstream { url: itself, second: None, origin: "its own URL".to_owned(), authorization: None });
+    upstreams.push(Upstream {
+        url: itself,
+        second: None,
+        last_resort: false,
+        origin: "its own URL".to_owned(),
+        authorization: None,
+    });
     upstreams
 }

@@ -84,6 +84,9 @@ impl Gateway {
         if upstreams.len() < 2 || own || self.next(ecosystem) == Next::AfterAbsence {
             return [upstreams, added].concat();
         }
+        // Whoever chose a profile did so because of these: they do not even hear of a build that can do without them.
+        let resort = upstreams.iter().rposition(|upstream| !upstream.last_resort).map_or(0, |last| last + 1);
+        let (upstreams, resorts) = upstreams.split_at(if resort == 0 { upstreams.len() } else { resort });
         let mut places: Vec<usize> = (0..upstreams.len()).collect();
         let measured: Vec<_> = upstreams.iter().map(|upstream| self.measured(ecosystem, upstream)).collect();
         let best = measured
@@ -99,12 +102,12 @@ impl Gateway {
                 Some((ProbeVerdict::Limited | ProbeVerdict::Partial, _)) => (4, Duration::ZERO),
                 Some(_) => (5, Duration::ZERO),
             });
-        } else if self.limits.race_milliseconds > 0 {
+        } else if self.limits.race_milliseconds > 0 && upstreams.len() > 1 {
             let race = self.race(ecosystem, upstreams);
             race.decided(Duration::from_millis(self.limits.race_milliseconds)).await;
             places.sort_by_key(|place| race.class(*place));
         }
-        places.into_iter().map(|place| &upstreams[place]).chain(added).cloned().collect()
+        places.into_iter().map(|place| &upstreams[place]).chain(resorts).chain(added).cloned().collect()
     }
 
     /// Whether anybody may be asked for a name: not where it is private, or may be and the order of the list keeps it from the

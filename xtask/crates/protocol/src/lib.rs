@@ -59,6 +59,9 @@ pub struct Upstream {
     /// The second root of ecosystems that have two: rustup's update root, apt's security archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second: Option<String>,
+    /// Asked only when the others failed, and never measured beside them: the tool's own default at the end of a profile's list.
+    #[serde(default)]
+    pub last_resort: bool,
     /// Who named it, for messages: `mirror cn`, `direct (go env)`.
     pub origin: String,
     /// Sent to this URL's own origin (scheme, host, port) only, as an `Authorization` header value.

@@ -65,7 +65,7 @@ pub fn places(profile: Option<&Profile>, defaults: &Defaults, hub_token: Option<
                 upstream.authorization = Some(format!("Bearer {token}"));
             }
         }
-        insert(&mut places.upstreams, ecosystem, found);
+        insert(&mut places.upstreams, ecosystem, found, &by);
     }
     for (ecosystem, list) in PAIRS {
         let pairs = profile.map_or(&[UrlPair::Direct][..], list);
@@ -81,7 +81,7 @@ pub fn places(profile: Option<&Profile>, defaults: &Defaults, hub_token: Option<
                 Some(pair(&first, &second, &origin_of(known)))
             }
         });
-        insert(&mut places.upstreams, ecosystem, found.collect());
+        insert(&mut places.upstreams, ecosystem, found.collect(), &by);
     }
     let Some(profile) = profile else {
         places.databases.extend(defaults.get(&Ecosystem::Go).and_then(default_database));
@@ -104,11 +104,23 @@ pub fn places(profile: Option<&Profile>, defaults: &Defaults, hub_token: Option<
             Endpoint::Url(url) => {
                 let (host, repository) = url.split_at_path();
                 let url = format!("{}/v2/{repository}", host.without_credentials());
-                Some(Upstream { url, second: None, origin: by.clone(), authorization: host.expose_authorization() })
+                Some(Upstream {
+                    url,
+                    second: None,
+                    last_resort: false,
+                    origin: by.clone(),
+                    authorization: host.expose_authorization(),
+                })
             }
             Endpoint::Direct if registry.contains('.') => {
                 let url = format!("https://{registry}/v2/{{repo}}");
-                Some(Upstream { url, second: None, origin: "direct".to_owned(), authorization: None })
+                Some(Upstream {
+                    url,
+                    second: None,
+                    last_resort: false,
+                    origin: "direct".to_owned(),
+                    authorization: None,
+                })
             }
             Endpoint::Direct => None,
         });
@@ -132,7 +144,16 @@ pub fn places(profile: Option<&Profile>, defaults: &Defaults, hub_token: Option<
     places
 }
 
-fn insert(map: &mut BTreeMap<protocol::Ecosystem, Vec<Upstream>>, ecosystem: Ecosystem, found: Vec<Upstream>) {
+/// `mirrors`: how the places of the profile itself are called. What stands behind the last of them is the last resort.
+fn insert(
+    map: &mut BTreeMap<protocol::Ecosystem, Vec<Upstream>>,
+    ecosystem: Ecosystem,
+    mut found: Vec<Upstream>,
+    mirrors: &str,
+) {
+    if let Some(last) = found.iter().rposition(|upstream| upstream.origin == mirrors) {
+        found[last + 1..].iter_mut().for_each(|upstream| upstream.last_resort = true);
+    }
     if let (Some(ecosystem), false) = (ecosystem.protocol(), found.is_empty()) {
         map.insert(ecosystem, found);
     }
@@ -143,6 +164,7 @@ fn upstream(url: &MirrorUrl, origin: &str) -> Upstream {
         // `sparse+` is cargo's word for a protocol, which the gateway knows by the ecosystem.
         url: url.without_credentials().trim_start_matches("sparse+").to_owned(),
         second: None,
+        last_resort: false,
         origin: origin.to_owned(),
         authorization: url.expose_authorization(),
     }

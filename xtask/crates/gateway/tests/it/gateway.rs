@@ -57,7 +57,13 @@ impl Drop for Folder {
 }
 
 pub fn upstream(url: &str) -> Upstream {
-    Upstream { url: url.to_owned(), second: None, origin: "mirror test".to_owned(), authorization: None }
+    Upstream {
+        url: url.to_owned(),
+        second: None,
+        last_resort: false,
+        origin: "mirror test".to_owned(),
+        authorization: None,
+    }
 }
 
 /// Short bounds, so that faults are noticed soon; not shorter, so that a good server on a loaded machine keeps them.

@@ -427,6 +427,21 @@ fn the_preferred_upstream_keeps_its_place_unless_another_is_much_faster() {
 }
 
 #[test]
+fn a_last_resort_hears_of_nothing_until_the_others_failed() {
+    let body = noise(1000);
+    for (mirrors_work, asked) in [(true, false), (false, true)] {
+        let folder = Folder::new();
+        let serve = |slow| if mirrors_work { hub(&body, slow) } else { Server::start(|_| Reply::html()) };
+        let (first, second) = (serve(Duration::from_millis(300)), serve(Duration::from_millis(300)));
+        let own = hub(&body, Duration::ZERO);
+        let mut setup = racing(sampled(setup(&folder, Ecosystem::Hub, &[&first.url, &second.url, &own.url]), &body));
+        setup.upstreams.get_mut(&Ecosystem::Hub).unwrap()[2].last_resort = true;
+        assert_eq!(Gateway::start(&setup).fetch(hub_file("x", &body)).unwrap(), body);
+        assert_eq!(!own.hits().is_empty(), asked, "mirrors work: {mirrors_work}");
+    }
+}
+
+#[test]
 fn who_lost_the_race_is_asked_when_the_winner_fails() {
     let (folder, body) = (Folder::new(), noise(1000));
     let lost = hub(&body, Duration::from_millis(600));
