@@ -18,9 +18,13 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use protocol::Failure;
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
 
 /// What children are told to use. The name never changes, so what they store under it is found again.
 pub const HOST: &str = "xtask-gateway.invalid";
@@ -57,9 +61,45 @@ impl Asked {
     }
 }
 
+/// How long a connection may last without a request that knows the password. A child has it with its first.
+const ANONYMOUS: Duration = Duration::from_secs(10);
+/// As many of them are held; the oldest makes room, since every user of this machine can open them.
+const MAX_ANONYMOUS: usize = 128;
+
+/// The connections that have not given the password yet, oldest first.
+#[derive(Default)]
+struct Strangers {
+    count: u64,
+    waiting: VecDeque<(u64, AbortHandle)>,
+}
+
+impl Strangers {
+    fn number(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
+
+    fn admit(&mut self, number: u64, connection: AbortHandle) {
+        self.waiting.push_back((number, connection));
+        if self.waiting.len() > MAX_ANONYMOUS
+            && let Some((_, oldest)) = self.waiting.pop_front()
+        {
+            oldest.abort();
+        }
+    }
+
+    /// Whether it was one.
+    fn forget(&mut self, number: u64) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|(other, _)| *other != number);
+        self.waiting.len() < before
+    }
+}
+
 /// Serves until the process ends.
 pub async fn serve(gateway: Rc<Gateway>, listener: TcpListener, password: &str) {
     let password: Rc<str> = password.into();
+    let strangers: Rc<RefCell<Strangers>> = Rc::default();
     loop {
         // A failed accept is one lost connection or a full descriptor table; both pass.
         let Ok((stream, _)) = listener.accept().await else {
@@ -68,25 +108,45 @@ pub async fn serve(gateway: Rc<Gateway>, listener: TcpListener, password: &str) 
         };
         // Head and body are two writes: with Nagle each answer would wait 40 ms for the child's acknowledgement.
         let _ = stream.set_nodelay(true);
-        let (gateway, password) = (gateway.clone(), password.clone());
-        let service = service_fn(move |request| {
-            let (gateway, password) = (gateway.clone(), password.clone());
-            async move { Ok::<_, io::Error>(answer(&gateway, &password, &request).await) }
+        let number = strangers.borrow_mut().number();
+        let (gateway, password, others) = (gateway.clone(), password.clone(), strangers.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (gateway, password, others) = (gateway.clone(), password.clone(), others.clone());
+            async move {
+                let step = step_of(&request, &password);
+                if step.is_some() {
+                    others.borrow_mut().forget(number);
+                }
+                Ok::<_, io::Error>(answer(&gateway, step, &request).await)
+            }
         });
-        tokio::task::spawn_local(
-            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
-        );
+        let others = strangers.clone();
+        let connection = tokio::task::spawn_local(async move {
+            let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let mut serving = std::pin::pin!(serving);
+            let ended = tokio::time::timeout(ANONYMOUS, &mut serving).await.is_ok();
+            if !others.borrow_mut().forget(number) && !ended {
+                let _ = serving.await;
+            }
+        });
+        strangers.borrow_mut().admit(number, connection.abort_handle());
     }
 }
 
-async fn answer(gateway: &Rc<Gateway>, password: &str, request: &Request<Incoming>) -> Response<Reply> {
-    let uri = request.uri();
-    // The absolute form of a request to a proxy has a scheme; everything else comes to us as the server.
-    let as_proxy = uri.scheme().is_some() || request.method() == Method::CONNECT;
-    let given = if as_proxy { header::PROXY_AUTHORIZATION } else { header::AUTHORIZATION };
-    let Some(step) = request.headers().get(given).and_then(|given| user(given, password)) else {
-        return unknown_child(as_proxy);
-    };
+/// The absolute form of a request to a proxy has a scheme; everything else comes to us as the server.
+fn as_proxy(request: &Request<Incoming>) -> bool {
+    request.uri().scheme().is_some() || request.method() == Method::CONNECT
+}
+
+/// On whose behalf a request is made; `None` without the password.
+fn step_of(request: &Request<Incoming>, password: &str) -> Option<String> {
+    let given = if as_proxy(request) { header::PROXY_AUTHORIZATION } else { header::AUTHORIZATION };
+    request.headers().get(given).and_then(|given| user(given, password))
+}
+
+async fn answer(gateway: &Rc<Gateway>, step: Option<String>, request: &Request<Incoming>) -> Response<Reply> {
+    let (uri, as_proxy) = (request.uri(), as_proxy(request));
+    let Some(step) = step else { return unknown_child(as_proxy) };
     let ours = uri.scheme_str() == Some("http")
         && matches!(uri.host(), Some(HOST | "localhost"))
         && uri.port_u16().is_none_or(|port| port == 80);
@@ -136,7 +196,8 @@ fn unknown_child(as_proxy: bool) -> Response<Reply> {
 
 /// The user name of `Basic` credentials with this run's password.
 fn user(given: &HeaderValue, password: &str) -> Option<String> {
-    let coded = given.to_str().ok()?.strip_prefix("Basic ")?;
+    let (scheme, coded) = given.to_str().ok()?.split_once(' ')?;
+    let coded = scheme.eq_ignore_ascii_case("Basic").then_some(coded)?;
     let plain = String::from_utf8(base64_decoded(coded)?).ok()?;
     let (user, given) = plain.split_once(':')?;
     equal(given.as_bytes(), password.as_bytes()).then(|| protocol::step_of_user(user))

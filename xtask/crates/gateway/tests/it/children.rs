@@ -360,3 +360,25 @@ fn entries_that_a_lock_file_needs_are_asked_for_ahead_and_once() {
     assert!(names.iter().all(|name| get(&again, name) == 200));
     assert_eq!(server.hits().len(), names.len());
 }
+
+#[test]
+fn connections_without_the_password_keep_nobody_out() {
+    let folder = Folder::new();
+    let gateway = Gateway::start(&setup(&folder, Ecosystem::Crates, &[]));
+    let config = || gateway.ask("GET", "http://xtask-gateway.invalid/crates/config.json", "").0;
+    let strangers: Vec<_> = (0..300)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(&gateway.address).unwrap();
+            std::io::Write::write_all(&mut stream, b"GET / HT").unwrap();
+            stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(config(), 200);
+    let held = || std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
+    assert!(held() < 200, "{} descriptors for 300 strangers", held());
+    // The last of them is shown the door as well.
+    assert!(matches!(std::io::Read::read(&mut &strangers[299], &mut [0; 1]), Ok(0)));
+    assert!(held() < 50, "{}", held());
+    assert_eq!(config(), 200);
+}
