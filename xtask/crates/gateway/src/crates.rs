@@ -199,7 +199,8 @@ async fn download(
         let upstreams = own.upstreams(Ecosystem::Crates, &name).await;
         let fetched = fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| {
             let template = download_template(&own, &wanted.step, upstream).await?;
-            Url::parse(&fill(&template, &name, &version, wanted.pin.text()))
+            let home = Url::parse(&upstream.url)?.origin;
+            home.led_to(Url::parse(&fill(&template, &name, &version, wanted.pin.text()))?)
         })
         .await?;
         examine(&own, &wanted.subject, &fetched.verified, format!("{name}-{version}")).await?;

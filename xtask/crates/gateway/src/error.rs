@@ -50,6 +50,10 @@ pub enum Kind {
     Limited {
         retry_after: Option<Duration>,
     },
+    /// Not asked: its host told somebody to wait, and so long is left of it.
+    Asleep {
+        left: Duration,
+    },
     Status(u16),
     /// A web page where an artifact was asked for.
     Html,
@@ -108,7 +112,7 @@ impl Error {
             Kind::Stalled | Kind::Lull { .. } => Verdict::Stalled,
             Kind::Cut { .. } | Kind::Disk => Verdict::Truncated,
             Kind::Absent => Verdict::Absent,
-            Kind::Limited { .. } => Verdict::Limited,
+            Kind::Limited { .. } | Kind::Asleep { .. } => Verdict::Limited,
             Kind::Status(_) | Kind::Range | Kind::Malformed => Verdict::Status,
             Kind::Html => Verdict::Html,
             Kind::Hash { .. } => Verdict::Hash,
@@ -125,7 +129,7 @@ impl Error {
             Kind::Stalled | Kind::Lull { .. } => "mirror.stalled",
             Kind::Cut { .. } => "mirror.truncated",
             Kind::Absent => "mirror.absent",
-            Kind::Limited { .. } => "mirror.limited",
+            Kind::Limited { .. } | Kind::Asleep { .. } => "mirror.limited",
             Kind::Status(_) => "mirror.status",
             Kind::Html => "mirror.html",
             Kind::Range | Kind::Malformed => "mirror.malformed",

@@ -272,7 +272,7 @@ async fn named_tarball(
     let tarball = packument["versions"][version]["dist"]["tarball"].as_str().ok_or_else(|| {
         Error::new(Kind::Absent, format!("its packument of {name} has no tarball of version {version}"))
     })?;
-    document.url.join(tarball)
+    Url::parse(&upstream.url)?.origin.led_to(document.url.join(tarball)?)
 }
 
 fn packument_url(upstream: &Upstream, name: &str) -> Result<Url, Error> {

@@ -143,7 +143,11 @@ impl Gateway {
                 // Losers run on after the decision: what they show in the end is their place in the list.
                 tokio::task::spawn_local(async move {
                     let result = async { greeting?.ask(&client, ecosystem, &upstream).await }.await;
-                    if let Some(error) = result.as_ref().err().filter(|error| error.kind != Kind::KnownDead) {
+                    if let Some(error) = result
+                        .as_ref()
+                        .err()
+                        .filter(|error| !matches!(error.kind, Kind::KnownDead | Kind::Asleep { .. }))
+                    {
                         told(ecosystem, &upstream, error);
                     }
                     race.arrived(place, result.is_ok());

@@ -426,7 +426,8 @@ impl Visit {
             return Err(stale(&format!("crate {name}"), &missing.join(", ")));
         }
         let checksum = pinned.and_then(|versions| versions.get(version)).map(String::as_str).unwrap_or_default();
-        let url = Url::parse(&fill(&config.dl, name, version, checksum))?;
+        let home = Url::parse(&self.upstream.url)?.origin;
+        let url = home.led_to(Url::parse(&fill(&config.dl, name, version, checksum))?)?;
         let subject = format!("crate {name} {version}");
         let read = self.artifact(&url, &subject).await?;
         read.is_sha256(checksum)?;

@@ -30,7 +30,7 @@ const MAX_HOPS: usize = 10;
 const MAX_IDLE_PER_ORIGIN: usize = 8;
 /// As much of a web page or an error page as is read to cite its first words.
 const CITED_BYTES: usize = 2048;
-/// How long those words may take; the status is known already.
+/// How long its first words are waited for; the status says enough without them.
 const CITING: Duration = Duration::from_secs(1);
 const MAX_TOKEN_BYTES: usize = 1 << 20;
 const USER_AGENT: &str = concat!("cargo-xtask-gateway/", env!("CARGO_PKG_VERSION"));
@@ -46,7 +46,7 @@ pub struct Client {
     tokens: RefCell<HashMap<String, String>>,
     /// Registries that gave a manifest, and how long their blobs' first byte is waited for.
     patience: RefCell<HashMap<Origin, Duration>>,
-    /// Who sent a status and then no page.
+    /// Hosts whose error pages do not come; not waited for again.
     mute: RefCell<HashSet<Origin>>,
     trail: Option<Rc<RefCell<Trail>>>,
 }
@@ -276,10 +276,7 @@ impl Client {
             let target = url
                 .join(location)
                 .map_err(|error| Error::new(Kind::Malformed, format!("redirect: {}", error.message)).at(&idle.peer))?;
-            if url.origin.https && !target.origin.https {
-                let message = format!("it redirects from https to {}; that is never followed", target.origin);
-                return Err(Error::new(Kind::Tls, message).at(&idle.peer));
-            }
+            let target = url.origin.led_to(target).map_err(|error| error.at(&idle.peer))?;
             if target.origin != url.origin {
                 entry.redirected_to(&target.origin.authority());
             }
@@ -325,24 +322,20 @@ impl Client {
             511 => Kind::Html,
             code => Kind::Status(code),
         };
+        let mut pace = Pace::new(&self.limits);
         let mut page = Vec::new();
-        let reading = async {
-            let mut pace = Pace::new(&self.limits);
-            while page.len() < CITED_BYTES {
-                match pace.chunk(response.body_mut()).await {
-                    Ok(Some(chunk)) => {
-                        entry.received(chunk.len());
-                        page.extend_from_slice(&chunk);
-                    }
-                    _ => break,
+        if !self.mute.borrow().contains(origin) {
+            let reading = async {
+                while page.len() < CITED_BYTES
+                    && let Ok(Some(chunk)) = pace.chunk(response.body_mut()).await
+                {
+                    entry.received(chunk.len());
+                    page.extend_from_slice(&chunk);
                 }
+            };
+            if tokio::time::timeout(CITING, reading).await.is_err() {
+                self.mute.borrow_mut().insert(origin.clone());
             }
-        };
-        // Whoever was slow to explain once is not waited for again.
-        let mute = self.mute.borrow().contains(origin);
-        let reading = tokio::time::timeout(if mute { Duration::ZERO } else { CITING }, reading);
-        if reading.await.is_err() {
-            self.mute.borrow_mut().insert(origin.clone());
         }
         let words = oci::refusal(&page).unwrap_or_else(|| first_words(&page));
         let said = if words.is_empty() { String::new() } else { format!(": “{words}”") };
@@ -379,20 +372,21 @@ impl Client {
             self.note(|trail| trail.status = Some(response.status().as_u16()));
         }
         match &result {
-            Ok((response, _)) if matches!(response.status().as_u16(), 429 | 503) && self.too_long(response) => {
-                self.hosts.dead(origin, "it asked to wait longer than the limit");
+            Ok((response, _)) => {
+                match retry_after(response).filter(|_| matches!(response.status().as_u16(), 429 | 503)) {
+                    Some(wait) if wait > Duration::from_secs(self.limits.retry_after_seconds) => {
+                        self.hosts.dead(origin, "it asked to wait longer than the limit")
+                    }
+                    Some(wait) => self.hosts.asleep(origin, wait),
+                    None => self.hosts.alive(origin),
+                }
             }
-            Ok(_) => self.hosts.alive(origin),
             Err(error) if matches!(error.kind, Kind::Dead | Kind::Tls | Kind::Stalled) => {
                 self.hosts.dead(origin, &error.message)
             }
             Err(_) => {}
         }
         result
-    }
-
-    fn too_long(&self, response: &Response<Incoming>) -> bool {
-        retry_after(response).is_some_and(|wait| wait > Duration::from_secs(self.limits.retry_after_seconds))
     }
 
     async fn exchange_admitted(
@@ -669,7 +663,7 @@ fn begin(ask: &Ask<'_>) -> Entry {
 
 fn failed(mut entry: Entry, error: Error) -> Error {
     entry.judged(error.verdict());
-    if error.kind == Kind::KnownDead {
+    if matches!(error.kind, Kind::KnownDead | Kind::Asleep { .. }) {
         entry.withdraw_unless_answered();
     }
     error

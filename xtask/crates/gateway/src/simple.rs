@@ -322,13 +322,14 @@ async fn file_url(
             files
         }
     };
-    files.iter().find(|file| file.listed.filename == filename).map(|file| file.url.clone()).ok_or_else(|| {
-        let offered = files.len();
-        Error::new(
-            Kind::Absent,
-            format!("its page of {project} lists {offered} files, and {filename} is not among them"),
-        )
-    })
+    match files.iter().find(|file| file.listed.filename == filename) {
+        Some(file) => Url::parse(&upstream.url)?.origin.led_to(file.url.clone()),
+        None => {
+            let offered = files.len();
+            let message = format!("its page of {project} lists {offered} files, and {filename} is not among them");
+            Err(Error::new(Kind::Absent, message))
+        }
+    }
 }
 
 /// What the first upstream that answers offers for a project.

@@ -8,10 +8,10 @@ use crate::error::{Error, Kind};
 use crate::ledger::emit;
 use crate::url::Origin;
 use protocol::{Event, Failure, FailureKind, Limits, Upstream};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// Passes over the list that bring nothing: a mirror that answered 502 gets another chance after the others had theirs.
@@ -19,7 +19,7 @@ const ROUNDS: u32 = 3;
 const ROUND_PAUSE: Duration = Duration::from_millis(400);
 /// An interrupted body that moved at least this far is continued at once, as often as it takes.
 pub const PROGRESS_BYTES: u64 = 64 * 1024;
-/// How often one upstream's `Retry-After` is obeyed for one artifact.
+/// How often one upstream's `Retry-After` is obeyed for one artifact, and a host's before it gives anything.
 const MAX_WAITS: u32 = 2;
 
 /// The message of a failure in which every upstream answered that it does not have the artifact.
@@ -49,6 +49,7 @@ pub fn classify(error: &Error, limits: &Limits) -> Reaction {
         Kind::Limited { retry_after: Some(wait) } if *wait <= Duration::from_secs(limits.retry_after_seconds) => {
             Reaction::Wait(*wait)
         }
+        Kind::Asleep { left } => Reaction::Wait(*left),
         // Longer than a build should wait, or the server does not say.
         Kind::Limited { .. } => Reaction::NextUpstream,
         // Remembered as dead for the run; asking again would cost the same bound again.
@@ -113,7 +114,7 @@ pub async fn ask_in_turn<T>(
             .filter_map(|(upstream, last)| last.as_ref().map(|(error, tries)| error.attempt(upstream, *tries)));
         told.collect::<Vec<_>>()
     };
-    let mut fruitless = 0;
+    let (mut fruitless, mut waits) = (0, vec![0; upstreams.len()]);
     while fruitless < ROUNDS {
         if fruitless > 0 {
             tokio::time::sleep(ROUND_PAUSE * fruitless).await;
@@ -122,7 +123,6 @@ pub async fn ask_in_turn<T>(
         let mut again = Vec::new();
         let mut left = pending.into_iter();
         while let Some(index) = left.next() {
-            let mut waits = 0;
             loop {
                 let error = match attempt(&upstreams[index]).await {
                     Ok(value) => return Ok(value),
@@ -134,7 +134,7 @@ pub async fn ask_in_turn<T>(
                 {
                     fruitless = 1;
                 }
-                if reaction != Reaction::Fatal && error.kind != Kind::KnownDead {
+                if reaction != Reaction::Fatal && !matches!(error.kind, Kind::KnownDead | Kind::Asleep { .. }) {
                     emit(&Event::Finding {
                         code: error.code().to_owned(),
                         subject: subject.to_owned(),
@@ -150,13 +150,16 @@ pub async fn ask_in_turn<T>(
                 let final_word = next == Next::AfterAbsence && error.kind != Kind::Absent;
                 match reaction {
                     Reaction::Continue => {}
-                    // Another may answer at once; who asked for time gets it in the next round.
-                    Reaction::Wait(_) if left.len() > 0 && !final_word => {
+                    // It sleeps since it told somebody else so, or waiting was in vain: another one may be awake.
+                    Reaction::Wait(_)
+                        if (waits[index] > 0 || matches!(error.kind, Kind::Asleep { .. }))
+                            && !(final_word || left.as_slice().is_empty() || fruitless == ROUNDS) =>
+                    {
                         again.push(index);
                         break;
                     }
-                    Reaction::Wait(time) if waits < MAX_WAITS => {
-                        waits += 1;
+                    Reaction::Wait(time) if waits[index] < MAX_WAITS => {
+                        waits[index] += 1;
                         tokio::time::sleep(time).await;
                     }
                     Reaction::Transient => {
@@ -206,6 +209,8 @@ pub struct Hosts(RefCell<HashMap<Origin, Rc<Host>>>);
 #[derive(Default)]
 struct Host {
     state: RefCell<State>,
+    /// When it may be asked again, and how often in a row it put that off.
+    asleep: Cell<Option<(Instant, u32)>>,
     /// Held by the first request to a host: fifty modules must not wait fifty times for the same silence.
     probation: std::sync::Arc<Mutex<()>>,
 }
@@ -226,7 +231,7 @@ pub struct Admission {
 impl Hosts {
     /// # Errors: KnownDead, with the reason of its death, without any request being made.
     pub async fn admit(&self, origin: &Origin) -> Result<Admission, Error> {
-        let host = self.0.borrow_mut().entry(origin.clone()).or_default().clone();
+        let host = self.host(origin);
         let unknown = *host.state.borrow() == State::Unknown;
         let mut probation = None;
         if unknown {
@@ -235,11 +240,34 @@ impl Hosts {
         }
         match &*host.state.borrow() {
             State::Dead(reason) => Err(Error::new(Kind::KnownDead, format!("not asked again in this run: {reason}"))),
-            State::Unknown | State::Alive => Ok(Admission { _probation: probation }),
+            State::Unknown | State::Alive => {
+                match host.asleep.get().map(|(until, _)| until.saturating_duration_since(Instant::now())) {
+                    Some(left) if !left.is_zero() => {
+                        let message = format!("not asked: it told others to wait, {} s are left", left.as_secs() + 1);
+                        Err(Error::new(Kind::Asleep { left }, message))
+                    }
+                    _ => Ok(Admission { _probation: probation }),
+                }
+            }
         }
     }
 
     pub fn alive(&self, origin: &Origin) {
+        self.host(origin).asleep.set(None);
+        self.learn(origin, State::Alive);
+    }
+
+    /// It answers, and asks everybody to wait. Who has done so often enough for nothing does so for no one else.
+    pub fn asleep(&self, origin: &Origin, wait: Duration) {
+        let host = self.host(origin);
+        let (until, naps) = host.asleep.get().unwrap_or((Instant::now(), 0));
+        // What was under way when it fell asleep hears the same, and is no new putting-off.
+        if until <= Instant::now() {
+            host.asleep.set(Some((Instant::now() + wait, naps + 1)));
+            if naps >= MAX_WAITS {
+                self.dead(origin, "it asked to wait, and again after that");
+            }
+        }
         self.learn(origin, State::Alive);
     }
 
@@ -247,8 +275,12 @@ impl Hosts {
         self.learn(origin, State::Dead(reason.to_owned()));
     }
 
+    fn host(&self, origin: &Origin) -> Rc<Host> {
+        self.0.borrow_mut().entry(origin.clone()).or_default().clone()
+    }
+
     fn learn(&self, origin: &Origin, state: State) {
-        let host = self.0.borrow_mut().entry(origin.clone()).or_default().clone();
+        let host = self.host(origin);
         // Words that came from a death must not become the reason of the next one.
         if !matches!(*host.state.borrow(), State::Dead(_)) {
             *host.state.borrow_mut() = state;

@@ -27,6 +27,16 @@ impl Origin {
             format!("{}:{}", self.host, self.port)
         }
     }
+
+    /// Where a redirect or a link of this origin leads.
+    /// # Errors: Tls where that is from https down to http.
+    pub fn led_to(&self, target: Url) -> Result<Url, Error> {
+        if self.https && !target.origin.https {
+            let message = format!("it leads from https to {}; that is never followed", target.origin);
+            return Err(Error::new(Kind::Tls, message));
+        }
+        Ok(target)
+    }
 }
 
 impl fmt::Display for Origin {
@@ -199,6 +209,17 @@ mod tests {
             ),
         ] {
             assert_eq!(joined(base, reference), expected, "{base} + {reference}");
+        }
+    }
+
+    #[test]
+    fn no_link_leads_from_https_down_to_http() {
+        for (from, to, allowed) in
+            [("https", "http", false), ("https", "https", true), ("http", "http", true), ("http", "https", true)]
+        {
+            let led = Url::parse(&format!("{from}://a.example/"))
+                .and_then(|home| home.origin.led_to(Url::parse(&format!("{to}://b.example/x"))?));
+            assert_eq!(led.map_err(|error| error.kind).is_ok(), allowed, "{from} to {to}");
         }
     }
 

@@ -177,43 +177,20 @@ fn a_portal_everywhere_is_named_by_its_first_words() {
 #[test]
 fn retry_after_is_honoured_up_to_the_limit() {
     let body = tiny_module();
-    // Alone it is waited for; beside another that one is asked meanwhile.
-    for (seconds, alone) in [(1, true), (1, false), (3600, false)] {
+    for (seconds, served_by_first) in [(1, true), (3600, false)] {
         let (folder, asked, good_one) = (Folder::new(), AtomicUsize::new(0), good(&body));
         let limited = Server::start(move |hit| match asked.fetch_add(1, Ordering::Relaxed) {
             0 => Reply::status(429).with("Retry-After", seconds.to_string()),
             _ => good_one(hit),
         });
         let fine = Server::start(good(&body));
-        let both = [limited.url.as_str(), &fine.url];
-        let urls = if alone { &both[..1] } else { &both[..] };
-        let mut gateway = Gateway::start(&setup(&folder, Ecosystem::Go, urls));
+        let mut gateway = Gateway::start(&setup(&folder, Ecosystem::Go, &[&limited.url, &fine.url]));
         let started = Instant::now();
         assert_eq!(gateway.fetch(go_module()).unwrap(), body);
-        assert_eq!(started.elapsed() >= Duration::from_secs(1), alone);
-        assert_eq!(fine.hits().is_empty(), alone);
+        assert_eq!(started.elapsed() >= Duration::from_secs(1), served_by_first);
+        assert_eq!(fine.hits().is_empty(), served_by_first);
         assert_eq!(gateway.verdicts(), [Verdict::Limited, Verdict::Ok]);
     }
-}
-
-#[test]
-fn an_error_whose_page_never_comes_is_waited_for_once() {
-    let body = tiny_module();
-    let (folder, fine) = (Folder::new(), Server::start(good(&body)));
-    let page = || Reply::Hold { body: vec![b'x'; 1000], status: 404, headers: Vec::new(), after: 1 };
-    let mute = Server::start(move |_| page());
-    let mut setup = setup(&folder, Ecosystem::Go, &[&mute.url, &fine.url]);
-    setup.limits.stall_seconds = 10;
-    let mut gateway = Gateway::start(&setup);
-    let started = Instant::now();
-    assert_eq!(gateway.fetch(go_module()).unwrap(), body);
-    let first = started.elapsed();
-    assert!(first < Duration::from_secs(5), "{first:?}");
-    let started = Instant::now();
-    for _ in 0..4 {
-        gateway.get("http://xtask-gateway.invalid/go/example.com/none/@v/list", &gateway.password.clone());
-    }
-    assert!(started.elapsed() < first, "{first:?}, then {:?}", started.elapsed());
 }
 
 #[test]
@@ -469,4 +446,43 @@ fn wait_until(condition: impl Fn() -> bool) {
         assert!(started.elapsed() < Duration::from_secs(20), "the condition never came");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// What a child gets of `go.mod` number N, through a gateway that asks these upstreams in their order.
+fn go_mods(gateway: &Gateway, numbers: std::ops::Range<usize>) -> Vec<u16> {
+    let ask = |number| {
+        gateway.ask("GET", &format!("http://xtask-gateway.invalid/go/example.com/m{number}/@v/v1.0.0.mod"), "")
+    };
+    numbers.map(|number| ask(number).0).collect()
+}
+
+#[test]
+fn who_asks_to_wait_in_vain_is_waited_for_once_and_not_by_each_artifact() {
+    let limited = || Server::start(|_| Reply::status(429).with("Retry-After", "2"));
+    let (folder, busy, fine) = (Folder::new(), limited(), Server::start(|_| Reply::ok("module example.com/m\n")));
+    let gateway = Gateway::start(&setup(&folder, Ecosystem::Go, &[&busy.url, &fine.url]));
+    let started = Instant::now();
+    assert_eq!(go_mods(&gateway, 0..6), [200; 6]);
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert_eq!((busy.hits().len(), fine.hits().len()), (2, 6), "what one was told holds for all");
+
+    // Alone it is waited for, and no longer once that was in vain.
+    let (folder, busy) = (Folder::new(), limited());
+    let gateway = Gateway::start(&setup(&folder, Ecosystem::Go, &[&busy.url]));
+    assert_eq!(go_mods(&gateway, 0..1), [502]);
+    let (started, asked) = (Instant::now(), busy.hits().len());
+    assert_eq!(go_mods(&gateway, 1..4), [502; 3]);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!((asked, busy.hits().len()), (3, 3));
+}
+
+#[test]
+fn an_error_page_that_does_not_come_costs_little_and_once() {
+    let mute = Server::start(|_| Reply::Hold { body: vec![b'x'; 1000], status: 404, headers: Vec::new(), after: 1 });
+    let fine = Server::start(|_| Reply::ok("module example.com/m\n"));
+    let folder = Folder::new();
+    let gateway = Gateway::start(&setup(&folder, Ecosystem::Go, &[&mute.url, &fine.url]));
+    let started = Instant::now();
+    assert_eq!(go_mods(&gateway, 0..5), [200; 5]);
+    assert!(started.elapsed() < Duration::from_millis(1900), "{:?}", started.elapsed());
 }

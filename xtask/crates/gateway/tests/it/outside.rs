@@ -1,6 +1,6 @@
 //! The way out: TLS, proxies, and what must never happen on it.
 
-use crate::gateway::{Folder, Gateway, base64, setup};
+use crate::gateway::{Folder, Gateway, base64, setup, upstream};
 use crate::server::{Hit, Reply, Server, file, noise, read_head, serve, sha256};
 use protocol::{Artifact, Ecosystem, FailureKind, Proxy, Setup, Verdict};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
@@ -107,7 +107,26 @@ fn https_is_never_followed_down_to_http() {
     let port = authority.serve("localhost", move |_| Reply::status(302).with("Location", format!("{target}/f")));
     let failure =
         Gateway::start(&trusting(&folder, &[&format!("https://localhost:{port}")])).fetch(artifact(&body)).unwrap_err();
-    assert!(failure.attempts[0].error.contains("redirects from https to http://"), "{failure:?}");
+    assert!(failure.attempts[0].error.contains("leads from https to http://"), "{failure:?}");
+    assert!(plain.hits().is_empty());
+
+    // Nor is a link: the places that an index names for its files and crates.
+    let (target, hash) = (plain.url.clone(), sha256(b"x"));
+    let index = authority.serve("localhost", move |hit| match hit.target.as_str() {
+        "/config.json" => Reply::ok(format!(r#"{{"dl":"{target}/dl"}}"#)),
+        _ => Reply::ok(format!(r#"{{"files":[{{"filename":"x-1.whl","url":"{target}/x-1.whl","hashes":{{}}}}]}}"#))
+            .with("Content-Type", "application/vnd.pypi.simple.v1+json"),
+    });
+    let index = format!("https://localhost:{index}/");
+    let mut setup = trusting(&folder, &[]);
+    setup.upstreams.extend([Ecosystem::Python, Ecosystem::Crates].map(|it| (it, vec![upstream(&index)])));
+    setup.pins.crates.insert("x 1.0.0".into(), hash.clone());
+    let gateway = Gateway::start(&setup);
+    for file in [format!("python/files/x/{hash}/-/x-1.whl"), format!("crates/dl/x/1.0.0/{hash}")] {
+        let (status, _, told) = gateway.ask("GET", &format!("http://xtask-gateway.invalid/{file}"), "");
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert!(status == 502 && told.contains("leads from https to http://"), "{status} {told}");
+    }
     assert!(plain.hits().is_empty());
 }
 
