@@ -8,7 +8,7 @@ use crate::Gateway;
 use crate::documents::{Kept, Sought, Standing, seek};
 use crate::downloads::{Pin, Verified};
 use crate::error::{Error, Kind};
-use crate::fetch::{Wanted, blocking, fetch};
+use crate::fetch::{Wanted, blocking, fetch, parsed};
 use crate::reply::{Reply, absent, delivered, text, typed, whole};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
 use crate::server::Asked;
@@ -27,7 +27,7 @@ use std::rc::Rc;
 use tokio::sync::Mutex;
 
 /// The index entry of the largest crates is a few megabytes.
-const MAX_ENTRY_BYTES: usize = 64 << 20;
+const MAX_ENTRY_BYTES: usize = 32 << 20;
 /// Entries that are asked for at once: as many connections to one mirror as are kept.
 const AHEAD: usize = 8;
 
@@ -122,8 +122,13 @@ async fn entry(gateway: &Rc<Gateway>, child: &Child, path: &str, name: &str) -> 
         ask_ahead(gateway, child);
         Url::parse(&upstream.url)?.below(path)
     };
-    let accept = async |document: &Document| check_entry(&document.bytes, pinned).map(|()| Kept::of(document));
-    let settled = async |kept: &Kept| Standing::of(check_entry(&kept.bytes, pinned), pinned.is_some());
+    // The check goes beside the sockets, and so do the versions that it looks for.
+    let check = async |bytes: &Bytes| {
+        let pinned = pinned.cloned();
+        parsed(bytes, move |bytes| check_entry(bytes, pinned.as_ref())).await
+    };
+    let accept = async |document: &Document| check(&document.bytes).await.map(|()| Kept::of(document));
+    let settled = async |kept: &Kept| Standing::of(check(&kept.bytes).await, pinned.is_some());
     seek(gateway, &sought, locate, accept, settled).await
 }
 

@@ -251,6 +251,21 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error>
     }
 }
 
+/// What takes longer than a thread's journey to parse.
+const LONG_BYTES: usize = 128 << 10;
+
+/// Reads what a mirror sent, beside the sockets where that may take long: one text must not hold up every other child.
+pub async fn parsed<T: Send + 'static>(
+    bytes: &Bytes,
+    read: impl FnOnce(&[u8]) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    if bytes.len() < LONG_BYTES {
+        return read(bytes);
+    }
+    let bytes = bytes.clone();
+    blocking(move || read(&bytes)).await
+}
+
 /// Completes the partial from one URL and verifies it.
 async fn receive(
     gateway: &Gateway,

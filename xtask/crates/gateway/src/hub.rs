@@ -11,7 +11,7 @@
 //! Rules: huggingface_hub's `file_download.py` and `_snapshot_download.py`; ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
-use crate::documents::{Kept, Sought, Standing, keep, read, seek, seek_among};
+use crate::documents::{Kept, Sought, Standing, at_most, keep, read, seek, seek_among};
 use crate::downloads::Pin;
 use crate::error::{Error, Kind};
 use crate::fetch::{Errand, Fetched, Wanted, blocking, fetch};
@@ -28,7 +28,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// A page of a tree has a thousand entries; a repository's own description may list ten thousand files.
-const MAX_DOCUMENT_BYTES: usize = 64 << 20;
+const MAX_DOCUMENT_BYTES: usize = 32 << 20;
+const MAX_VALUES: usize = 1 << 18;
 const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 const LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
@@ -374,6 +375,7 @@ impl<'a> Listing<'a> {
             return Err(web_page(bytes));
         }
         let malformed = |what: &str| Error::new(Kind::Malformed, format!("its listing of {} {what}", self.repo));
+        at_most(MAX_VALUES, bytes)?;
         let mut value: Value =
             serde_json::from_slice(bytes).map_err(|cause| malformed(&format!("is no JSON: {cause}")))?;
         let (files, name, revision) = if self.tree.is_some() {

@@ -7,15 +7,16 @@
 //! Rules: npm's `package-metadata.md`; npm's `replace-registry-host`, which keeps the path that a lock file holds.
 
 use crate::Gateway;
-use crate::documents::{Kept, Sought, Standing, seek};
+use crate::documents::{Kept, Sought, Standing, at_most, seek};
 use crate::downloads::Pin;
 use crate::error::{Error, Kind};
-use crate::fetch::{Wanted, fetch};
+use crate::fetch::{Wanted, blocking, fetch, parsed};
 use crate::reply::{Reply, absent, delivered, typed};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
 use crate::server::Asked;
 use crate::upstream::NOBODY_HAS_IT;
 use crate::url::Url;
+use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use protocol::{Ecosystem, Failure, FailureKind, Pins, Upstream};
@@ -23,6 +24,8 @@ use serde_json::Value;
 use std::rc::Rc;
 
 const MAX_PACKUMENT_BYTES: usize = 64 << 20;
+/// The longest packuments have a value every twenty bytes.
+const MAX_VALUES: usize = 3 << 20;
 /// The packument with only what an installation needs: a tenth of the whole.
 const SHORT: &str = "application/vnd.npm.install-v1+json";
 
@@ -49,7 +52,11 @@ pub async fn serve(gateway: &Rc<Gateway>, asked: &Asked) -> Result<Response<Repl
     match place(&asked.path) {
         Some(Place::Packument { name }) => Ok(match packument(gateway, asked, &name, short).await? {
             Some(packument) => {
-                json(if short { SHORT } else { "application/json" }, &local(packument, &name, &asked.folder))
+                // Writing it takes as long as reading it.
+                let (folder, subject) = (asked.folder.clone(), format!("packument of {name}"));
+                let written = blocking(move || Ok(local(packument, &name, &folder).to_string())).await;
+                let text = written.map_err(|error| error.failure(&subject, Vec::new()))?;
+                return Ok(typed(StatusCode::OK, if short { SHORT } else { "application/json" }, text.into()));
             }
             None => nowhere(&name),
         }),
@@ -137,33 +144,42 @@ async fn packument(gateway: &Gateway, asked: &Asked, name: &str, short: bool) ->
         gateway,
         &sought,
         async |upstream: &Upstream| packument_url(upstream, name),
-        async |document: &Document| check(&document.bytes, name, &pinned).map(|_| Kept::of(document)),
-        async |kept: &Kept| Standing::of(check(&kept.bytes, name, &pinned), !pinned.is_empty()),
+        async |document: &Document| checked(&document.bytes, name, &pinned).await.map(|_| Kept::of(document)),
+        async |kept: &Kept| Standing::of(checked(&kept.bytes, name, &pinned).await, !pinned.is_empty()),
     );
     match found.await? {
         // What was kept before the lock file changed is no answer now that nobody else has any.
-        Some(kept) => check(&kept.bytes, name, &pinned).map(Some),
+        Some(kept) => checked(&kept.bytes, name, &pinned).await.map(Some),
         None if pinned.is_empty() => Ok(None),
         None => Err(Error::new(Kind::Absent, NOBODY_HAS_IT)),
     }
     .map_err(|error| error.failure(&sought.subject, Vec::new()))
 }
 
+/// As [`check`], beside the sockets.
+async fn checked(bytes: &Bytes, name: &str, pinned: &Pinned) -> Result<Value, Error> {
+    let (name, pinned) = (name.to_owned(), pinned.clone());
+    parsed(bytes, move |bytes| check(bytes, &name, &pinned)).await
+}
+
 /// Version and integrity of each locked version of a package.
-fn pinned<'a>(pins: &'a Pins, name: &str) -> Vec<(&'a str, &'a str)> {
+type Pinned = Vec<(String, String)>;
+
+fn pinned(pins: &Pins, name: &str) -> Pinned {
     let start = format!("{name} ");
     let of_name = pins
         .npm
         .range(start.clone()..)
-        .map_while(|(package, integrity)| Some((package.strip_prefix(start.as_str())?, integrity.as_str())));
+        .map_while(|(package, integrity)| Some((package.strip_prefix(start.as_str())?.to_owned(), integrity.clone())));
     of_name.collect()
 }
 
 /// # Errors: Html, Malformed, Absent for a packument older than the lock file, Hash for one that contradicts it.
-fn check(bytes: &[u8], name: &str, pinned: &[(&str, &str)]) -> Result<Value, Error> {
+fn check(bytes: &[u8], name: &str, pinned: &Pinned) -> Result<Value, Error> {
     if looks_like_a_web_page(bytes) {
         return Err(web_page(bytes));
     }
+    at_most(MAX_VALUES, bytes)?;
     let malformed = |why: String| Error::new(Kind::Malformed, format!("its answer is not a packument: {why}"));
     let packument: Value = serde_json::from_slice(bytes).map_err(|cause| malformed(cause.to_string()))?;
     if packument["name"] != name {
@@ -171,7 +187,7 @@ fn check(bytes: &[u8], name: &str, pinned: &[(&str, &str)]) -> Result<Value, Err
     }
     let versions = packument["versions"].as_object().ok_or_else(|| malformed("it has no versions".to_owned()))?;
     for (version, integrity) in pinned {
-        let Some(manifest) = versions.get(*version) else {
+        let Some(manifest) = versions.get(version) else {
             let message = format!("its packument is stale: version {version} of the lock file is missing");
             return Err(Error::new(Kind::Absent, message));
         };
@@ -268,7 +284,7 @@ async fn named_tarball(
     let headers = vec![(header::ACCEPT, HeaderValue::from_static(SHORT))];
     let ask = Ask { step: &wanted.step, ecosystem: Ecosystem::Npm, artifact: &artifact, upstream, url: &url, headers };
     let document = gateway.client.document(ask, MAX_PACKUMENT_BYTES).await?;
-    let packument = check(&document.bytes, name, &[])?;
+    let packument = checked(&document.bytes, name, &Pinned::new()).await?;
     let tarball = packument["versions"][version]["dist"]["tarball"].as_str().ok_or_else(|| {
         Error::new(Kind::Absent, format!("its packument of {name} has no tarball of version {version}"))
     })?;
@@ -330,7 +346,11 @@ mod tests {
     #[test]
     fn a_packument_must_agree_with_the_lock_file() {
         let locked = "sha1-AAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-        let verdict = |text: &str| check(text.as_bytes(), "a", &[("1.0.0", locked)]).map(drop).map_err(|it| it.code());
+        let verdict = |text: &str| {
+            check(text.as_bytes(), "a", &vec![("1.0.0".to_owned(), locked.to_owned())])
+                .map(drop)
+                .map_err(|it| it.code())
+        };
         let dist = |dist: &str| verdict(&format!(r#"{{"name":"a","versions":{{"1.0.0":{{"dist":{dist}}}}}}}"#));
         assert_eq!(dist(&format!(r#"{{"shasum":"{}"}}"#, "0".repeat(40))), Ok(()));
         assert_eq!(dist(&format!(r#"{{"integrity":"{locked}"}}"#)), Ok(()));

@@ -10,7 +10,7 @@
 //! Rules: OCI distribution specification 1.1, "Pull"; the registry token specification of its reference implementation.
 
 use crate::Gateway;
-use crate::documents::{Kept, Sought, Standing, keep, read, seek_among};
+use crate::documents::{Kept, Sought, Standing, at_most, keep, read, seek_among};
 use crate::downloads::{Pin, hex};
 use crate::error::{Error, Kind};
 use crate::fetch::{Wanted, blocking, fetch};
@@ -31,6 +31,7 @@ use std::time::Duration;
 
 /// Registries must take manifests of 4 MiB; containerd reads 8.
 const MAX_MANIFEST_BYTES: usize = 8 << 20;
+const MAX_VALUES: usize = 1 << 18;
 /// Some public mirrors throttle by sleeping before the first byte of a blob: a registry that gave us the manifest is
 /// alive, so it is waited for before the next one is asked.
 const BLOB_FIRST_BYTE: Duration = Duration::from_secs(60);
@@ -210,6 +211,7 @@ fn check(document: &Document, digest: Option<&Pin>) -> Result<Kept, Error> {
     if let Some(expected) = digest.map(Pin::text).or(told).filter(|expected| *expected != got) {
         return Err(Error::hash(expected, &got));
     }
+    at_most(MAX_VALUES, &document.bytes)?;
     let manifest: Value = serde_json::from_slice(&document.bytes)
         .map_err(|cause| Error::new(Kind::Malformed, format!("its manifest is no JSON: {cause}")))?;
     if manifest["schemaVersion"] != 2 {

@@ -32,6 +32,8 @@ const MAX_IDLE_PER_ORIGIN: usize = 8;
 const CITED_BYTES: usize = 2048;
 /// How long its first words are waited for; the status says enough without them.
 const CITING: Duration = Duration::from_secs(1);
+/// Texts shrink to a tenth or a thirtieth; what grows more than this beyond its first megabyte was made to.
+const MAX_GROWTH: usize = 200;
 const MAX_TOKEN_BYTES: usize = 1 << 20;
 const USER_AGENT: &str = concat!("cargo-xtask-gateway/", env!("CARGO_PKG_VERSION"));
 
@@ -517,10 +519,16 @@ impl Answer {
         if compressed {
             let mut decoder = flate2::write::GzDecoder::new(plain);
             let undecodable = |cause: std::io::Error| match cause.kind() {
-                std::io::ErrorKind::FileTooLarge => too_long(),
+                std::io::ErrorKind::FileTooLarge => Error::new(
+                    Kind::Malformed,
+                    format!("unpacked, its answer is longer than {max_bytes} bytes or grows beyond reason"),
+                ),
                 _ => Error::new(Kind::Malformed, format!("its gzip encoding is broken: {cause}")),
             };
+            let mut received_bytes = 0;
             while let Some(chunk) = self.chunk().await? {
+                received_bytes += chunk.len();
+                decoder.get_mut().max_bytes = max_bytes.min((1 << 20) + received_bytes * MAX_GROWTH);
                 decoder.write_all(&chunk).map_err(undecodable)?;
             }
             plain = decoder.finish().map_err(undecodable)?;

@@ -9,10 +9,10 @@
 
 use crate::Gateway;
 use crate::connect::percent_decode;
-use crate::documents::{Kept, Sought, Standing, seek};
+use crate::documents::{Kept, Sought, Standing, at_most, seek};
 use crate::downloads::{Found, Pin};
 use crate::error::{Error, Kind};
-use crate::fetch::{Errand, Fetched, Wanted, blocking, fetch};
+use crate::fetch::{Errand, Fetched, Wanted, blocking, fetch, parsed};
 use crate::reply::{Reply, absent, delivered, head, typed};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
 use crate::server::Asked;
@@ -31,7 +31,12 @@ const JSON: &str = "application/vnd.pypi.simple.v1+json";
 pub const ACCEPT: &str =
     "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
 /// The longest project pages are a few megabytes.
-const MAX_PAGE_BYTES: usize = 64 << 20;
+const MAX_PAGE_BYTES: usize = 32 << 20;
+/// Ten thousand files have fifteen values each.
+const MAX_VALUES: usize = 1 << 20;
+const MAX_ATTRIBUTES: usize = 32;
+/// As many links as a page of that many values has files.
+const MAX_LINKS: usize = 1 << 18;
 
 /// What upstreams' pages said in this run, by URL of the upstream and project.
 #[derive(Default)]
@@ -77,7 +82,7 @@ async fn index(gateway: &Gateway, asked: &Asked, project: &str) -> Result<Respon
     let Some(kept) = project_page(gateway, asked, project).await? else {
         return Ok(absent(&format!("no index of this profile has a project {project}")));
     };
-    let files = read(&kept).map_err(|error| error.failure(&format!("project {project}"), Vec::new()))?;
+    let files = files_of(&kept).await.map_err(|error| error.failure(&format!("project {project}"), Vec::new()))?;
     let accepted = asked.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let links = files.iter().map(|file| Link::of(gateway, &asked.folder, project, file));
     if accepted.contains(JSON) || accepted.contains("application/vnd.pypi.simple.latest+json") {
@@ -113,7 +118,7 @@ async fn project_page(gateway: &Gateway, asked: &Asked, project: &str) -> Result
     };
     let accept = async |document: &Document| {
         let kept = Kept::of(document);
-        let files = read(&kept)?;
+        let files = files_of(&kept).await?;
         check(&files, &pinned).inspect_err(|error| {
             if error.kind == Kind::Absent {
                 stale.borrow_mut().get_or_insert(kept.clone());
@@ -122,8 +127,9 @@ async fn project_page(gateway: &Gateway, asked: &Asked, project: &str) -> Result
         gateway.pages.0.borrow_mut().insert((asking.borrow().clone(), project.to_owned()), Rc::new(files));
         Ok(kept)
     };
-    let settled =
-        async |kept: &Kept| Standing::of(read(kept).and_then(|files| check(&files, &pinned)), !pinned.is_empty());
+    let settled = async |kept: &Kept| {
+        Standing::of(files_of(kept).await.and_then(|files| check(&files, &pinned)), !pinned.is_empty())
+    };
     let found = seek(gateway, &sought, locate, accept, settled).await?;
     // A file that went away everywhere: whoever needs it hears so when it is asked for.
     Ok(found.or(stale.into_inner()))
@@ -281,7 +287,7 @@ async fn size_unless_here(
         return None;
     }
     let page = project_page(gateway, asked, &normalised(project)).await.ok()??;
-    let files = read(&page).ok()?;
+    let files = files_of(&page).await.ok()?;
     files.iter().find(|file| file.listed.filename == filename)?.listed.size_bytes
 }
 
@@ -349,7 +355,7 @@ async fn page(gateway: &Gateway, step: &str, upstream: &Upstream, project: &str)
     let headers = vec![(header::ACCEPT, HeaderValue::from_static(ACCEPT))];
     let artifact = format!("project {project}");
     let ask = Ask { step, ecosystem: Ecosystem::Python, artifact: &artifact, upstream, url: &url, headers };
-    read(&Kept::of(&gateway.client.document(ask, MAX_PAGE_BYTES).await?))
+    files_of(&Kept::of(&gateway.client.document(ask, MAX_PAGE_BYTES).await?)).await
 }
 
 fn page_url(upstream: &Upstream, project: &str) -> Result<Url, Error> {
@@ -360,6 +366,12 @@ fn page_url(upstream: &Upstream, project: &str) -> Result<Url, Error> {
 pub fn normalised(project: &str) -> String {
     let parts = project.split(['-', '_', '.']).filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join("-").to_ascii_lowercase()
+}
+
+/// As [`read`], beside the sockets.
+async fn files_of(page: &Kept) -> Result<Vec<File>, Error> {
+    let own = page.clone();
+    parsed(&page.bytes, move |_| read(&own)).await
 }
 
 /// # Errors: Html for a page without a single link to a file, Malformed.
@@ -395,6 +407,7 @@ fn from_json(bytes: &[u8], base: &Url) -> Result<Vec<File>, Error> {
     if looks_like_a_web_page(bytes) {
         return Err(web_page(bytes));
     }
+    at_most(MAX_VALUES, bytes)?;
     let page: Page = serde_json::from_slice(bytes)
         .map_err(|cause| Error::new(Kind::Malformed, format!("its project page is not PEP 691 JSON: {cause}")))?;
     let files = page.files.into_iter().filter_map(|file| {
@@ -470,8 +483,10 @@ impl Anchor {
 fn anchors(html: &str) -> Vec<Anchor> {
     let mut found = Vec::new();
     let mut rest = html;
-    while let Some(start) = rest.find("<a").or_else(|| rest.find("<A")) {
-        rest = &rest[start + 2..];
+    while let Some(start) = rest.find('<').filter(|_| found.len() < MAX_LINKS) {
+        rest = &rest[start + 1..];
+        let Some(after) = rest.strip_prefix(['a', 'A']) else { continue };
+        rest = after;
         if !rest.starts_with(|c: char| c.is_ascii_whitespace()) {
             continue;
         }
@@ -498,7 +513,9 @@ fn attributes(tag: &str) -> (Vec<(String, String)>, &str) {
         }
         let after = after.trim_ascii_start();
         let Some(value) = after.strip_prefix('=').map(str::trim_ascii_start) else {
-            found.push((name.to_ascii_lowercase(), String::new()));
+            if found.len() < MAX_ATTRIBUTES {
+                found.push((name.to_ascii_lowercase(), String::new()));
+            }
             rest = after;
             continue;
         };
@@ -507,7 +524,9 @@ fn attributes(tag: &str) -> (Vec<(String, String)>, &str) {
             Some(quote) => value[1..].split_once(quote).unwrap_or((&value[1..], "")),
             None => value.split_at(value.find(|c: char| c.is_ascii_whitespace() || c == '>').unwrap_or(value.len())),
         };
-        found.push((name.to_ascii_lowercase(), unescaped(value)));
+        if found.len() < MAX_ATTRIBUTES {
+            found.push((name.to_ascii_lowercase(), unescaped(value)));
+        }
         rest = after;
     }
 }
@@ -522,7 +541,9 @@ fn unescaped(text: &str) -> String {
     while let Some(start) = rest.find('&') {
         plain.push_str(&rest[..start]);
         rest = &rest[start..];
-        let entity = rest.find(';').map(|end| &rest[1..end]);
+        // The longest that is known, `&#x10FFFF;`, has ten bytes.
+        let end = rest.bytes().take(12).position(|byte| byte == b';');
+        let entity = end.map(|end| &rest[1..end]);
         let decoded = entity.and_then(|entity| match entity {
             "amp" => Some('&'),
             "lt" => Some('<'),
@@ -590,6 +611,18 @@ mod tests {
         let error = from_html(b"<html><a href=/login>Sign in</a> to the guest network</html>", &base()?).err();
         assert!(error.is_some_and(|error| error.kind == Kind::Html
             && error.message.contains("Sign in to the guest network")));
+        Ok(())
+    }
+
+    #[test]
+    fn pages_that_are_made_to_be_slow_are_read_as_fast_as_others() -> Result<(), Error> {
+        for flood in ["<A href=x>", "&", "<a b c d e", "<a href=\"&&&&\">"] {
+            let started = std::time::Instant::now();
+            let page =
+                format!("{}<a href=\"foo-1.0.tar.gz\">foo-1.0.tar.gz</a>", flood.repeat((1 << 20) / flood.len()));
+            let _ = from_html(page.as_bytes(), &base()?);
+            assert!(started.elapsed().as_secs() < 10, "{flood}: {:?}", started.elapsed());
+        }
         Ok(())
     }
 

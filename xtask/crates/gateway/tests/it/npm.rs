@@ -6,7 +6,10 @@ use protocol::{Ecosystem, Event, FailureKind, Setup};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 const REGISTRY: &str = "http://xtask-gateway.invalid/npm";
 const SHORT: &str = "Accept: application/vnd.npm.install-v1+json\r\n";
@@ -298,4 +301,46 @@ fn a_registry_is_read_and_nothing_else() {
     let (status, told) = get(&gateway, "outer", "");
     let told = String::from_utf8_lossy(&told).into_owned();
     assert!(status == 502 && told.contains("version 2.0.0 of the lock file is missing"), "{status} {told}");
+}
+
+#[test]
+fn a_text_that_is_made_to_burst_a_parser_is_refused() {
+    let folder = Folder::new();
+    let head = r#"{"name":"x","versions":{},"z":["#;
+    let nested = format!("{head}{}[]]}}", "[],".repeat(4 << 20));
+    fs::write(folder.0.join("blank"), format!("{}{{}}", " ".repeat(60 << 20))).unwrap();
+    shell(&folder.0, "gzip -9 blank");
+    let blank = fs::read(folder.0.join("blank.gz")).unwrap();
+    let cases: [(&str, Handler, &str); 2] = [
+        ("values", Box::new(move |_| Reply::ok(nested.as_str())), "values"),
+        ("gzip", Box::new(move |_| Reply::ok(blank.as_slice()).with("Content-Encoding", "gzip")), "beyond reason"),
+    ];
+    for (case, bad, why) in cases {
+        let (folder, server) = (Folder::new(), Server::start(bad));
+        let gateway = Gateway::start(&setup(&folder, Ecosystem::Npm, &[&server.url]));
+        let (status, told) = get(&gateway, "x", SHORT);
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert!(status == 502 && told.contains(why), "{case}: {status} {told:.200}");
+        assert!(gateway.peak_kib() < 80 << 10, "{case}: {} KiB", gateway.peak_kib());
+    }
+}
+
+#[test]
+fn a_text_that_takes_long_to_read_holds_up_no_other_child() {
+    let folder = Folder::new();
+    let long = format!(r#"{{"name":"x","versions":{{}},"z":[{}1]}}"#, "1,".repeat(1 << 20));
+    let server = Server::start(move |_| Reply::ok(long.as_str()));
+    let gateway = Gateway::start(&setup(&folder, Ecosystem::Npm, &[&server.url]));
+    let mut reader = TcpStream::connect(&gateway.address).unwrap();
+    let secret = crate::gateway::base64(&format!("step:{}", gateway.password));
+    write!(reader, "GET {REGISTRY}/x HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic {secret}\r\n\r\n").unwrap();
+    reader.set_nonblocking(true).unwrap();
+    let (mut worst, mut start) = (Duration::ZERO, [0; 15]);
+    while reader.peek(&mut start).is_err() {
+        let started = Instant::now();
+        assert_eq!(gateway.ask("GET", "http://xtask-gateway.invalid/crates/config.json", "").0, 200);
+        worst = worst.max(started.elapsed());
+    }
+    assert_eq!(&start, b"HTTP/1.1 200 OK");
+    assert!(worst < Duration::from_millis(700), "{worst:?}");
 }
