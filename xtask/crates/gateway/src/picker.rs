@@ -68,7 +68,11 @@ impl Gateway {
     /// Who may be asked for a name that is not for the public.
     pub fn private(&self, ecosystem: Ecosystem, name: &str) -> Option<&Private> {
         let private = self.setup.private.get(&ecosystem).into_iter().flatten();
-        private.into_iter().find(|it| it.names.iter().any(|pattern| covers(ecosystem, pattern, name)))
+        // A hub's owner is the same for datasets and spaces, whose names say their kind first.
+        let kinds = ["datasets/", "spaces/"].iter().filter(|_| ecosystem == Ecosystem::Hub);
+        let owned = kinds.filter_map(|kind| name.strip_prefix(kind)).next().unwrap_or(name);
+        let covered = |pattern: &String| covers(ecosystem, pattern, name) || covers(ecosystem, pattern, owned);
+        private.into_iter().find(|it| it.names.iter().any(covered))
     }
 
     /// The same upstreams, best first. Waits for a race where none was run and nobody was measured, so it belongs where

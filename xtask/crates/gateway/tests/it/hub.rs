@@ -2,7 +2,7 @@
 
 use crate::gateway::{Folder, Gateway, brought, setup};
 use crate::server::{Handler, Hit, Reply, Server, file, noise, refusing, sha256};
-use protocol::{Artifact, Ecosystem, FailureKind, Setup};
+use protocol::{Artifact, Ecosystem, FailureKind, Private, Setup};
 use std::fs;
 use std::process::{Command, Output};
 
@@ -326,4 +326,19 @@ fn links_stay_below_the_gateway_and_nothing_of_xet_is_left() {
         assert_eq!(gateway.ask("GET", &format!("{HUB}/{outside}"), "").0, 404, "{outside}");
     }
     assert_eq!(hub.hits().len(), 2);
+}
+
+#[test]
+fn a_private_owners_datasets_and_spaces_are_private_too() {
+    let (folder, public) = (Folder::new(), Server::start(|_| Reply::status(404)));
+    let mut setup = hub_setup(&folder, &[&public.url]);
+    setup.private.insert(Ecosystem::Hub, vec![Private { names: vec!["corp/*".to_owned()], upstreams: Vec::new() }]);
+    let gateway = Gateway::start(&setup);
+    for kind in ["", "datasets/", "spaces/"] {
+        assert_eq!(gateway.ask("GET", &format!("{HUB}/{kind}corp/m/resolve/main/f"), "").0, 502, "{kind}");
+    }
+    for kind in ["models", "datasets", "spaces"] {
+        assert_eq!(gateway.ask("GET", &format!("{HUB}/api/{kind}/corp/m"), "").0, 502, "{kind}");
+    }
+    assert!(public.hits().is_empty(), "{:?}", public.hits());
 }
