@@ -59,11 +59,11 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self::Registry(url) = self else { return f.write_str("direct") };
         let Some((scheme, rest)) = url.split_once("://") else { return f.write_str(url) };
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        match authority.rsplit_once('@') {
-            Some((_, host)) => write!(f, "{scheme}://****@{host}/{path}"),
-            None => f.write_str(url),
-        }
+        // Also where a password holds a `/`, and in a query.
+        let (user, place) = rest.rsplit_once('@').map_or(("", rest), |(_, place)| ("****@", place));
+        let shown = place.split(['?', '#']).next().unwrap_or(place);
+        let query = if shown.len() < place.len() { "?…" } else { "" };
+        write!(f, "{scheme}://{user}{shown}{query}")
     }
 }
 
@@ -304,6 +304,17 @@ mod tests {
                 Ok((name, endpoints.iter().map(Endpoint::to_string).collect::<Vec<_>>().join(" ")))
             }
             Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_shown_without_what_may_be_a_secret() {
+        for (url, shown) in [
+            ("sparse+https://corp/index/", "sparse+https://corp/index/"),
+            ("sparse+https://u:hunter/2@corp/index/", "sparse+https://****@corp/index/"),
+            ("sparse+https://u:p@corp/index/?token=hunter2/", "sparse+https://****@corp/index/?…"),
+        ] {
+            assert_eq!(Endpoint::Registry(url.to_owned()).to_string(), shown);
         }
     }
 
