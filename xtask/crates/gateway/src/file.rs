@@ -84,6 +84,7 @@ async fn upstreams(gateway: &Gateway, url: &Url) -> Vec<Upstream> {
         last_resort: false,
         origin: "its own URL".to_owned(),
         authorization: None,
+        second_authorization: None,
     });
     upstreams
 }

@@ -694,9 +694,14 @@ fn build(
     if !ask.headers.iter().any(|(name, _)| *name == header::USER_AGENT) {
         request = request.header(header::USER_AGENT, USER_AGENT);
     }
-    let homes = std::iter::once(&ask.upstream.url).chain(&ask.upstream.second);
-    let at_home = homes.into_iter().any(|home| Url::parse(home).is_ok_and(|home| home.origin == url.origin));
-    if let Some(secret) = token.or(ask.upstream.authorization.as_deref()).filter(|_| at_home) {
+    let at = |root: &str| Url::parse(root).is_ok_and(|root| root.origin == url.origin);
+    let secret = if at(&ask.upstream.url) {
+        token.or(ask.upstream.authorization.as_deref())
+    } else {
+        let second = ask.upstream.second.as_deref().filter(|second| at(second));
+        second.and(ask.upstream.second_authorization.as_deref())
+    };
+    if let Some(secret) = secret {
         request = request.header(header::AUTHORIZATION, secret);
     }
     if let Some(secret) = forward.and_then(|forward| forward.authorization.as_deref()) {

@@ -67,6 +67,9 @@ pub struct Upstream {
     /// Sent to this URL's own origin (scheme, host, port) only, as an `Authorization` header value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<String>,
+    /// The same for the second root; where both have one origin, the first root's is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_authorization: Option<String>,
 }
 
 /// The first line: everything that the gateway may know for this run.

@@ -71,6 +71,7 @@ pub fn places(profile: Option<&Profile>, defaults: &Defaults, hub_token: Option<
         let pairs = profile.map_or(&[UrlPair::Direct][..], list);
         let pair = |first: &MirrorUrl, second: &MirrorUrl, origin: &str| Upstream {
             second: Some(second.without_credentials()),
+            second_authorization: second.expose_authorization(),
             ..upstream(first, origin)
         };
         let found = pairs.iter().filter_map(|it| match it {
@@ -104,13 +105,7 @@ pub fn places(profile: Option<&Profile>, defaults: &Defaults, hub_token: Option<
             Endpoint::Url(url) => {
                 let (host, repository) = url.split_at_path();
                 let url = format!("{}/v2/{repository}", host.without_credentials());
-                Some(Upstream {
-                    url,
-                    second: None,
-                    last_resort: false,
-                    origin: by.clone(),
-                    authorization: host.expose_authorization(),
-                })
+                Some(Upstream { url, ..upstream(&host, &by) })
             }
             Endpoint::Direct if registry.contains('.') => {
                 let url = format!("https://{registry}/v2/{{repo}}");
@@ -120,6 +115,7 @@ pub fn places(profile: Option<&Profile>, defaults: &Defaults, hub_token: Option<
                     last_resort: false,
                     origin: "direct".to_owned(),
                     authorization: None,
+                    second_authorization: None,
                 })
             }
             Endpoint::Direct => None,
@@ -167,6 +163,7 @@ fn upstream(url: &MirrorUrl, origin: &str) -> Upstream {
         last_resort: false,
         origin: origin.to_owned(),
         authorization: url.expose_authorization(),
+        second_authorization: None,
     }
 }
 
@@ -188,4 +185,27 @@ fn database(text: &str, origin: &str) -> Option<Upstream> {
     let host = || format!("https://{}", name.split('+').next().unwrap_or(name));
     let url = if url.is_empty() { host() } else { url.to_owned() };
     Some(upstream(&MirrorUrl::parse(&url).ok()?, origin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::{Layer, Profiles, Section};
+
+    #[test]
+    fn each_url_of_a_pair_keeps_its_own_credentials() {
+        let lab = "[lab.rustup]\nlist = [['https://u:p@dist/', 'https://update/']]\n\
+                   [lab.apt]\nlist = [['http://base/', 'http://u:p@security/']]\n";
+        let section: Section = toml::from_str(lab).unwrap();
+        let layer = Layer { origin: "xtask.toml".into(), section };
+        let profile = Profiles::new(vec![layer], Default::default()).unwrap().resolve("lab", None).unwrap();
+        let places = places(Some(&profile), &Defaults::default(), None);
+        let secrets = |ecosystem| {
+            let upstream = &places.upstreams[&ecosystem][0];
+            assert!(!format!("{}{:?}", upstream.url, upstream.second).contains("u:p"), "{upstream:?}");
+            (upstream.authorization.is_some(), upstream.second_authorization.is_some())
+        };
+        assert_eq!(secrets(protocol::Ecosystem::Rustup), (true, false));
+        assert_eq!(secrets(protocol::Ecosystem::Apt), (false, true));
+    }
 }

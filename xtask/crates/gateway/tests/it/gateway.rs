@@ -63,6 +63,7 @@ pub fn upstream(url: &str) -> Upstream {
         last_resort: false,
         origin: "mirror test".to_owned(),
         authorization: None,
+        second_authorization: None,
     }
 }
 

@@ -305,3 +305,23 @@ fn the_update_root_is_another_server_and_has_rustup_itself() {
         );
     }
 }
+
+#[test]
+fn each_root_of_a_pair_gets_its_own_credentials_and_never_the_other_ones() {
+    let (dist, update) = (Server::start(|_| Reply::status(404)), Server::start(|_| Reply::status(404)));
+    for own in [Some("Basic dXBkYXRl"), None] {
+        let folder = Folder::new();
+        let mut setup = setup(&folder, Ecosystem::Rustup, &[&dist.url]);
+        let pair = &mut setup.upstreams.get_mut(&Ecosystem::Rustup).unwrap()[0];
+        pair.authorization = Some("Basic ZGlzdA==".to_owned());
+        pair.second = Some(format!("{}/rustup", update.url));
+        pair.second_authorization = own.map(str::to_owned);
+        let gateway = Gateway::start(&setup);
+        gateway.get(&format!("{UPDATE}/release-stable.toml"), &gateway.password);
+        let sent = update.hits().last().unwrap().headers.get("authorization").cloned();
+        assert_eq!(sent.as_deref(), own);
+        gateway.get(&UPDATE.replace("update-root", "dist-server/dist/channel-rust-stable.toml"), &gateway.password);
+        let sent = dist.hits().last().unwrap().headers.get("authorization").cloned();
+        assert_eq!(sent.as_deref(), Some("Basic ZGlzdA=="));
+    }
+}
