@@ -431,6 +431,14 @@ enum Settings {
 
 impl Settings {
     fn of(endpoint: &Endpoint, folder: &Path) -> Result<Self, Failure> {
+        // A signal ends a launcher before it removes its own: credentials must not stay.
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|name| name.strip_prefix("endpoint-")?.strip_suffix(".toml"));
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
         let Endpoint::Registry(url) = endpoint else { return Ok(Self::Words(Vec::new())) };
         let settings = vec![
             r#"source.crates-io.replace-with="xtask-mirror""#.to_owned(),
@@ -701,6 +709,23 @@ fn executable(messages: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_that_a_killed_launcher_left_are_removed_and_those_of_a_living_one_stay() {
+        let folder = env::temp_dir().join(format!("xtask-endpoint-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        // No process has a number above 4194304.
+        let (left, living) = (folder.join("endpoint-4194305.toml"), folder.join("endpoint-1.toml"));
+        for path in [&left, &living] {
+            fs::write(path, "secret").unwrap();
+        }
+        let own = Settings::of(&Endpoint::Registry("sparse+https://u:p@corp/index/".to_owned()), &folder);
+        let Ok(Settings::File(path)) = &own else { panic!("credentials in arguments") };
+        assert!(path.exists() && living.exists() && !left.exists());
+        drop(own);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn only_an_endpoints_fault_leads_to_the_next_endpoint() {
