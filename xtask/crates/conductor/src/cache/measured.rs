@@ -103,13 +103,20 @@ impl Measured {
         reports
     }
 
-    /// The last of a profile, however old.
-    pub fn last(&self, profile: &str) -> impl Iterator<Item = &Record> {
-        self.records.iter().filter(move |it| it.profile == profile)
+    /// The last of a profile, however old; by ecosystem, and in the profile's order: ecosystems are measured as a whole.
+    pub fn last(&self, profile: &str) -> Vec<&Record> {
+        let mut last: Vec<_> = self.records.iter().filter(|it| it.profile == profile).collect();
+        last.sort_by_key(|it| it.report.ecosystem);
+        last
     }
 
-    /// Keeps new reports in the place of older ones. Two runs at once may lose one's: it is measured again.
+    /// Keeps new reports in the place of older ones, unless nobody at all was reached: that tells of a cable that is out, and
+    /// the next minute nothing. Two runs at once may lose one's: it is measured again.
     pub fn add(&mut self, profile: &str, circumstances: Digest, reports: &[ProbeReport]) -> Result<()> {
+        let reached = |it: &ProbeReport| it.connect_milliseconds.is_some() || it.verdict != ProbeVerdict::Dead;
+        if !reports.iter().any(reached) {
+            return Ok(());
+        }
         let at = now_seconds();
         let replaced = |old: &Record| {
             let same = |new: &ProbeReport| (new.ecosystem, &new.url) == (old.report.ecosystem, &old.report.url);
@@ -171,15 +178,30 @@ mod tests {
         let (folder, cache) = cache();
         let here = Digest::of(b"here");
         let mut measured = Measured::open(&cache);
-        measured.add("lab", here, &[report("https://a", ProbeVerdict::Dead)]).unwrap();
+        measured.add("lab", here, &[report("https://a", ProbeVerdict::Html)]).unwrap();
         measured.add("lab", here, &[report("https://a", ProbeVerdict::Ok)]).unwrap();
         let again = Measured::open(&cache);
-        assert_eq!((again.records.len(), again.last("lab").count(), again.last("cn").count()), (1, 1, 0));
+        assert_eq!((again.records.len(), again.last("lab").len(), again.last("cn").len()), (1, 1, 0));
         assert_eq!(again.fresh(here)[0].verdict, ProbeVerdict::Ok);
         for text in ["", "{}", r#"{"version":2,"measured":[]}"#] {
             files::write(&cache.measured(), text.as_bytes()).unwrap();
             assert_eq!(Measured::open(&cache).records, []);
         }
+        files::remove(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_was_measured_without_a_network_is_not_kept() {
+        let (folder, cache) = cache();
+        let (here, dead) = (Digest::of(b"here"), report("https://b", ProbeVerdict::Dead));
+        let good = report("https://a", ProbeVerdict::Ok);
+        Measured::open(&cache).add("lab", here, &[good.clone(), dead.clone()]).unwrap();
+        Measured::open(&cache).add("lab", here, &[report("https://a", ProbeVerdict::Dead), dead.clone()]).unwrap();
+        assert_eq!(Measured::open(&cache).fresh(here), [good.clone(), dead.clone()]);
+        // Somebody was there, who then said nothing.
+        let silent = ProbeReport { connect_milliseconds: Some(1), ..dead };
+        Measured::open(&cache).add("lab", here, std::slice::from_ref(&silent)).unwrap();
+        assert_eq!(Measured::open(&cache).fresh(here), [good, silent]);
         files::remove(&folder).unwrap();
     }
 

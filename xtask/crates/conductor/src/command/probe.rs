@@ -5,6 +5,7 @@
 use super::print;
 use crate::cache::measured::{Measured, circumstances};
 use crate::cli;
+use crate::doctor::gather;
 use crate::error::{Code, Error, Result};
 use crate::execute::measure;
 use crate::execute::outside::Outside;
@@ -45,7 +46,7 @@ pub fn probe(settings: &Settings, project: &Project, sink: Sink, asked: &cli::Pr
     let profile = outside.profile().map_or_else(|| "direct".to_owned(), |profile| profile.name.clone());
     let measured = Measured::open(&settings.cache);
     if settings.offline.value {
-        let last = measured.last(&profile).filter(|it| is_wanted(it.report.ecosystem));
+        let last = measured.last(&profile).into_iter().filter(|it| is_wanted(it.report.ecosystem));
         let found: Vec<Found> = last.map(|it| (it.report.clone(), Some(it.age()))).collect();
         sink.note(tr!("nothing is contacted with --offline: these are the last measurements"));
         return tell(&settings, &profile, &found);
@@ -86,7 +87,19 @@ pub fn probe(settings: &Settings, project: &Project, sink: Sink, asked: &cli::Pr
             now.map(|it| (it.clone(), None)).or_else(|| lately(endpoint).map(|it| (it.report.clone(), Some(it.age()))))
         })
         .collect();
-    tell(&settings, &profile, &found)
+    tell(&settings, &profile, &found)?;
+    if found.iter().any(|(it, _)| serves(it)) {
+        return Ok(());
+    }
+    let message = match gather::routed() {
+        Some(false) => tr!("this machine has no network: there is no route"),
+        _ => tr!("no endpoint of mirror `{profile}` can serve", profile),
+    };
+    Err(Error::new(Code::Unreachable, message).hint("cargo xtask doctor mirrors"))
+}
+
+fn serves(report: &ProbeReport) -> bool {
+    matches!(report.verdict, ProbeVerdict::Ok | ProbeVerdict::Stale)
 }
 
 fn ecosystems(names: &[String]) -> Result<BTreeSet<Ecosystem>> {
@@ -119,7 +132,45 @@ fn tell(settings: &Settings, profile: &str, found: &[Found]) -> Result<()> {
         }
         return Ok(());
     }
-    print(settings, "probe", &(), &table(found))
+    let text = [vec![table(found)], conclusion(found)].concat().join("\n");
+    print(settings, "probe", &(), &text)
+}
+
+/// What a person takes home: who can serve, why most of the others cannot, how to read a score.
+fn conclusion(found: &[Found]) -> Vec<String> {
+    let mut serving: BTreeMap<Ecosystem, (usize, usize)> = BTreeMap::new();
+    let mut causes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (report, _) in found {
+        let (can, all) = serving.entry(report.ecosystem).or_default();
+        *can += usize::from(serves(report));
+        *all += 1;
+        let host = report.failed_host.as_ref().or(report.hosts.first());
+        if let (false, Some(host)) = (serves(report), host) {
+            causes.entry(cause(report, host)).or_default().insert(host);
+        }
+    }
+    let told =
+        |(ecosystem, (can, all)): (&Ecosystem, &(usize, usize))| format!("{} {can}/{all}", satellite::name(ecosystem));
+    let list = serving.iter().map(told).collect::<Vec<_>>().join(", ");
+    let mut lines = vec![tr!("can serve: {list}", list)];
+    if let Some((cause, hosts)) = causes.iter().max_by_key(|(_, hosts)| hosts.len()).filter(|(_, it)| it.len() > 1) {
+        lines.push(tr!("{count} hosts failed alike: {cause}", count = hosts.len(), cause));
+    }
+    if found.iter().any(|(report, _)| expected(report).is_some()) {
+        lines.push(tr!("score: the time that all downloads of this project would take from there"));
+    }
+    lines
+}
+
+/// What went wrong, without the words that only name the host.
+fn cause<'a>(report: &'a ProbeReport, host: &str) -> &'a str {
+    let named = report.message.split_once(&format!(" {host}: ")).filter(|(before, _)| !before.contains(": "));
+    named.map_or(&*report.message, |(_, cause)| cause)
+}
+
+/// Without a measured speed a score is good for an order only, and no time that anybody should expect.
+fn expected(report: &ProbeReport) -> Option<u64> {
+    report.score_milliseconds.filter(|_| report.bytes_per_second.is_some())
 }
 
 /// A line an endpoint, best of each ecosystem first as a build would ask them; below it what is wrong.
@@ -147,7 +198,7 @@ fn table(found: &[Found]) -> String {
             milliseconds(report.connect_milliseconds),
             milliseconds(report.first_byte_milliseconds),
             report.bytes_per_second.map_or_else(|| "-".to_owned(), |speed| format!("{}/s", report::bytes(speed))),
-            report.score_milliseconds.map_or_else(|| "-".to_owned(), seconds),
+            expected(report).map_or_else(|| "-".to_owned(), seconds),
             age.map_or_else(|| tr!("now"), spoken),
         ];
         last = Some(report.ecosystem);
@@ -196,5 +247,38 @@ fn spoken(age: Duration) -> String {
         seconds @ 120..7200 => format!("{} min", seconds / 60),
         seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
         seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(ecosystem: &str, host: &str, verdict: &str, message: &str, speed: Option<u64>) -> Found {
+        let report = serde_json::json!({
+            "ecosystem": ecosystem, "url": format!("https://{host}/"), "origin": "", "verdict": verdict, "message": message,
+            "hosts": [host], "bytes_per_second": speed, "score_milliseconds": 360_100,
+        });
+        (serde_json::from_value(report).unwrap(), None)
+    }
+
+    #[test]
+    fn the_conclusion_counts_who_serves_and_tells_a_common_cause_once() {
+        let unknown = |host: &str| format!("cannot connect to {host}: Name or service not known");
+        let mut all = vec![
+            found("crates", "a.example", "dead", &unknown("a.example"), None),
+            found("go", "a.example", "dead", &unknown("a.example"), None),
+            found("go", "b.example", "dead", &unknown("b.example"), None),
+            found("go", "c.example", "html", "a web page", None),
+            found("go", "d.example", "ok", "", None),
+        ];
+        assert_eq!(
+            conclusion(&all),
+            ["can serve: crates 0/1, go 1/4", "2 hosts failed alike: Name or service not known"]
+        );
+        assert!(!table(&all).contains("360.1 s"));
+        all.push(found("oci", "e.example", "ok", "", Some(1 << 20)));
+        assert!(table(&all).contains("360.1 s"));
+        assert!(conclusion(&all).last().unwrap().starts_with("score: "));
     }
 }

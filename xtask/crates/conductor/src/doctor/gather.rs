@@ -395,7 +395,7 @@ fn needed(project: &Project) -> BTreeSet<Ecosystem> {
 }
 
 /// Whether there is a default route, by this process's own network. Source: proc(5), net/route and net/ipv6_route.
-fn routed() -> Option<bool> {
+pub fn routed() -> Option<bool> {
     let v4 = std::fs::read_to_string("/proc/net/route").ok();
     let v6 = std::fs::read_to_string("/proc/net/ipv6_route").ok();
     let default4 = |line: &str| {

@@ -480,9 +480,10 @@ fn measured(project: &Project, age: u64) {
     });
     let partial = serde_json::json!({ "message": "it leads away", "failed_host": "dl.example" });
     let records = [
+        // As a later probe of crates alone leaves them behind.
+        record("go", "https://a.example/go", "dead", serde_json::json!({ "message": "no connection" })),
         record("crates", "https://a.example/index/", "partial", partial),
         record("crates", "https://b.example/", "ok", good),
-        record("go", "https://a.example/go", "dead", serde_json::json!({ "message": "no connection" })),
     ];
     let text = serde_json::json!({ "version": 1, "measured": records }).to_string();
     project.folder.write("cache/measured-v1.json", &text);
@@ -504,6 +505,9 @@ fn what_was_measured_is_shown_with_its_age_where_nothing_may_be_contacted() {
                    https://b.example/        ok         12 ms       34 ms  2.0 MiB/s  5.6 s  10 min
         go         https://a.example/go      dead           -           -          -      -  10 min
                    no connection
+
+        can serve: crates 1/2, go 0/1
+        score: the time that all downloads of this project would take from there
     "#]]
     .assert_eq(&ended.stdout);
     let ended = project.run_with("mirror probe lab --offline --ecosystem go --format json", &environment);
