@@ -3,7 +3,7 @@
 //! Owns: what is known of a name for a few seconds. Never: ask for a name twice at once without a reason to.
 //!
 //! Resolvers of home routers and of filtered networks drop questions that come in a burst, and glibc repeats a lost one only
-//! after 5 s: longer than a probe or a connection may take. A probe of fifty upstreams on twenty hosts was such a burst, and
+//! after 5 s: longer than a probe or a connection may take. A probe of all ecosystems at once was such a burst, and
 //! called sound upstreams dead.
 //! Rules: resolv.conf(5), `timeout` and `attempts`.
 
