@@ -5,7 +5,7 @@ use crate::error::{Code, Error, Result};
 use crate::language::foreign;
 use crate::tr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
 #[derive(Debug, Parser)]
@@ -403,7 +403,7 @@ pub fn told(error: clap::Error) -> Result<()> {
     };
     let command = context(ContextKind::InvalidSubcommand).zip(context(ContextKind::SuggestedSubcommand));
     let far_fetched = command.is_some_and(|(typed, near)| !is_slip(typed, near));
-    let mut help = "cargo xtask --help".to_owned();
+    let mut help = format!("{} --help", named_command());
     let mut hints = Vec::new();
     for paragraph in paragraphs {
         if let Some(usage) = paragraph.strip_prefix("Usage: ") {
@@ -430,6 +430,17 @@ pub fn told(error: clap::Error) -> Result<()> {
     Err(hints.into_iter().fold(it, Error::hint))
 }
 
+/// The command that the words of this process name, as far as they do: a wrong value's error does not say it.
+fn named_command() -> String {
+    let (mut command, mut name) = (Cli::command(), "cargo xtask".to_owned());
+    for word in std::env::args().skip(1) {
+        let Some(below) = command.find_subcommand(&word).cloned() else { continue };
+        name = format!("{name} {word}");
+        command = below;
+    }
+    name
+}
+
 /// A third of the letters may be wrong; with more, another word was meant.
 fn is_slip(typed: &str, near: &str) -> bool {
     strsim::damerau_levenshtein(typed, near) * 3 <= typed.len().max(near.len())
@@ -438,7 +449,6 @@ fn is_slip(typed: &str, near: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -5,6 +5,7 @@ use crate::cli::Mirror;
 use crate::error::{Code, Error, Result};
 use crate::execute::outside::{self, Outside};
 use crate::files;
+use crate::language::translated;
 use crate::mirror::Ecosystem;
 use crate::mirror::env::Tool;
 use crate::mirror::{self, Shell};
@@ -29,10 +30,13 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
             for profile in profiles.list(chosen) {
                 let mark = if profile.selected { "*" } else { " " };
                 let date = profile.as_of.as_deref().map(|date| tr!(", as of {date}", date)).unwrap_or_default();
-                let text = format!("{mark} {:<12} {}{date}", profile.name, profile.origins.join(", "));
+                let origins: Vec<&str> = profile.origins.iter().map(|origin| translated(origin)).collect();
+                let purpose = purpose(&profile.name).map(|text| tr!(": {message}", message = text)).unwrap_or_default();
+                let text = format!("{mark} {:<12} {}{date}{purpose}", profile.name, origins.join(", "));
                 print(settings, "mirror", &profile, &text)?;
             }
             match chosen {
+                Some(mirror::AUTO) => sink.note(tr!("mirror auto is in force: each tool's own default, then every mirror here")),
                 Some(name) => drop(outside::resolve(&profiles, name, None, outside::chosen_in(settings, project))?),
                 None => sink.note(tr!("no profile is in force: each tool does what you configured (`cargo xtask mirror use NAME` chooses one)")),
             }
@@ -173,6 +177,16 @@ fn bootstrap(profile: &mirror::Profile, project: &Project, show_secrets: bool) -
     })
 }
 
+/// What a built-in profile is for.
+fn purpose(name: &str) -> Option<String> {
+    match name {
+        "cn" => Some(tr!("public mirrors in China")),
+        "corporate" => Some(tr!("your organisation's own repository manager, at XTASK_CORP_HOST")),
+        "direct" => Some(tr!("each tool's own default")),
+        _ => None,
+    }
+}
+
 /// What is said of the whole profile, then each ecosystem with who says so.
 fn described(profile: &mirror::Profile) -> String {
     let value = serde_json::to_value(profile).unwrap_or_default();
@@ -182,14 +196,15 @@ fn described(profile: &mirror::Profile) -> String {
         let source = profile.sources.iter().find(|(ecosystem, _)| satellite::name(*ecosystem) == *key);
         if let Some((_, declared)) = source {
             let provenance = declared.provenance.as_ref().map(|text| format!(": {text}")).unwrap_or_default();
-            lines.push(format!("{:<20} {}{provenance}", format!("{key}.from"), declared.origin));
+            lines.push((format!("{key}.from"), format!("{}{provenance}", translated(&declared.origin))));
         }
     }
-    lines.join("\n")
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    lines.iter().map(|(name, value)| format!("{name:<width$} {value}")).collect::<Vec<_>>().join("\n")
 }
 
 /// One line a value: `crates.list  sparse+https://…`.
-fn describe(name: &str, value: &serde_json::Value, lines: &mut Vec<String>) {
+fn describe(name: &str, value: &serde_json::Value, lines: &mut Vec<(String, String)>) {
     match value {
         serde_json::Value::Object(map) => {
             for (key, value) in map {
@@ -198,10 +213,17 @@ fn describe(name: &str, value: &serde_json::Value, lines: &mut Vec<String>) {
         }
         serde_json::Value::Array(items) => {
             for item in items {
-                describe(name, item, lines);
+                match item.as_array() {
+                    // Two addresses that belong together.
+                    Some(pair) => {
+                        let pair: Vec<&str> = pair.iter().filter_map(|url| url.as_str()).collect();
+                        lines.push((name.to_owned(), pair.join(" + ")));
+                    }
+                    None => describe(name, item, lines),
+                }
             }
         }
-        serde_json::Value::String(text) => lines.push(format!("{name:<20} {text}")),
-        other => lines.push(format!("{name:<20} {other}")),
+        serde_json::Value::String(text) => lines.push((name.to_owned(), text.clone())),
+        other => lines.push((name.to_owned(), other.to_string())),
     }
 }

@@ -6,6 +6,7 @@ use super::print;
 use crate::cache::measured::{Measured, circumstances};
 use crate::cli;
 use crate::doctor::gather;
+use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
 use crate::execute::measure;
 use crate::execute::outside::Outside;
@@ -104,13 +105,27 @@ fn serves(report: &ProbeReport) -> bool {
 
 fn ecosystems(names: &[String]) -> Result<BTreeSet<Ecosystem>> {
     let ecosystem = |name: &String| {
-        serde_json::from_value(name.as_str().into()).map_err(|_| {
-            let known = ALL.iter().map(satellite::name).collect::<Vec<_>>().join(", ");
-            Error::new(Code::UnknownChoice, tr!("there is no ecosystem `{name}`; there are {known}", name, known))
+        let name = TOOLS.iter().find(|(tool, _)| tool == name).map_or(name.as_str(), |(_, ecosystem)| ecosystem);
+        serde_json::from_value(name.into()).map_err(|_| {
+            let known = ALL.iter().map(satellite::name).collect::<Vec<_>>();
+            let message = tr!("there is no ecosystem `{name}`; there are {known}", name, known = known.join(", "));
+            did_you_mean(Error::new(Code::UnknownChoice, message), name, known.iter().map(String::as_str))
         })
     };
     names.iter().map(ecosystem).collect()
 }
+
+/// Tools by which people call an ecosystem.
+const TOOLS: [(&str, &str); 8] = [
+    ("cargo", "crates"),
+    ("golang", "go"),
+    ("pip", "python"),
+    ("uv", "python"),
+    ("huggingface", "hub"),
+    ("node", "npm"),
+    ("debian", "apt"),
+    ("docker", "oci"),
+];
 
 const ALL: [Ecosystem; 9] = [
     Ecosystem::Crates,
@@ -280,5 +295,14 @@ mod tests {
         all.push(found("oci", "e.example", "ok", "", Some(1 << 20)));
         assert!(table(&all).contains("360.1 s"));
         assert!(conclusion(&all).last().unwrap().starts_with("score: "));
+    }
+
+    #[test]
+    fn an_ecosystem_is_known_by_its_tools() {
+        let named = |name: &str| ecosystems(&[name.to_owned()]);
+        for (tool, ecosystem) in TOOLS {
+            assert_eq!(named(tool).unwrap(), named(ecosystem).unwrap());
+        }
+        assert_eq!(named("pyhton").unwrap_err().hints(), ["did you mean `python`?"]);
     }
 }

@@ -50,7 +50,7 @@ const OLD: &[(&str, &str, &str)] = &[
 ];
 
 pub fn examine(facts: &Facts) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = facts.notes.iter().map(|(tool, note)| noted(tool, note)).collect();
+    let mut findings: Vec<Finding> = facts.notes.iter().map(|(tool, note)| noted(facts, tool, note)).collect();
     let get = |name: &str| facts.environment.get(name).map(String::as_str).filter(|value| !value.is_empty());
     for (name, values, instead) in HARMFUL {
         if facts.environment.get(*name).is_some_and(|it| values.contains(&it.to_ascii_lowercase().as_str())) {
@@ -80,7 +80,7 @@ fn ineffective(tool: &str, setting: &str, fix: Fix) -> Finding {
     Finding::warning(Check::Ineffective, setting, tr!("ignored by {tool}", tool), fix)
 }
 
-fn noted(tool: &str, note: &Note) -> Finding {
+fn noted(facts: &Facts, tool: &str, note: &Note) -> Finding {
     match note {
         Note::Ineffective { variable, instead } => {
             ineffective(tool, variable, Fix::Yours(tr!("unset {variable} and use {instead}", variable, instead)))
@@ -89,7 +89,11 @@ fn noted(tool: &str, note: &Note) -> Finding {
             Check::Harmful,
             variable,
             tr!("{tool} never gets it from this tool: {reason}", tool, reason),
-            Fix::Yours(format!("unset {variable}")),
+            // What is no variable comes from the file of `go env -w`.
+            Fix::Yours(match tool == "go" && !facts.environment.contains_key(variable) {
+                true => format!("go env -u {variable}"),
+                false => format!("unset {variable}"),
+            }),
         ),
         Note::Overridden { variable, .. } | Note::Withheld { variable, .. } => {
             Finding::info(Check::Overridden, variable, note.to_string())
@@ -203,6 +207,10 @@ mod tests {
         check(&note(source), Some(("setting.ineffective", Severity::Warning, "V", "use `--mirror NAME`")));
         let refused = Note::Refused { variable: variable(), value: "secret".into(), reason: "why".into() };
         check(&note(refused), Some(("setting.harmful", Severity::Warning, "V", "why\nunset V")));
+        let in_file = Note::Refused { variable: "GOSUMDB".into(), value: "off".into(), reason: "why".into() };
+        let facts = |environment| Facts { notes: vec![("go".into(), in_file.clone())], ..with(environment) };
+        check(&facts(&[]), Some(("setting.harmful", Severity::Warning, "GOSUMDB", "go env -u GOSUMDB")));
+        check(&facts(&[("GOSUMDB", "off")]), Some(("setting.harmful", Severity::Warning, "GOSUMDB", "unset GOSUMDB")));
         let overridden = Note::Overridden { variable: variable(), profile: "cn".into() };
         check(&note(overridden), Some(("setting.overridden", Severity::Info, "V", "gives way")));
     }

@@ -331,6 +331,20 @@ fn silence(facts: &Facts, words: &[String], unresolved: bool) -> Finding {
             true => tr!("none"),
             false => facts.name_servers.join(", "),
         };
+        // The servers answer: it is these names that they do not know.
+        if facts.profile.as_deref().is_some_and(|name| name != "auto")
+            && words.iter().all(|line| says(line, &["Name or service not known"]))
+        {
+            return Finding::error(
+                Check::NameLookup,
+                tr!("network"),
+                tr!(
+                    "the name servers ({servers}) know none of the hosts that were asked: mirrors that have ended, or a network that filters names",
+                    servers
+                ),
+                Fix::safe("mirror use auto"),
+            );
+        }
         return Finding::error(
             Check::NameLookup,
             "/etc/resolv.conf",
@@ -443,6 +457,11 @@ mod tests {
             &["no route", "doctor mirrors"],
         );
         check(&plugged(dead(NO_NAME)), "network.dns", Severity::Error, &["192.0.2.1", "HTTPS_PROXY"]);
+        let unknown = Facts {
+            profile: Some("old".into()),
+            ..plugged(dead(&NO_NAME.replace("Temporary failure in name resolution", "Name or service not known")))
+        };
+        check(&unknown, "network.dns", Severity::Error, &["192.0.2.1", "know none", "mirror use auto"]);
         check(&plugged(dead(REFUSED)), "network.blocked", Severity::Error, &["refused", "cargo xtask mirror use cn"]);
 
         let password = "proxy http://127.0.0.1:3128 opened no tunnel to a.example:443: it wants other credentials (HTTP/1.1 407 Proxy Authentication Required)";

@@ -252,9 +252,9 @@ fn a_profile_of_ones_own_is_listed_shown_and_used() {
         "mirror list",
         &expect![[r#"
             no profile is in force: each tool does what you configured (`cargo xtask mirror use NAME` chooses one)
-              cn           built-in, as of 2026-11
-              corporate    built-in
-              direct       built-in
+              cn           built-in, as of 2026-11: public mirrors in China
+              corporate    built-in: your organisation's own repository manager, at XTASK_CORP_HOST
+              direct       built-in: each tool's own default
               lab          xtask.local.toml
             exit 0
         "#]],
@@ -263,14 +263,14 @@ fn a_profile_of_ones_own_is_listed_shown_and_used() {
         &project,
         "mirror show lab",
         &expect![[r#"
-            egress               mirrors-only
-            go.fallthrough       any-error
-            go.sumdb             proxy
-            hub.disable_xet      true
-            hub.send_token       false
-            name                 lab
-            python.list          https://****@mirror.example/simple/
-            python.from          xtask.local.toml
+            egress          mirrors-only
+            go.fallthrough  any-error
+            go.sumdb        proxy
+            hub.disable_xet true
+            hub.send_token  false
+            name            lab
+            python.list     https://****@mirror.example/simple/
+            python.from     xtask.local.toml
             exit 0
         "#]],
     );
