@@ -608,7 +608,7 @@ fn a_proxy_that_is_down_and_authorities_of_no_use_are_named_with_their_variable(
     for scheme in ["http", "socks5"] {
         checkout.environment.insert("HTTPS_PROXY", format!("{scheme}://u:secret@{closed}"));
         let (_, stderr) = check(&checkout.run(&["--mirror", "lab"]), 4);
-        let shown = format!("{scheme}://****@{closed}/");
+        let shown = format!("{scheme}://****@{closed}");
         let cause = format!("  caused by: the proxy {shown} that HTTPS_PROXY names does not answer: {closed}: ");
         let hint = format!("HTTPS_PROXY={shown} is in force: start that proxy");
         assert!(stderr.contains(&cause) && stderr.contains(&hint), "{cause} {hint}: {stderr}");

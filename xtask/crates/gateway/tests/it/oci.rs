@@ -254,7 +254,9 @@ fn a_token_is_fetched_where_the_registry_says_and_credentials_stay_at_home() {
         let mut setup = registries(&folder, &[&registry.url]);
         let upstream = &mut setup.registries.get_mut("docker.io").unwrap()[0];
         upstream.authorization = authorized.then(|| basic.clone());
+        // Each root has credentials of its own, which may be the same.
         upstream.second = named.then(|| realm.url.clone());
+        upstream.second_authorization = upstream.second.is_some().then(|| basic.clone());
         let mut gateway = Gateway::start(&setup);
         // The first token is taken for expired: the second request of the two asks for another.
         let manifest = format!("{V2}/docker.io/tiny/manifests/1.0");
