@@ -3,6 +3,7 @@
 
 mod apt;
 mod children;
+mod credentials;
 mod fetch;
 mod files;
 mod gateway;
