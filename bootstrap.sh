@@ -149,6 +149,7 @@ starts() {
 # What has to be typed for that cargo, found by trying: a rustup of the system has no file `env`, and may have another default.
 cargo_words() {
   env=${CARGO_HOME:-$HOME/.cargo}/env
+  # shellcheck disable=SC1090 # rustup writes it; there is nothing to follow before.
   if starts cargo; then
     echo cargo
   elif starts cargo "+$rust"; then

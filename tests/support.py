@@ -260,7 +260,9 @@ def warm_mirrors() -> None:
                 check=True,
             )
         version = re.search(r'\[go\]\nversion = "([^"]+)"', (ROOT / "xtask.lock").read_text())[1]
-        toolchain = f"golang.org/toolchain@v0.0.1-go{version}.linux-{'arm64' if os.uname().machine == 'aarch64' else 'amd64'}"
+        toolchain = (
+            f"golang.org/toolchain@v0.0.1-go{version}.linux-{'arm64' if os.uname().machine == 'aarch64' else 'amd64'}"
+        )
         for module, what in [*((module, []) for module in modules), (sandbox.folder, [toolchain])]:
             subprocess.run(["go", "mod", "download", *what], cwd=module, env=environment, check=True)
     mark.touch()

@@ -13,7 +13,6 @@ import threading
 import unittest
 from contextlib import contextmanager
 
-import support
 from support import FOLDER, ROOT, Sandbox, mirrored, need, netns, tell, unplugged, xtask
 
 LIMIT_SECONDS = 5
@@ -76,7 +75,8 @@ def wants_password(connection):
     with connection:
         connection.recv(4096)
         connection.sendall(
-            b"HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Basic realm=x\r\ncontent-length: 0\r\n\r\n"
+            b"HTTP/1.1 407 Proxy Authentication Required\r\n"
+            b"proxy-authenticate: Basic realm=x\r\ncontent-length: 0\r\n\r\n"
         )
 
 

@@ -52,7 +52,9 @@ class Broken(unittest.TestCase):
         """What of lasting use a host gave: crates, module zips, wheels."""
         whole = lambda it: it["status"] in (200, 206) and it["fault"] is None  # noqa: E731
         kept = r"/download$|\.zip$|\.whl$"
-        return {it["path"] for it in entries if it["host"].startswith(host) and whole(it) and re.search(kept, it["path"])}
+        return {
+            it["path"] for it in entries if it["host"].startswith(host) and whole(it) and re.search(kept, it["path"])
+        }
 
     def all_files(self, entries):
         return {path for name in ECOSYSTEMS for path in self.files(entries, name)}
