@@ -229,8 +229,8 @@ def unplugged(**variables: str) -> list[str]:
 def warm_mirrors() -> None:
     """Lets cargo and Go fill the cache behind the mirrors with what the lock files name, once for each state of them.
 
-    A mirror asks the registry when it is asked itself, and sends nothing before it has the whole: on a machine that never
-    ran these tests it would be slower to begin than any bound of the tool allows.
+    A mirror asks the registry when it is asked itself, and sends nothing before it has the whole: on a machine that
+    never ran these tests it would be slower to begin than any bound of the tool allows.
     """
     manifests = [ROOT / "xtask/crates/Cargo.toml", ROOT / "candle-binding/Cargo.toml"]
     modules = [ROOT / "src/semantic-router", ROOT / "tests/fixture/service"]

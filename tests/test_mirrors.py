@@ -115,7 +115,7 @@ class Broken(unittest.TestCase):
 
     def test_the_ledger_has_every_request_of_the_mirrors_log_and_no_other(self):
         _, entries, lines = self.healthy
-        # Where an answer redirects, or an index names another host, a line has both hosts and the mirrors saw one request.
+        # Where an index names another host, a line has both hosts and the mirrors saw one request.
         told = Counter((line["redirect_hosts"] or [line["host"]])[-1] for line in lines)
         asked = Counter(it["address"] for it in entries)
         self.assertEqual(asked, told)
