@@ -841,6 +841,99 @@ mod tests {
     }
 
     #[test]
+    fn every_tool_is_led_through_the_gateway_by_exactly_these_rules() {
+        let password = Masked::new("pass", "****");
+        let gateway = Gateway { address: "127.0.0.1:7".into(), user: "step".into(), password };
+        let (nothing, lab) = (BTreeMap::new(), profile("lab", None));
+        let environment = map(&[("NO_PROXY", "corp.example,.invalid"), ("HF_TOKEN", "x"), ("UV_INDEX", "y")]);
+        let told = |tool: Tool| {
+            let (environment, defaults) = (&environment, &Defaults::new());
+            let context = Context {
+                profile: Some(&lab),
+                environment,
+                go_file: &nothing,
+                defaults,
+                gateway: Some(&gateway),
+                suite: "s",
+            };
+            let it = tool_environment(tool, &context);
+            let mut given = environment.clone();
+            it.apply(&mut given);
+            assert!(!it.arguments.iter().any(|argument| argument.expose().contains("pass")), "{tool:?}");
+            (given, it.files)
+        };
+        let proxy = "http://step:pass@127.0.0.1:7";
+        let through = [
+            ("HTTP_PROXY", proxy),
+            ("http_proxy", proxy),
+            ("NO_PROXY", "corp.example"),
+            ("HF_TOKEN", "x"),
+            ("UV_INDEX", "y"),
+        ];
+        let with = |more: &[(&str, &str)], without: &[&str]| {
+            let mut all = map(&through);
+            all.extend(map(more));
+            all.retain(|name, _| !without.contains(&name.as_str()));
+            all
+        };
+        let go = [
+            ("GOPROXY", "http://xtask-gateway.invalid/go"),
+            ("GOTOOLCHAIN", "local"),
+            ("GOSUMDB", "sum.golang.google.cn"),
+        ];
+        assert_eq!(told(Tool::Go).0, with(&go, &[]));
+        let rustup = [
+            ("RUSTUP_DIST_SERVER", "http://xtask-gateway.invalid/rustup/dist-server"),
+            ("RUSTUP_UPDATE_ROOT", "http://xtask-gateway.invalid/rustup/update-root"),
+        ];
+        assert_eq!(told(Tool::Rustup).0, with(&rustup, &[]));
+        let uv = [
+            ("UV_DEFAULT_INDEX", "http://xtask-gateway.invalid/python/simple/"),
+            ("UV_HTTP_TIMEOUT", "60"),
+            ("UV_HTTP_RETRIES", "0"),
+        ];
+        assert_eq!(told(Tool::Uv).0, with(&uv, &["UV_INDEX"]));
+        let hub = [
+            ("HF_ENDPOINT", "http://xtask-gateway.invalid/hub"),
+            ("HF_HUB_DISABLE_XET", "1"),
+            ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"),
+            ("HF_HUB_ETAG_TIMEOUT", "60"),
+            ("HF_HUB_DOWNLOAD_TIMEOUT", "60"),
+        ];
+        assert_eq!(told(Tool::HuggingFace).0, with(&hub, &["HF_TOKEN"]));
+        let pip = [
+            ("PIP_INDEX_URL", "http://localhost/python/simple/"),
+            ("PIP_PROXY", proxy),
+            ("PIP_CONFIG_FILE", "/dev/null"),
+            ("PIP_DEFAULT_TIMEOUT", "60"),
+            ("PIP_RETRIES", "0"),
+        ];
+        let mut expected = environment.clone();
+        expected.extend(map(&pip));
+        assert_eq!(told(Tool::Pip).0, expected);
+        let npm = [
+            ("npm_config_registry", "http://xtask-gateway.invalid/npm/"),
+            ("npm_config_proxy", proxy),
+            ("npm_config_noproxy", ""),
+            ("npm_config_replace_registry_host", "always"),
+            ("npm_config_fetch_retries", "0"),
+            ("npm_config_audit", "false"),
+            ("npm_config_fund", "false"),
+            ("npm_config_update_notifier", "false"),
+        ];
+        let mut expected = environment.clone();
+        expected.extend(map(&npm));
+        assert_eq!(told(Tool::Npm).0, expected);
+        let (given, files) = told(Tool::Apt);
+        assert_eq!(given, with(&[], &[]));
+        let sources = files["debian.sources"].expose();
+        for (url, suites) in [("base", "s s-updates"), ("security", "s-security")] {
+            let lines = format!("URIs: http://xtask-gateway.invalid/apt/{url}\nSuites: {suites}\n");
+            assert!(sources.contains(&lines), "{sources}");
+        }
+    }
+
+    #[test]
     fn cargo_asks_the_gateway_by_its_constant_name_with_the_password_in_no_argument() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let password = Masked::new("pass", "****");
