@@ -14,7 +14,6 @@
 mod release;
 
 use crate::Gateway;
-use crate::connect::percent_decode;
 use crate::documents::{Kept, Sought, Standing, seek_from};
 use crate::downloads::{Found, Pin};
 use crate::error::{Error, Kind};
@@ -25,6 +24,7 @@ use crate::server::Asked;
 use crate::upstream::NOBODY_HAS_IT;
 use crate::url::Url;
 use hyper::{Method, Response, StatusCode};
+use protocol::coding::percent_decode;
 use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use release::{File, Release};
 use std::cell::RefCell;

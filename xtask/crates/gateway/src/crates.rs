@@ -8,7 +8,7 @@ use crate::Gateway;
 use crate::documents::{Kept, Sought, Standing, seek};
 use crate::downloads::{Pin, Verified};
 use crate::error::{Error, Kind};
-use crate::fetch::{Wanted, blocking, fetch, parsed};
+use crate::fetch::{blocking, fetch, parsed};
 use crate::reply::{Reply, absent, delivered, text, typed, whole};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
 use crate::server::Asked;
@@ -191,14 +191,7 @@ async fn download(
         ));
     }
     let pin = Pin::sha256(pinned).map_err(|error| error.failure(&subject, Vec::new()))?;
-    let wanted = Wanted {
-        step: asked.step.clone(),
-        ecosystem: Ecosystem::Crates,
-        subject,
-        pin: pin.clone(),
-        size_bytes: None,
-        job: None,
-    };
+    let wanted = asked.wanted(Ecosystem::Crates, subject, pin.clone(), None);
     let (own, name, version) = (gateway.clone(), name.to_owned(), version.to_owned());
     let fetching = async move {
         let upstreams = own.upstreams(Ecosystem::Crates, &name).await;

@@ -13,8 +13,8 @@
 //! opened, or put anything under a final name that is not complete, verified and on the disk.
 //! All calls block; callers are on blocking threads.
 
-use crate::connect::{base64, base64_decoded};
 use crate::error::{Error, Kind};
+use protocol::coding::{base64, base64_decoded};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

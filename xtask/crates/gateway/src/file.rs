@@ -36,14 +36,7 @@ pub async fn serve(gateway: &Rc<Gateway>, asked: &Asked) -> Result<Response<Repl
     if asked.method == Method::HEAD {
         return Ok(head(Vec::new(), None));
     }
-    let wanted = Wanted {
-        step: asked.step.clone(),
-        ecosystem: Ecosystem::File,
-        subject: subject(&url),
-        pin: pin.clone(),
-        size_bytes: None,
-        job: None,
-    };
+    let wanted = asked.wanted(Ecosystem::File, subject(&url), pin.clone(), None);
     let own = gateway.clone();
     let fetching = async move { bring(&own, wanted, &url).await };
     delivered(gateway, asked, Vec::new(), &pin, None, fetching).await

@@ -10,11 +10,10 @@
 //! Rules: `go help goproxy`; golang.org/x/mod module.EscapePath and sumdb/dirhash.Hash1; golang.org/design/25530-sumdb.
 
 use crate::Gateway;
-use crate::connect::{base64, percent_decode};
 use crate::documents::{Kept, Sought, Standing, seek, seek_from};
 use crate::downloads::{Pin, copy, hex};
 use crate::error::{Error, Kind};
-use crate::fetch::{Errand, Fetched, Wanted, fetch};
+use crate::fetch::{Errand, Fetched, fetch};
 use crate::reply::{Reply, absent, delivered, refuse, typed};
 use crate::request::{Document, looks_like_a_web_page, web_page};
 use crate::server::Asked;
@@ -23,6 +22,7 @@ use crate::upstream::NOBODY_HAS_IT;
 use crate::url::{Url, encode_path};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
+use protocol::coding::{base64, percent_decode};
 use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -261,14 +261,7 @@ async fn archive(
         Some(h1) => Pin::h1(h1).map_err(|error| error.failure(&subject, Vec::new()))?,
         None => Pin::Module(format!("{module}@{version}")),
     };
-    let wanted = Wanted {
-        step: asked.step.clone(),
-        ecosystem: Ecosystem::Go,
-        subject,
-        pin: pin.clone(),
-        size_bytes: None,
-        job: None,
-    };
+    let wanted = asked.wanted(Ecosystem::Go, subject, pin.clone(), None);
     let (own, module) = (gateway.clone(), module.to_owned());
     let place = place(&module, &Question::Zip(version.to_owned()));
     let fetching = async move {

@@ -14,7 +14,7 @@ use crate::Gateway;
 use crate::documents::{Kept, Sought, Standing, at_most, keep, read, seek, seek_among};
 use crate::downloads::Pin;
 use crate::error::{Error, Kind};
-use crate::fetch::{Errand, Fetched, Wanted, blocking, fetch};
+use crate::fetch::{Errand, Fetched, blocking, fetch};
 use crate::reply::{Reply, absent, delivered, head, typed};
 use crate::request::{Document, Head, looks_like_a_web_page, web_page};
 use crate::server::Asked;
@@ -153,14 +153,7 @@ async fn resolve(gateway: &Rc<Gateway>, asked: &Asked, place: &Place<'_>) -> Res
     if asked.method == Method::HEAD {
         return Ok(head(headers, size_bytes));
     }
-    let wanted = Wanted {
-        step: asked.step.clone(),
-        ecosystem: Ecosystem::Hub,
-        subject,
-        pin: pin.clone(),
-        size_bytes: None,
-        job: None,
-    };
+    let wanted = asked.wanted(Ecosystem::Hub, subject, pin.clone(), None);
     // Of the commit: every upstream then means the same bytes.
     let (own, repo, relative) = (gateway.clone(), place.repo.to_owned(), place.resolve(&facts.commit));
     let fetching = async move {

@@ -243,14 +243,7 @@ async fn tarball(gateway: &Rc<Gateway>, asked: &Asked, name: &str, version: &str
             }
         }
     };
-    let wanted = Wanted {
-        step: asked.step.clone(),
-        ecosystem: Ecosystem::Npm,
-        subject,
-        pin: pin.clone(),
-        size_bytes: None,
-        job: None,
-    };
+    let wanted = asked.wanted(Ecosystem::Npm, subject, pin.clone(), None);
     let (own, name, version) = (gateway.clone(), name.to_owned(), version.to_owned());
     let fetching = async move {
         let upstreams = own.upstreams(Ecosystem::Npm, &name).await;

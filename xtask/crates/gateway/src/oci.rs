@@ -13,7 +13,7 @@ use crate::Gateway;
 use crate::documents::{Kept, Sought, Standing, at_most, keep, read, seek_among};
 use crate::downloads::{Pin, hex};
 use crate::error::{Error, Kind};
-use crate::fetch::{Wanted, blocking, fetch};
+use crate::fetch::{blocking, fetch};
 use crate::reply::{Reply, absent, delivered, head, typed};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
 use crate::server::Asked;
@@ -240,14 +240,7 @@ async fn blob(gateway: &Rc<Gateway>, asked: &Asked, place: Place, pin: Pin) -> R
             None => Ok(absent(&format!("no upstream has {subject}"))),
         };
     }
-    let wanted = Wanted {
-        step: asked.step.clone(),
-        ecosystem: Ecosystem::Oci,
-        subject,
-        pin: pin.clone(),
-        size_bytes,
-        job: None,
-    };
+    let wanted = asked.wanted(Ecosystem::Oci, subject, pin.clone(), size_bytes);
     let own = gateway.clone();
     let fetching = async move {
         let upstreams = place.upstreams(&own).await;

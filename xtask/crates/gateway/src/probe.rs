@@ -13,7 +13,6 @@
 //! Rules: the protocols' own documents, as named in the files that speak them; ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
-use crate::connect::base64;
 use crate::crates::{self, fill, prefix};
 use crate::documents::Kept;
 use crate::downloads::hex;
@@ -24,6 +23,7 @@ use crate::request::{Ask, Client, Document, Trail, looks_like_a_web_page, web_pa
 use crate::simple;
 use crate::url::{Origin, Url, encode_path};
 use hyper::header::{self, HeaderName, HeaderValue};
+use protocol::coding::base64;
 use protocol::{Ecosystem, ProbeReport, ProbeVerdict, Setup, Upstream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

@@ -11,7 +11,7 @@ use crate::Gateway;
 use crate::documents::{Kept, Sought, Standing, seek};
 use crate::downloads::{Pin, hex};
 use crate::error::{Error, Kind};
-use crate::fetch::{Wanted, fetch};
+use crate::fetch::fetch;
 use crate::ledger::emit;
 use crate::reply::{Reply, absent, delivered, text, typed};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
@@ -208,14 +208,7 @@ async fn file(
     locate: impl Fn(&Upstream) -> Result<Url, Error> + 'static,
 ) -> Result<Response<Reply>, Failure> {
     let pin = Pin::sha256(sha256).map_err(|error| error.failure(&subject, Vec::new()))?;
-    let wanted = Wanted {
-        step: asked.step.clone(),
-        ecosystem: Ecosystem::Rustup,
-        subject,
-        pin: pin.clone(),
-        size_bytes: None,
-        job: None,
-    };
+    let wanted = asked.wanted(Ecosystem::Rustup, subject, pin.clone(), None);
     let own = gateway.clone();
     let fetching = async move {
         let upstreams = own.upstreams(Ecosystem::Rustup, "").await;

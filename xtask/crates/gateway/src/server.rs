@@ -9,7 +9,8 @@
 
 use crate::Gateway;
 use crate::apt;
-use crate::connect::base64_decoded;
+use crate::downloads::Pin;
+use crate::fetch::Wanted;
 use crate::reply::{Reply, absent, refuse, text};
 use crate::{crates, file, go, hub, npm, oci, rustup, simple};
 use hyper::body::Incoming;
@@ -17,7 +18,8 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use protocol::Failure;
+use protocol::coding::base64_decoded;
+use protocol::{Ecosystem, Failure};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
@@ -52,6 +54,11 @@ impl Asked {
             !part.is_empty() && !matches!(*part, "." | "..") && !hidden && !part.contains('\\')
         };
         segments.iter().all(plain).then_some(segments)
+    }
+
+    /// An artifact on this child's behalf: nobody hears of its progress.
+    pub fn wanted(&self, ecosystem: Ecosystem, subject: String, pin: Pin, size_bytes: Option<u64>) -> Wanted {
+        Wanted { step: self.step.clone(), ecosystem, subject, pin, size_bytes, job: None }
     }
 
     /// The child's own user agent, which some mirrors decide by, and the named headers where the child sent them.

@@ -8,11 +8,10 @@
 //! Rules: PEP 503 (names, HTML), PEP 691 (JSON), PEP 592 (yanked), PEP 658 and 714 (metadata), PEP 700 (size).
 
 use crate::Gateway;
-use crate::connect::percent_decode;
 use crate::documents::{Kept, Sought, Standing, at_most, seek};
 use crate::downloads::{Found, Pin};
 use crate::error::{Error, Kind};
-use crate::fetch::{Errand, Fetched, Wanted, blocking, fetch, parsed};
+use crate::fetch::{Errand, Fetched, blocking, fetch, parsed};
 use crate::reply::{Reply, absent, delivered, head, typed};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
 use crate::server::Asked;
@@ -20,6 +19,7 @@ use crate::upstream::ask_each;
 use crate::url::{Url, encode_path};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Response, StatusCode};
+use protocol::coding::percent_decode;
 use protocol::{Ecosystem, Failure, FailureKind, ListedFile, Upstream};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -252,14 +252,7 @@ async fn download(
         reply.headers_mut().remove(header::ACCEPT_RANGES);
         return Ok(reply);
     }
-    let wanted = Wanted {
-        step: asked.step.clone(),
-        ecosystem: Ecosystem::Python,
-        subject,
-        pin: pin.clone(),
-        size_bytes: None,
-        job: None,
-    };
+    let wanted = asked.wanted(Ecosystem::Python, subject, pin.clone(), None);
     let (own, project, filename) = (gateway.clone(), normalised(project), filename.to_owned());
     let fetching = async move {
         let upstreams = own.upstreams(Ecosystem::Python, &project).await;

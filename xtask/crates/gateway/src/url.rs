@@ -5,8 +5,8 @@
 //! signatures there).
 //! Rules: RFC 3986 section 5.2.
 
-use crate::connect::percent_decode;
 use crate::error::{Error, Kind};
+use protocol::coding::percent_decode;
 use std::fmt;
 
 /// Scheme, host and port: the unit to which credentials, connections and the memory of dead hosts belong.

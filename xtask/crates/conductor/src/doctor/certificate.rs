@@ -2,6 +2,8 @@
 //!
 //! Never: decides whom to trust. Rules: RFC 7468 (PEM), RFC 5280 section 4.1 (where the validity stands).
 
+use protocol::coding::base64_decoded;
+
 /// Certificates in `pem`, and those that have not ended at `now`, in seconds since 1970. What cannot be read counts as ended.
 pub fn count(pem: &str, now_seconds: u64) -> (usize, usize) {
     let now = timestamp(now_seconds);
@@ -10,25 +12,8 @@ pub fn count(pem: &str, now_seconds: u64) -> (usize, usize) {
     ends.fold((0, 0), |(all, valid), end| (all + 1, valid + usize::from(end.is_some_and(|end| end > now))))
 }
 
-fn decoded(base64: &str) -> Option<Vec<u8>> {
-    let (mut bytes, mut bits, mut held) = (Vec::new(), 0_u32, 0);
-    for digit in base64.bytes().filter(|byte| !byte.is_ascii_whitespace() && *byte != b'=') {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6 | u32::from(value)) & 0xff_ffff;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-        }
-    }
-    Some(bytes)
+fn decoded(lines: &str) -> Option<Vec<u8>> {
+    base64_decoded(&lines.split_ascii_whitespace().collect::<String>())
 }
 
 /// The next DER value: tag, content, what follows.

@@ -3,6 +3,7 @@
 
 use super::expand::{self, Expand, Unexpanded, Variables};
 use crate::tr;
+use protocol::coding::{base64, percent_decode};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -134,7 +135,7 @@ impl MirrorUrl {
     /// The value of an `Authorization` header, if the URL holds credentials.
     pub fn expose_authorization(&self) -> Option<String> {
         let (user, _) = self.authority().rsplit_once('@')?;
-        Some(format!("Basic {}", base64(&percent_decoded(user))))
+        Some(format!("Basic {}", base64(&percent_decode(user))))
     }
 
     pub fn masked(&self) -> &Masked {
@@ -351,39 +352,6 @@ impl<'de> Deserialize<'de> for UrlPair {
         }
         deserializer.deserialize_any(Entry)
     }
-}
-
-fn percent_decoded(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let escaped = tail.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
-        match escaped.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    bytes
-}
-
-/// Source: RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
-        for sextet in 0..4 {
-            let index = (bits >> (18 - 6 * sextet)) as usize & 63;
-            text.push(if sextet > chunk.len() { '=' } else { char::from(ALPHABET[index]) });
-        }
-    }
-    text
 }
 
 #[cfg(test)]
