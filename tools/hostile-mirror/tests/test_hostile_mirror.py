@@ -121,6 +121,9 @@ class Profile(LoopbackTest):
             ("oci", "docker.io"): f"{url('oci-1')}/docker.io/{{repo}}",
         }
         self.assertEqual(profile.pop("egress"), "mirrors-only")
+        # The index of crates names another host for the files: strict mode has to allow it.
+        files = [mirror.url(f"crates-files-{which}.lab", "http").partition("://")[2] for which in (1, 2)]
+        self.assertEqual(profile.pop("hosts"), files)
         lists = {(table, key): entries for table, keys in profile.items() for key, entries in keys.items()}
         self.assertEqual({place: entries[0] for place, entries in lists.items()}, first)
         self.assertEqual({len(entries) for entries in lists.values()}, {2})
