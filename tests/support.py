@@ -7,6 +7,8 @@ Never: calls into the tool's own code, uses the caller's caches, or leaves a pro
 import atexit
 import functools
 import hashlib
+import html
+import io
 import json
 import os
 import re
@@ -17,6 +19,8 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +31,7 @@ HOSTILE_MIRROR = ROOT / "tools/hostile-mirror"
 sys.path.insert(0, str(HOSTILE_MIRROR))
 import hostile_mirror  # noqa: E402
 import netns  # noqa: E402
+from routes import tomllib  # noqa: E402
 
 FOLDER = Path(tempfile.mkdtemp(prefix="xtask-end-to-end-")).resolve()
 UPSTREAM_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hostile-mirror"
@@ -265,7 +270,29 @@ def warm_mirrors() -> None:
         )
         for module, what in [*((module, []) for module in modules), (sandbox.folder, [toolchain])]:
             subprocess.run(["go", "mod", "download", *what], cwd=module, env=environment, check=True)
+        index = f"{mirror.url('mirrors.aliyun.com', 'http')}/pypi/simple"
+        for project, filename in wheels_of_this_machine():
+            page = f"{index}/{project}/"
+            with urllib.request.urlopen(page, timeout=300) as answer:
+                link = re.search(rf'href="([^"]*{re.escape(filename)}[^"]*)"', answer.read().decode())[1]
+            with urllib.request.urlopen(urllib.parse.urljoin(page, html.unescape(link)), timeout=600) as answer:
+                shutil.copyfileobj(answer, io.BytesIO())
     mark.touch()
+
+
+def wheels_of_this_machine() -> list[tuple[str, str]]:
+    """Project and file name of each pinned wheel that this interpreter and machine would be given."""
+    pins = tomllib.loads((ROOT / "xtask.lock").read_text())
+    wheels = [it for pinned in pins["wheel-set"].values() for it in pinned]
+    wheels += [model["wheel"] for model in pins["model"].values() if "wheel" in model]
+    interpreter, machine = f"-cp{sys.version_info.major}{sys.version_info.minor}-", os.uname().machine
+    return [
+        (it["project"], it["filename"])
+        for it in wheels
+        if it["filename"].endswith("-any.whl")
+        or machine in it["filename"]
+        and ("-py3-none-" in it["filename"] or interpreter in it["filename"])
+    ]
 
 
 def mirrored(sandbox: Sandbox, *named_faults: str, **variables: str) -> list[str]:
@@ -277,14 +304,26 @@ def mirrored(sandbox: Sandbox, *named_faults: str, **variables: str) -> list[str
     return _netns("run", options, variables)
 
 
+def in_the_lab(repo: Path, sandbox: Sandbox) -> list[str]:
+    """The wrapper of a run whose network is the lab's mirrors; the project's xtask.local.toml has them as `lab`."""
+    warm_mirrors()
+    places = {"state": sandbox.folder / "mirrors", "cache": UPSTREAM_CACHE, "profile": repo / "xtask.local.toml"}
+    options = [word for name, place in places.items() for word in (f"--{name}", str(place))]
+    return _netns("run", [*options, "--routes", str(HOSTILE_MIRROR / "lab.toml")], {})
+
+
+def mirrors_log(sandbox: Sandbox, name: str) -> list[dict]:
+    """`access`, `lookups` or `strays`: what the network around a run was asked."""
+    return [json.loads(line) for line in (sandbox.folder / f"mirrors/{name}.jsonl").read_text().splitlines()]
+
+
 def _netns(network: str, options: list[str], variables: dict[str, str]) -> list[str]:
     assignments = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
     return [sys.executable, "-B", str(HOSTILE_MIRROR / "netns.py"), network, *options, *assignments, "--"]
 
 
 def access(sandbox: Sandbox) -> list[dict]:
-    lines = (sandbox.folder / "mirrors/access.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return mirrors_log(sandbox, "access")
 
 
 def path_without(*programs: str) -> str:
@@ -349,12 +388,20 @@ def headline() -> Built:
     return first_build()
 
 
-@functools.cache
 def first_build() -> Built:
     """The headline build, or one straight from the registries where no network can be made for it.
 
     Made once, since it compiles the real library; later tests go on with its checkout, and must leave it as it was.
+    Where it failed they have nothing to say, and fail with what it said.
     """
+    built = _first_build()
+    if built.run.exit_code != 0:
+        raise AssertionError(str(built.run))
+    return built
+
+
+@functools.cache
+def _first_build() -> Built:
     it = checkout("first"), Sandbox("first")
     if why_no_mirrored_network():
         return Built(*it, xtask(it[0], "build", sandbox=it[1]))

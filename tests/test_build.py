@@ -4,7 +4,6 @@ One first build behind the mirrors (support.first_build) and one without any, cu
 compiled from nothing; what is asserted of their bytes is asserted of two mirrors, two paths and two CARGO_HOMEs.
 """
 
-import json
 import os
 import random
 import re
@@ -27,6 +26,7 @@ from support import (
     headline,
     hostile_mirror,
     mirrored,
+    mirrors_log,
     start,
     tell,
     tree,
@@ -78,13 +78,11 @@ class Mirrored(unittest.TestCase):
         self.assertLessEqual(asked, set(run.summary["hosts_contacted"]))
 
     def test_nobody_but_the_mirrors_is_looked_up_or_tried(self):
-        state = self.it.sandbox.folder / "mirrors"
-        lines = lambda name: [json.loads(line) for line in (state / name).read_text().splitlines()]  # noqa: E731
         known = set(hostile_mirror.RouteTable.load(HOSTILE_MIRROR / "cn.toml").hosts)
-        names = {it["name"] for it in lines("lookups.jsonl")}
+        names = {it["name"] for it in mirrors_log(self.it.sandbox, "lookups")}
         self.assertTrue(names)
         self.assertLessEqual(names, known)
-        self.assertEqual(lines("strays.jsonl"), [])
+        self.assertEqual(mirrors_log(self.it.sandbox, "strays"), [])
 
     def test_first_endpoints_that_are_down_or_lie_or_lag_cost_seconds(self):
         """Everything is fetched anew, only compilers find their results of the headline build."""

@@ -8,7 +8,20 @@ import socket
 import time
 import unittest
 
-from support import END_SECONDS, Sandbox, checkout, first_build, path_without, start, tell, xtask
+from support import (
+    END_SECONDS,
+    Sandbox,
+    checkout,
+    first_build,
+    in_the_lab,
+    mirrors_log,
+    need,
+    path_without,
+    start,
+    tell,
+    why_no_mirrored_network,
+    xtask,
+)
 
 SERVICES = {"mock-vllm": ["http"], "router": ["grpc", "api", "metrics"], "envoy": ["http", "admin"]}
 DECISION = "x-vsr-selected-decision"
@@ -28,7 +41,8 @@ def free_ports() -> dict[tuple[str, str], int]:
 class WithoutGo(unittest.TestCase):
     """A clone and a user with nothing but a store that holds the library: Go, modules, wheels and the model must come.
 
-    Only Go's build cache is the first build's, since compiling its standard library again would show nothing.
+    Only Go's build cache is the first build's, since compiling its standard library again would show nothing. The first
+    run has a network whose only hosts are the lab's mirrors, where one can be made.
     """
 
     @classmethod
@@ -38,16 +52,20 @@ class WithoutGo(unittest.TestCase):
         keep_only_the_library(cls.first.sandbox.store, cls.sandbox.store)
         (cls.sandbox.folder / "go-build").symlink_to(cls.first.sandbox.folder / "go-build")
         cls.environment = {"PATH": path_without("go", "gofmt")}
+        if why_no_mirrored_network() is None:
+            cls.once = cls.run_once("examples/chat.json", "--mirror", "lab", wrapper=in_the_lab(cls.repo, cls.sandbox))
+        else:
+            cls.once = cls.run_once("examples/chat.json")
         cls.ports = free_ports()
         lines = [f"ports.{service}.{name} = {port}\n" for (service, name), port in cls.ports.items()]
         (cls.repo / "xtask.local.toml").write_text("".join(lines))
-        cls.once = cls.run_once("examples/chat.json")
 
     @classmethod
-    def run_once(cls, example, **variables):
-        arguments = ("run", "--once", cls.repo / example, "--repo", cls.repo)
+    def run_once(cls, example, *flags, wrapper=(), **variables):
+        arguments = ("run", "--once", cls.repo / example, "--repo", cls.repo, *flags)
+        place = {"sandbox": cls.sandbox, "environment": cls.environment | variables, "wrapper": wrapper}
         # The tool of the first checkout: what is new here is the project, not the tool.
-        return xtask(cls.first.checkout, *arguments, sandbox=cls.sandbox, environment=cls.environment | variables)
+        return xtask(cls.first.checkout, *arguments, **place)
 
     def test_one_request_is_routed_although_nothing_but_the_library_was_there(self):
         once = self.once
@@ -60,6 +78,16 @@ class WithoutGo(unittest.TestCase):
         self.assertEqual(answer["decision"][DECISION], "urgent_first")
         self.assertEqual(answer["body"]["model"], "big-thinker")
         tell(f"run --once from an empty machine: {once.seconds:.0f} s, {once.summary['cache']}")
+
+    def test_all_of_it_came_from_the_lab_and_nobody_else_was_looked_up_or_tried(self):
+        need("netns", why_no_mirrored_network())
+        asked = {it["host"] for it in mirrors_log(self.sandbox, "access")}
+        self.assertLessEqual({"go-1.lab", "python-1.lab"}, asked)
+        names = {it["name"] for it in mirrors_log(self.sandbox, "lookups")}
+        self.assertEqual([name for name in names if not name.endswith(".lab")], [])
+        self.assertLessEqual(asked, names)
+        self.assertEqual(mirrors_log(self.sandbox, "strays"), [])
+        self.assertLessEqual(asked, {it.partition(":")[0] for it in self.once.summary["hosts_contacted"]})
 
     def test_the_second_run_starts_no_compiler_and_is_ready_in_seconds(self):
         again = self.run_once("examples/chat.json")
