@@ -8,6 +8,7 @@
 //! - [`execute`]: obeys a plan; the only caller of the rim.
 //! - [`plan`]: decides, purely.
 //! - [`satellite`]: speaks with the gateway, passes on what it tells.
+//! - [`cause`]: why an endpoint does not serve, in words.
 //! - [`report`]: receives events, tells people and programs.
 //! - [`settings`], [`project`], [`facts`]: what is meant, what is declared, what is there.
 //! - [`cli`], [`mirror`], [`cache`], [`toolchain`], [`wheel`], [`digest`], [`document`]: nouns.
@@ -16,6 +17,7 @@
 //! - [`language`]: in which of two a person is told.
 
 pub mod cache;
+pub mod cause;
 pub mod cli;
 pub mod code;
 pub mod command;

@@ -2,6 +2,7 @@
 //!
 //! This module knows the protocol and nothing of what is fetched or why.
 
+use crate::cause;
 use crate::error::{Code, Error, Result, disk_code};
 use crate::interrupt;
 use crate::language::{self, translated};
@@ -9,10 +10,10 @@ use crate::process::{Companion, Invocation};
 use crate::report::{Event as Report, Finding, Severity, Sink, bytes};
 use crate::tr;
 use protocol::{
-    Artifact, Attempt, Ecosystem, Event, Failure, FailureKind, Job, ListedFile, Outcome, ProbeReport, Request, Setup,
-    Unpack, UnpackedFile, Verdict,
+    Artifact, Attempt, Cause, Ecosystem, Event, Failure, FailureKind, Job, ListedFile, Outcome, ProbeReport, Request,
+    Setup, Trouble, Unpack, UnpackedFile, Verdict,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt as _;
@@ -50,8 +51,24 @@ struct Shared {
     waiting: Mutex<HashMap<u64, mpsc::Sender<Answer>>>,
     /// What the gateway refused to children of each step.
     refused: Mutex<Vec<(String, Failure)>>,
+    /// Upstream → what is fetched from it: the name of its list in a profile.
+    lists: Lists,
+    /// What a person has been told of an upstream once.
+    told: Mutex<BTreeSet<(String, String, String)>>,
     /// How the gateway ended, and its log.
     ended: Mutex<Option<(ExitStatus, PathBuf)>>,
+}
+
+type Lists = BTreeMap<String, String>;
+
+fn lists(setup: &Setup) -> Lists {
+    let plain = setup.upstreams.iter().flat_map(|(it, list)| list.iter().map(|upstream| (*it, upstream)));
+    let of = |ecosystem, map: &BTreeMap<String, Vec<protocol::Upstream>>| {
+        map.values().flatten().map(|upstream| (ecosystem, upstream.clone())).collect::<Vec<_>>()
+    };
+    let templates = [of(Ecosystem::Oci, &setup.registries), of(Ecosystem::File, &setup.files)].concat();
+    let all = plain.chain(templates.iter().map(|(it, upstream)| (*it, upstream)));
+    all.map(|(it, upstream)| (upstream.url.clone(), name(&it))).collect()
 }
 
 #[derive(Debug)]
@@ -73,8 +90,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Gateway {
     pub fn start(invocation: Invocation, setup: &Setup, log: PathBuf, sink: Sink) -> Result<Self> {
+        let shared = Arc::new(Shared { lists: lists(setup), ..Shared::default() });
         let setup = line(setup)?;
-        let shared = Arc::new(Shared::default());
         let heard = Arc::clone(&shared);
         let (sender, started) = mpsc::channel();
         // The thread that starts the gateway also lives for it: the kernel ends a companion with its thread.
@@ -142,7 +159,7 @@ impl Gateway {
                     None => bytes(received_bytes),
                 }),
                 Ok(Answer::Done(outcome)) => return Ok(outcome),
-                Ok(Answer::Failed(failure)) => return Err(explain(&failure)),
+                Ok(Answer::Failed(failure)) => return Err(explain(&failure, &self.shared.lists)),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return Err(self.shared.gone());
@@ -183,7 +200,7 @@ fn live(invocation: &Invocation, setup: &str, log: &Path, shared: &Shared, sink:
             }
             // It cannot start: its folder, its certificates.
             Ok(Event::Failed { id: 0, failure }) if stdin.is_some() => {
-                let _ = started.send(Err(explain(&failure)));
+                let _ = started.send(Err(explain(&failure, &shared.lists)));
             }
             Ok(event) => {
                 if let (Event::Egress(_), Some(ledger)) = (&event, &mut ledger) {
@@ -227,7 +244,7 @@ impl Shared {
         let mut all = locked(&self.refused);
         let failures = all.extract_if(.., |(of, _)| of == step).map(|(_, failure)| failure);
         let worst = failures.max_by_key(|failure| failure.kind == FailureKind::Integrity)?;
-        Some(explain(&worst))
+        Some(explain(&worst, &self.lists))
     }
 
     fn hear(&self, event: Event, sink: &Sink) {
@@ -260,7 +277,20 @@ impl Shared {
                 }
                 sink.send(Report::Contacted { ecosystem, host: egress.host, served });
             }
-            Event::Finding { code, subject, message } => {
+            Event::Finding { code, subject, trouble: Some(trouble), .. } => {
+                // Bytes are wrong one by one; whatever else is wrong with an upstream is wrong with all that it sends.
+                let of_one = if code == "mirror.hash" { subject.clone() } else { String::new() };
+                if !locked(&self.told).insert((trouble.endpoint.clone(), code.clone(), of_one)) {
+                    return;
+                }
+                let subject = match (&trouble.cause, self.lists.get(&trouble.endpoint)) {
+                    (Cause::Absent | Cause::OtherBytes { .. } | Cause::Malformed { .. }, _) | (_, None) => subject,
+                    (_, Some(list)) => list.clone(),
+                };
+                let message = passed_over(&trouble);
+                sink.send(Report::Finding(Finding { code, severity: Severity::Warning, subject, message, fix: None }));
+            }
+            Event::Finding { code, subject, message, trouble: None } => {
                 // The evidence stays in its sender's words.
                 let message = match language::template(&code) {
                     Some(sentence) => format!("{sentence}：{message}"),
@@ -289,8 +319,22 @@ fn unexpected(outcome: &Outcome) -> Error {
     Error::bug(tr!("the gateway answered another question: {outcome}", outcome = format_args!("{outcome:?}")))
 }
 
+/// Who did not serve and why, and who is asked now.
+fn passed_over(Trouble { endpoint, led_to, cause, next }: &Trouble) -> String {
+    let cause = cause::told(cause);
+    let what = match led_to {
+        Some(host) => tr!("{endpoint}, which leads to {host}: {cause}", endpoint, host, cause),
+        None => tr!("{endpoint}: {cause}", endpoint, cause),
+    };
+    match next {
+        Some(next) if next == endpoint => tr!("{what}; it is asked again", what),
+        Some(next) => tr!("{what}; {next} is asked instead", what, next),
+        None => what,
+    }
+}
+
 /// A gateway's failure as ours: what was wanted, each upstream's part in it, and what to do.
-pub fn explain(failure: &Failure) -> Error {
+pub fn explain(failure: &Failure, lists: &Lists) -> Error {
     let code = match failure.kind {
         FailureKind::Network => Code::Unreachable,
         FailureKind::Integrity => Code::OtherBytes,
@@ -305,28 +349,56 @@ pub fn explain(failure: &Failure) -> Error {
         tr!("{subject}: {message}", subject = failure.subject, message = translated(&failure.message)),
     );
     let error = if attempts.is_empty() { error } else { error.excerpt(attempts.join("\n")) };
-    // Then no mirror has had a say.
-    let behind_proxy =
-        |attempt: &Attempt| attempt.proxy.is_some() && attempt.error.contains("cannot connect to the proxy");
+    let list = list_of(failure, lists);
     match failure.kind {
-        FailureKind::Network if !failure.attempts.is_empty() && failure.attempts.iter().all(behind_proxy) => error.hint(
-            tr!("the proxy does not answer: start it, or unset the variable that names it (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)"),
-        ),
-        FailureKind::Network => error.hint(
-            tr!("name other endpoints under [mirror.NAME.ECOSYSTEM] in xtask.local.toml, choose a profile with --mirror, \
-             or set HTTPS_PROXY"),
-        ),
+        FailureKind::Network => error.hint(way_out(failure, &list)),
         FailureKind::Integrity => error.hint(
             tr!("the bytes are not the pinned ones and were thrown away; take that mirror out of the list, or use another with --mirror"),
         ),
         FailureKind::Egress => error.hint(
             tr!("add that host to `hosts` of the profile, or put an endpoint first that keeps its files itself"),
         ),
-        FailureKind::Configuration => error.hint(tr!("list one under [mirror.NAME.ECOSYSTEM] in xtask.local.toml")),
+        FailureKind::Configuration => error.hint(tr!("list one under {list} in xtask.local.toml", list)),
         FailureKind::Disk if code == Code::DiskFull => {
             error.hint(tr!("free some space there; what was received so far is kept and continued by the next run"))
         }
         _ => error,
+    }
+}
+
+/// The table of the profile in force whose endpoints were asked, as far as that is known: `[mirror.cn.go]`.
+fn list_of(failure: &Failure, lists: &Lists) -> String {
+    let attempts = || failure.attempts.iter();
+    let name = attempts().find_map(|it| it.origin.strip_prefix("mirror ")).unwrap_or("NAME");
+    let ecosystem = attempts().find_map(|it| lists.get(&it.endpoint)).map_or("ECOSYSTEM", String::as_str);
+    format!("[mirror.{name}.{ecosystem}]")
+}
+
+/// What helps where nobody delivered. Where all failed alike it is not their choice that is wrong.
+fn way_out(failure: &Failure, list: &str) -> String {
+    let causes = || failure.attempts.iter().map(|attempt| &attempt.cause);
+    let all = |is: fn(&Cause) -> bool| !failure.attempts.is_empty() && causes().all(is);
+    // The first of them that may be asked again.
+    let wait = causes().filter_map(|cause| match cause {
+        Cause::Limited { seconds } => *seconds,
+        _ => None,
+    });
+    match wait.min() {
+        _ if all(|it| matches!(it, Cause::Proxy { .. })) => tr!(
+            "the proxy does not answer: start it, or unset the variable that names it (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)"
+        ),
+        _ if all(|it| matches!(it, Cause::ProxyPassword)) => {
+            tr!("put the user and the password that the proxy wants into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT")
+        }
+        _ if all(|it| matches!(it, Cause::Page { .. })) => {
+            tr!("log in to this network in a browser, then run again; `cargo xtask doctor mirrors` looks closer")
+        }
+        Some(seconds) if all(|it| matches!(it, Cause::Limited { .. })) => tr!("run again in {seconds} s", seconds),
+        _ => tr!(
+            "`cargo xtask doctor mirrors` looks closer; or name other endpoints under {list} in xtask.local.toml, choose a \
+             profile with --mirror, or set HTTPS_PROXY",
+            list
+        ),
     }
 }
 
@@ -344,11 +416,9 @@ fn describe(attempt: &Attempt) -> String {
     if let Some(proxy) = &attempt.proxy {
         text.push_str(&tr!(" through {proxy}", proxy));
     }
-    text.push_str(&format!(": {}", attempt.error));
-    if let (Some(expected), Some(got)) = (&attempt.expected, &attempt.got)
-        && !attempt.error.contains(got.as_str())
-    {
-        text.push_str(&tr!("; expected {expected}, got {got}", expected, got));
+    text.push_str(&tr!(": {message}", message = cause::told(&attempt.cause)));
+    if attempt.tries > 1 {
+        text.push_str(&tr!(" ({tries} tries)", tries = attempt.tries));
     }
     text
 }
@@ -356,6 +426,82 @@ fn describe(attempt: &Attempt) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn attempt(endpoint: &str, cause: Cause) -> Attempt {
+        Attempt {
+            endpoint: endpoint.into(),
+            url: endpoint.into(),
+            origin: "mirror lab".into(),
+            address: None,
+            proxy: None,
+            error: String::new(),
+            cause,
+            tries: 1,
+            expected: None,
+            got: None,
+        }
+    }
+
+    #[test]
+    fn an_upstream_is_warned_of_once_a_reason_with_who_is_asked_next() {
+        let shared = Shared { lists: [("http://a".to_owned(), "go".to_owned())].into(), ..Shared::default() };
+        let (sink, heard) = Sink::heard();
+        let mut tell = |code: &str, subject: &str, endpoint: &str, cause: Cause, next: Option<&str>| {
+            let (led_to, next) = (None, next.map(str::to_owned));
+            let trouble = Some(Trouble { endpoint: endpoint.into(), led_to, cause, next });
+            let (code, subject) = (code.to_owned(), subject.to_owned());
+            shared.hear(Event::Finding { code, subject, message: "the evidence".into(), trouble }, &sink);
+        };
+        tell("mirror.dead", "go endpoint http://a", "http://a", Cause::Refused, Some("http://b"));
+        tell("mirror.dead", "module m@v1", "http://a", Cause::Refused, Some("http://b"));
+        for part in ["module m@v1 (go.mod)", "module m@v1"] {
+            tell("mirror.absent", part, "http://a", Cause::Absent, Some("http://b"));
+        }
+        for part in ["crate x 1", "crate y 1"] {
+            let cause = Cause::OtherBytes { expected: "e".into(), got: "g".into() };
+            tell("mirror.hash", part, "http://c", cause, Some("http://c"));
+        }
+        tell("mirror.limited", "crate x 1", "http://c", Cause::Limited { seconds: Some(60) }, None);
+        let told: Vec<String> = heard
+            .try_iter()
+            .map(|event| match event {
+                Report::Finding(it) => format!("{}: {}", it.subject, it.message),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "go: http://a: the connection was refused; http://b is asked instead",
+                "module m@v1 (go.mod): http://a: it is not there (404); http://b is asked instead",
+                "crate x 1: http://c: these are not the pinned bytes: expected e, got g; it is asked again",
+                "crate y 1: http://c: these are not the pinned bytes: expected e, got g; it is asked again",
+                "crate x 1: http://c: asked to wait 60 s",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_helps_depends_on_why_nobody_delivered() {
+        let page = || Cause::Page { words: "Sign in".into() };
+        let limited = |seconds| Cause::Limited { seconds: Some(seconds) };
+        let proxy = || Cause::Proxy { because: Box::new(Cause::Refused) };
+        for (causes, hint) in [
+            ([page(), page()], "log in to this network in a browser"),
+            ([page(), Cause::Refused], "under [mirror.lab.go] in xtask.local.toml"),
+            ([limited(60), limited(90)], "run again in 60 s"),
+            ([limited(60), Cause::Absent], "[mirror.lab.go]"),
+            ([proxy(), proxy()], "the proxy does not answer"),
+            ([Cause::ProxyPassword, Cause::ProxyPassword], "http://USER:PASSWORD@HOST:PORT"),
+            ([Cause::Refused, Cause::NoNameServer], "`cargo xtask doctor mirrors`"),
+        ] {
+            let attempts = causes.into_iter().map(|cause| attempt("http://a", cause)).collect();
+            let (subject, message) = ("module m".to_owned(), "no upstream delivered it".to_owned());
+            let failure = Failure { kind: FailureKind::Network, subject, message, attempts };
+            let error = explain(&failure, &[("http://a".to_owned(), "go".to_owned())].into());
+            assert!(error.hints()[0].contains(hint), "{hint}: {}", error.render());
+        }
+    }
 
     #[test]
     fn what_one_step_was_refused_is_no_other_steps_cause() {
@@ -385,35 +531,32 @@ mod tests {
             (FailureKind::Bug, Code::Bug),
         ] {
             let failure = Failure { kind, subject: "x".into(), message: "y".into(), attempts: Vec::new() };
-            assert_eq!(explain(&failure).code(), code);
+            assert_eq!(explain(&failure, &Lists::new()).code(), code);
         }
         let full = std::io::Error::from(rustix::io::Errno::NOSPC);
         let message = format!("cannot write /cache/x: {full}");
         let failure = Failure { kind: FailureKind::Disk, subject: "x".into(), message, attempts: Vec::new() };
-        let error = explain(&failure);
+        let error = explain(&failure, &Lists::new());
         assert_eq!((error.code(), error.hints().len()), (Code::DiskFull, 1));
     }
 
     #[test]
     fn an_integrity_failure_names_artifact_mirror_expected_and_got() {
-        let error = explain(&Failure {
+        let failure = Failure {
             kind: FailureKind::Integrity,
             subject: "wheel six-1.17.0-py2.py3-none-any.whl".into(),
             message: "no upstream has the pinned bytes".into(),
             attempts: vec![Attempt {
                 url: "https://mirror.example/six.whl".into(),
-                origin: "mirror lab".into(),
                 address: Some("192.0.2.1:443".into()),
-                proxy: None,
-                error: "other bytes than pinned".into(),
-                expected: Some("aa".into()),
-                got: Some("bb".into()),
+                ..attempt("https://mirror.example/", Cause::OtherBytes { expected: "aa".into(), got: "bb".into() })
             }],
-        });
+        };
+        let error = explain(&failure, &Lists::new());
         assert_eq!(error.code(), Code::OtherBytes);
         expect_test::expect![[r#"
             error[XT0501]: wheel six-1.17.0-py2.py3-none-any.whl: no upstream has the pinned bytes
-              - https://mirror.example/six.whl (mirror lab) at 192.0.2.1:443: other bytes than pinned; expected aa, got bb
+              - https://mirror.example/six.whl (mirror lab) at 192.0.2.1:443: these are not the pinned bytes: expected aa, got bb
             hint: the bytes are not the pinned ones and were thrown away; take that mirror out of the list, or use another with --mirror"#]]
         .assert_eq(&error.render());
     }

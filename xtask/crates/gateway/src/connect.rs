@@ -6,9 +6,10 @@
 
 use crate::error::{Error, Kind};
 use crate::names::Names;
+use crate::request::milliseconds;
 use crate::url::{Origin, Url};
 use protocol::coding::{base64, percent_decode};
-use protocol::{Proxy, Setup};
+use protocol::{Cause, Proxy, Setup};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
@@ -93,7 +94,10 @@ impl Connector {
         let what = format!("cannot connect to {whose}{}", next_hop.authority());
         let mut stream = match self.bounded(dial(&self.names, next_hop)).await {
             Ok(stream) => stream,
-            Err(cause) => return Err(Error::new(Kind::Dead, format!("{what}: {cause}")).at(&peer)),
+            Err(cause) => {
+                let error = Error::new(Kind::Dead, format!("{what}: {cause}")).at(&peer);
+                return Err(error.told(self.cause(&cause, via.is_some())));
+            }
         };
         peer.address = stream.peer_addr().ok().map(|address| address.to_string());
         // Requests are small and each is waited for; delaying them buys nothing.
@@ -106,7 +110,7 @@ impl Connector {
         if let Some(via) = via {
             self.bounded(tunnel(&mut stream, target, via.authorization.as_deref())).await.map_err(|cause| {
                 let message = format!("proxy {} opened no tunnel to {}: {cause}", via.origin, target.authority());
-                Error::new(Kind::Dead, message).at(&peer)
+                Error::new(Kind::Dead, message).at(&peer).told(self.cause(&cause, true))
             })?;
         }
         let stream = self.handshake(target, stream).await.map_err(|error| error.at(&peer))?;
@@ -130,17 +134,38 @@ impl Connector {
             Err(cause) if cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
                 let signed =
                     self.issuer(&target.host).map(|issuer| format!(" (signed by “{issuer}”)")).unwrap_or_default();
-                Err(Error::new(
-                    Kind::Tls,
-                    format!(
-                        "TLS with {} was refused: {cause}{signed}; if a proxy of yours re-signs traffic, name its CA in \
-                         SSL_CERT_FILE",
-                        target.authority()
-                    ),
-                ))
+                let message = format!(
+                    "TLS with {} was refused: {cause}{signed}; if a proxy of yours re-signs traffic, name its CA in \
+                     SSL_CERT_FILE",
+                    target.authority()
+                );
+                let told = Cause::Tls { issuer: self.issuer(&target.host), text: cause.to_string() };
+                Err(Error::new(Kind::Tls, message).told(told))
             }
-            Err(cause) => Err(Error::new(Kind::Dead, format!("TLS handshake with {}: {cause}", target.authority()))),
+            Err(cause) => {
+                let message = format!("TLS handshake with {}: {cause}", target.authority());
+                Err(Error::new(Kind::Dead, message).told(self.cause(&cause, false)))
+            }
         }
+    }
+
+    /// Why there is no connection.
+    fn cause(&self, error: &io::Error, by_proxy: bool) -> Cause {
+        use io::ErrorKind as Kind;
+        let text = error.to_string();
+        let cause = match error.kind() {
+            // Of `tunnel`.
+            Kind::PermissionDenied if by_proxy => return Cause::ProxyPassword,
+            Kind::ConnectionRefused => Cause::Refused,
+            Kind::TimedOut => Cause::NoConnection { milliseconds: milliseconds(self.bound) },
+            Kind::HostUnreachable | Kind::NetworkUnreachable => Cause::Unreachable,
+            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::UnexpectedEof | Kind::BrokenPipe => Cause::Broken,
+            // The resolver's kinds are none: gai_strerror(3) in its own words.
+            _ if text.contains("Name or service not known") || text.contains("has no address") => Cause::UnknownName,
+            _ if text.contains("Temporary failure in name resolution") => Cause::NoNameServer,
+            _ => Cause::Said { text },
+        };
+        if by_proxy { Cause::Proxy { because: Box::new(cause) } } else { cause }
     }
 
     async fn bounded<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -159,6 +184,7 @@ async fn dial(names: &Names, origin: &Origin) -> io::Result<TcpStream> {
     let mut addresses = names.addresses(host).await?.into_iter().map(|address| SocketAddr::new(address, origin.port));
     let mut dials = JoinSet::new();
     let mut failures = Vec::new();
+    let mut kind = io::ErrorKind::Other;
     loop {
         if let Some(address) = addresses.next() {
             dials.spawn(async move { TcpStream::connect(address).await.map_err(|cause| (address, cause)) });
@@ -166,12 +192,15 @@ async fn dial(names: &Names, origin: &Origin) -> io::Result<TcpStream> {
         match tokio::time::timeout(ADDRESS_STAGGER, dials.join_next()).await {
             Err(_) => {}
             Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
-            Ok(Some(Ok(Err((address, cause))))) => failures.push(describe(address, &cause)),
+            Ok(Some(Ok(Err((address, cause))))) => {
+                kind = cause.kind();
+                failures.push(describe(address, &cause));
+            }
             Ok(Some(Err(cause))) => failures.push(cause.to_string()),
             Ok(None) if failures.is_empty() => {
                 return Err(io::Error::other("the name has no address"));
             }
-            Ok(None) => return Err(io::Error::other(failures.join("; "))),
+            Ok(None) => return Err(io::Error::new(kind, failures.join("; "))),
         }
     }
 }
@@ -197,7 +226,10 @@ async fn tunnel(stream: &mut TcpStream, target: &Origin, authorization: Option<&
         String::from_utf8_lossy(answer.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
     match status_line.split(' ').nth(1) {
         Some(status) if status.starts_with('2') => Ok(()),
-        Some("407") => Err(io::Error::other(format!("it wants other credentials ({status_line})"))),
+        Some("407") => {
+            let message = format!("it wants other credentials ({status_line})");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+        }
         _ => Err(io::Error::other(format!("it answered `{}`", status_line.escape_debug()))),
     }
 }

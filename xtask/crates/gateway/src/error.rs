@@ -5,7 +5,8 @@
 //! a secret.
 
 use crate::connect::Peer;
-use protocol::{Attempt, Failure, FailureKind, Upstream, Verdict};
+use crate::url::Url;
+use protocol::{Attempt, Cause, Event, Failure, FailureKind, Trouble, Upstream, Verdict};
 use std::time::Duration;
 
 /// Messages cite names, versions and parsers' complaints, which a mirror makes as long as it likes; the longest of our own
@@ -78,6 +79,8 @@ pub struct Error {
     pub kind: Kind,
     /// What happened, without the URL: the printer has it.
     pub message: String,
+    /// The same for a person, where the kind alone does not say it.
+    cause: Option<Box<Cause>>,
     /// Who was on the other end, where it came that far.
     /// Boxed, since every result of this program carries the room for it.
     pub peer: Box<Peer>,
@@ -85,13 +88,13 @@ pub struct Error {
 
 impl Error {
     pub fn new(kind: Kind, message: impl AsRef<str>) -> Self {
-        Self { kind, message: cited(message.as_ref(), MAX_MESSAGE_CHARS), peer: Box::default() }
+        Self { kind, message: cited(message.as_ref(), MAX_MESSAGE_CHARS), cause: None, peer: Box::default() }
     }
 
     pub fn disk(action: &str, path: &std::path::Path, cause: &std::io::Error) -> Self {
         // Nothing of it is a mirror's, and half a path is none.
         let message = format!("cannot {action} {}: {cause}", path.display());
-        Self { kind: Kind::Disk, message, peer: Box::default() }
+        Self { kind: Kind::Disk, message, cause: None, peer: Box::default() }
     }
 
     pub fn hash(expected: &str, got: &str) -> Self {
@@ -103,6 +106,53 @@ impl Error {
     pub fn at(mut self, peer: &Peer) -> Self {
         self.peer = Box::new(peer.clone());
         self
+    }
+
+    pub fn told(mut self, cause: Cause) -> Self {
+        self.cause = Some(Box::new(cause));
+        self
+    }
+
+    /// For a person.
+    pub fn cause(&self) -> Cause {
+        if let Some(cause) = &self.cause {
+            return (**cause).clone();
+        }
+        let text = self.message.clone();
+        match &self.kind {
+            Kind::Tls => Cause::Tls { issuer: None, text },
+            Kind::Cut { .. } => Cause::Broken,
+            Kind::Absent => Cause::Absent,
+            Kind::Limited { retry_after } => Cause::Limited { seconds: retry_after.map(|it| it.as_secs()) },
+            Kind::Asleep { left } => Cause::Limited { seconds: Some(left.as_secs() + 1) },
+            Kind::Status(407) => Cause::ProxyPassword,
+            Kind::Status(_) => Cause::Status { text },
+            Kind::Html => Cause::Page { words: text },
+            Kind::Hash { expected, got } => Cause::OtherBytes { expected: expected.clone(), got: got.clone() },
+            Kind::Range | Kind::Malformed => Cause::Malformed { text },
+            Kind::Configuration | Kind::Dead | Kind::KnownDead | Kind::Stalled | Kind::Lull { .. } => {
+                Cause::Said { text }
+            }
+            Kind::Forbidden | Kind::Disk => Cause::Said { text },
+        }
+    }
+
+    /// What the conductor hears of it while the work goes on. `next`: who is asked now.
+    pub fn finding(&self, subject: String, upstream: &Upstream, next: Option<&Upstream>) -> Event {
+        let url = self.peer.url.as_deref().unwrap_or(&upstream.url);
+        let host = |url: &str| Url::parse(url).ok().map(|url| url.origin.authority());
+        let led_to = host(url).filter(|at| {
+            let own = [Some(upstream.url.as_str()), upstream.second.as_deref()].into_iter().flatten().filter_map(host);
+            !own.into_iter().any(|own| own == *at)
+        });
+        let trouble = Trouble {
+            endpoint: upstream.url.clone(),
+            led_to,
+            cause: self.cause(),
+            next: next.map(|next| next.url.clone()),
+        };
+        let (code, message) = (self.code().to_owned(), format!("{url}: {}", self.message));
+        Event::Finding { code, subject, message, trouble: Some(trouble) }
     }
 
     pub fn verdict(&self) -> Verdict {
@@ -144,13 +194,16 @@ impl Error {
             Kind::Hash { expected, got } => (Some(expected.clone()), Some(got.clone())),
             _ => (None, None),
         };
-        let tries = if tries > 1 { format!(" ({tries} tries)") } else { String::new() };
+        let suffix = if tries > 1 { format!(" ({tries} tries)") } else { String::new() };
         Attempt {
+            endpoint: upstream.url.clone(),
             url: self.peer.url.clone().unwrap_or_else(|| upstream.url.clone()),
             origin: upstream.origin.clone(),
             address: self.peer.address.clone(),
             proxy: self.peer.proxy.clone(),
-            error: format!("{}{tries}", self.message),
+            error: format!("{}{suffix}", self.message),
+            cause: self.cause(),
+            tries,
             expected,
             got,
         }

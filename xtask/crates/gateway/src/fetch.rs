@@ -181,6 +181,7 @@ async fn find(gateway: &Gateway, wanted: &Wanted) -> Result<Option<Verified>, Er
                     "its file here had other bytes than its name says; moved to {} and fetched again",
                     place.display()
                 ),
+                trouble: None,
             });
             Ok(None)
         }
@@ -202,6 +203,7 @@ async fn adopt(gateway: &Gateway, wanted: &Wanted) -> Result<Shared, Error> {
                 code: "downloads.waiting".to_owned(),
                 subject: wanted.subject.clone(),
                 message: "another process is downloading it; waiting for that one".to_owned(),
+                trouble: None,
             });
         }
         tokio::time::sleep(LOCK_POLL).await;

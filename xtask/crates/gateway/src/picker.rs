@@ -9,13 +9,13 @@
 //! Rules: ARCHITECTURE.md, "Invariants".
 
 use crate::Gateway;
-use crate::error::{Error, Kind};
+use crate::error::Kind;
 use crate::ledger::emit;
 use crate::probe::greeting;
 use crate::upstream::Next;
 use crate::url::Url;
 use protocol::names::covers;
-use protocol::{Ecosystem, Event, Private, ProbeReport, ProbeVerdict, Upstream};
+use protocol::{Ecosystem, Private, ProbeReport, ProbeVerdict, Upstream};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -131,8 +131,9 @@ impl Gateway {
     /// What a probe found holds for the rest of the run.
     pub fn learn(&self, reports: &[ProbeReport]) {
         let mut measured = self.measured.borrow_mut();
-        measured.retain(|old| !reports.iter().any(|new| (new.ecosystem, &new.url) == (old.ecosystem, &old.url)));
-        measured.extend_from_slice(reports);
+        let reports = || reports.iter().filter(|it| it.verdict != ProbeVerdict::NotMeasured);
+        measured.retain(|old| !reports().any(|new| (new.ecosystem, &new.url) == (old.ecosystem, &old.url)));
+        measured.extend(reports().cloned());
     }
 
     /// The race between these upstreams; the first who asks for it starts it.
@@ -141,20 +142,24 @@ impl Gateway {
         let mut races = self.races.0.borrow_mut();
         let race = races.entry((ecosystem, runners)).or_insert_with(|| {
             let race = Rc::new(Race::new(upstreams.len()));
+            let all: Rc<[Upstream]> = upstreams.into();
             for (place, upstream) in upstreams.iter().enumerate() {
-                let (race, client, upstream) = (race.clone(), self.client.clone(), upstream.clone());
+                let (race, client, upstream, all) = (race.clone(), self.client.clone(), upstream.clone(), all.clone());
                 let greeting = greeting(self, ecosystem, &upstream);
                 // Losers run on after the decision: what they show in the end is their place in the list.
                 tokio::task::spawn_local(async move {
                     let result = async { greeting?.ask(&client, ecosystem, &upstream).await }.await;
-                    if let Some(error) = result
-                        .as_ref()
-                        .err()
-                        .filter(|error| !matches!(error.kind, Kind::KnownDead | Kind::Asleep { .. }))
-                    {
-                        told(ecosystem, &upstream, error);
-                    }
                     race.arrived(place, result.is_ok());
+                    let next = race.first_left();
+                    // Nobody misses a spare.
+                    if let Err(error) = result
+                        && next.is_none_or(|next| place < next)
+                        && !matches!(error.kind, Kind::KnownDead | Kind::Asleep { .. })
+                    {
+                        let subject =
+                            format!("{} endpoint {}", format!("{ecosystem:?}").to_ascii_lowercase(), upstream.url);
+                        emit(&error.finding(subject, &upstream, next.map(|next| &all[next])));
+                    }
                 });
             }
             race
@@ -173,14 +178,6 @@ fn identity(ecosystem: Ecosystem, url: &str) -> String {
         }
         _ => url.to_owned(),
     }
-}
-
-fn told(ecosystem: Ecosystem, upstream: &Upstream, error: &Error) {
-    emit(&Event::Finding {
-        code: error.code().to_owned(),
-        subject: format!("{} endpoint {}", format!("{ecosystem:?}").to_ascii_lowercase(), upstream.url),
-        message: format!("{}: {}", error.peer.url.as_deref().unwrap_or(&upstream.url), error.message),
-    });
 }
 
 struct Race {
@@ -210,6 +207,11 @@ impl Race {
     fn arrived(&self, place: usize, healthy: bool) {
         self.lanes.borrow_mut()[place] = if healthy { Lane::Healthy(self.started.elapsed()) } else { Lane::Failed };
         self.news.notify_waiters();
+    }
+
+    /// The first in the order of the profile who has not failed yet.
+    fn first_left(&self) -> Option<usize> {
+        self.lanes.borrow().iter().position(|lane| *lane != Lane::Failed)
     }
 
     /// Waits until the winner cannot change any more, or for `limit`.

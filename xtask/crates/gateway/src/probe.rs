@@ -19,12 +19,12 @@ use crate::downloads::hex;
 use crate::error::{Error, Kind};
 use crate::fetch::header_value;
 use crate::go::escape;
-use crate::request::{Ask, Client, Document, Trail, looks_like_a_web_page, web_page};
+use crate::request::{Ask, Client, Document, Trail, looks_like_a_web_page, milliseconds, web_page};
 use crate::simple;
 use crate::url::{Origin, Url, encode_path};
 use hyper::header::{self, HeaderName, HeaderValue};
 use protocol::coding::base64;
-use protocol::{Ecosystem, ProbeReport, ProbeVerdict, Setup, Upstream};
+use protocol::{Cause, Ecosystem, ProbeReport, ProbeVerdict, Setup, Upstream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -38,6 +38,8 @@ use tokio::task::JoinSet;
 const RANGE_BYTES: usize = 256 * 1024;
 /// A link that needs longer for that is measured by what came: others share it.
 const READING: Duration = Duration::from_millis(1500);
+/// Who had less time than this and gave no answer is not known to be silent: a machine under load, or a slow line.
+const FAIR: Duration = Duration::from_secs(1);
 const MAX_DOCUMENT_BYTES: usize = 16 << 20;
 const MAX_GREETING_BYTES: usize = 4 << 20;
 /// What is left of an answer is read up to here, so that its connection can be used again.
@@ -263,13 +265,13 @@ struct Progress {
     /// From the first byte of an artifact on.
     reading_since: Option<Instant>,
     reading: Option<Duration>,
-    remarks: Vec<String>,
+    remarks: Vec<Cause>,
 }
 
 /// Why an upstream is not as good as it could be.
 enum Trouble {
     /// What it lacks of the lock files.
-    Stale(String),
+    Stale(Cause),
     Error(Error),
 }
 
@@ -281,19 +283,25 @@ impl From<Error> for Trouble {
 
 impl Visit {
     async fn report(&self, deadline: Instant, budget: Duration) -> ProbeReport {
+        let began = Instant::now();
         let ended = tokio::time::timeout_at(deadline.into(), self.examine()).await;
-        let (verdict, message, failed) = match ended {
-            Ok(Ok(message)) => (ProbeVerdict::Ok, message, None),
-            Ok(Err(Trouble::Stale(message))) => (ProbeVerdict::Stale, message, None),
+        let mut message = None;
+        let (verdict, cause, failed) = match ended {
+            Ok(Ok(cause)) => (ProbeVerdict::Ok, cause, None),
+            Ok(Err(Trouble::Stale(cause))) => (ProbeVerdict::Stale, cause, None),
             Ok(Err(Trouble::Error(error))) => {
                 let (verdict, failed) = self.judged(&error);
-                (verdict, error.message, failed)
+                let cause = error.cause();
+                message = Some(error.message);
+                (verdict, cause, failed)
             }
-            Err(_) => self.out_of_time(budget),
+            Err(_) => self.out_of_time(began.elapsed().min(budget)),
         };
         let (trail, progress) = (self.trail.borrow(), self.progress.borrow());
-        let mut remarks = vec![message];
-        remarks.extend(progress.remarks.iter().cloned());
+        let mut message = vec![message.unwrap_or_else(|| english(&cause))];
+        message.extend(progress.remarks.iter().map(english));
+        let mut causes = vec![cause];
+        causes.extend(progress.remarks.iter().cloned());
         let reading = progress.reading.or_else(|| progress.reading_since.map(|since| since.elapsed()));
         let bytes_per_second = reading.filter(|_| progress.read_bytes > 0).map(|time| {
             // What comes at once is one packet's worth of news about a link, and no reason to divide by nothing.
@@ -310,7 +318,8 @@ impl Visit {
             },
             origin: self.upstream.origin.clone(),
             verdict,
-            message: remarks.join("; "),
+            message: message.join("; "),
+            causes,
             hosts: trail.origins.iter().map(Origin::authority).collect(),
             failed_host: failed.map(|origin| origin.authority()),
             address: trail.peer.address.clone(),
@@ -354,37 +363,37 @@ impl Visit {
         }
     }
 
-    fn out_of_time(&self, budget: Duration) -> (ProbeVerdict, String, Option<Origin>) {
-        let progress = self.progress.borrow();
-        let within = format!("within {:.1} s", budget.as_secs_f64());
+    /// `had`: how long it was waited for.
+    fn out_of_time(&self, had: Duration) -> (ProbeVerdict, Cause, Option<Origin>) {
+        let (progress, milliseconds) = (self.progress.borrow(), milliseconds(had));
         if progress.read_bytes > 0 && progress.reading.is_none() {
-            return (ProbeVerdict::Ok, format!("slow: its artifact did not come whole {within}"), None);
+            return (ProbeVerdict::Ok, Cause::Unfinished { milliseconds }, None);
+        }
+        let silence = match self.trail.borrow().connect {
+            Some(_) => Cause::NoAnswer { milliseconds },
+            None => Cause::NoConnection { milliseconds },
+        };
+        if had < FAIR {
+            return (ProbeVerdict::NotMeasured, silence, None);
         }
         if let Some(host) = self.elsewhere() {
-            return (
-                ProbeVerdict::Partial,
-                format!("it leads to {}, which gave no answer {within}", host.authority()),
-                Some(host),
-            );
+            let cause = Cause::LedToSilence { host: host.authority(), milliseconds };
+            return (ProbeVerdict::Partial, cause, Some(host));
         }
         if progress.answered {
-            return (ProbeVerdict::Limited, format!("its documents came, and no byte of an artifact {within}"), None);
+            return (ProbeVerdict::Limited, Cause::NoArtifact { milliseconds }, None);
         }
-        let message = match self.trail.borrow().connect {
-            Some(connect) => format!("connected in {} ms, and then no answer {within}", milliseconds(connect)),
-            None => format!("no connection {within}"),
-        };
-        (ProbeVerdict::Dead, message, None)
+        (ProbeVerdict::Dead, silence, None)
     }
 
-    /// # Returns what was asked for, and that it was right.
-    async fn examine(&self) -> Result<String, Trouble> {
+    /// # Returns what was asked for, and that it was right; nothing where a greeting was all.
+    async fn examine(&self) -> Result<Cause, Trouble> {
         let greeting = greeting(&self.gateway, self.ecosystem, &self.upstream)?;
         if !greeting.sampled {
             greeting.ask(&self.client, self.ecosystem, &self.upstream).await?;
-            return Ok("it answers; no lock file names anything public to ask it for".to_owned());
+            return Ok(Cause::Greeted);
         }
-        match self.ecosystem {
+        let examined = match self.ecosystem {
             Ecosystem::Crates => self.crates(&greeting).await,
             Ecosystem::Go => self.go(&greeting).await,
             Ecosystem::Python => self.python(&greeting).await,
@@ -393,7 +402,8 @@ impl Visit {
             Ecosystem::Apt => self.apt(&greeting).await,
             Ecosystem::Rustup => self.rustup(&greeting).await,
             Ecosystem::Oci | Ecosystem::File => Ok(String::new()),
-        }
+        };
+        examined.map(|text| if text.is_empty() { Cause::Greeted } else { Cause::Said { text } })
     }
 
     async fn crates(&self, greeting: &Greeting) -> Result<String, Trouble> {
@@ -402,7 +412,7 @@ impl Visit {
         let setup = &self.gateway.setup;
         let sample = setup.samples.krate.as_ref().filter(|(name, _)| self.gateway.is_public(Ecosystem::Crates, name));
         let Some((name, version)) = sample else {
-            return Ok("its index answers; no lock file names a public crate to ask for".to_owned());
+            return Ok(String::new());
         };
         let lower = name.to_ascii_lowercase();
         let entry = Url::parse(&self.upstream.url)?.below(&format!("{}/{lower}", prefix(&lower)))?;
@@ -466,7 +476,7 @@ impl Visit {
             match self.document(&url, "checksum database").await {
                 Ok(_) => {}
                 // go help goproxy: then the database itself is asked.
-                Err(error) if error.kind == Kind::Absent => self.remark("it passes on no checksum database"),
+                Err(error) if error.kind == Kind::Absent => self.remark(Cause::NoDatabase),
                 Err(mut error) => {
                     error.message = format!("its checksum database: {}", error.message);
                     return Err(error.into());
@@ -575,8 +585,8 @@ impl Visit {
         self.progress.borrow_mut().answered = true;
     }
 
-    fn remark(&self, remark: &str) {
-        self.progress.borrow_mut().remarks.push(remark.to_owned());
+    fn remark(&self, remark: Cause) {
+        self.progress.borrow_mut().remarks.push(remark);
     }
 
     async fn document(&self, url: &Url, artifact: &str) -> Result<Document, Error> {
@@ -660,10 +670,33 @@ fn equal(pinned: &str, got: &str) -> Result<(), Error> {
 }
 
 fn stale(of: &str, missing: &str) -> Trouble {
-    Trouble::Stale(match missing {
-        "it" => format!("a lock file names {of}, and it is not there"),
-        versions => format!("{of}: a lock file names {versions}, and it is not there"),
-    })
+    let versions = (missing != "it").then(|| missing.to_owned());
+    Trouble::Stale(Cause::Lacks { what: of.to_owned(), versions })
+}
+
+/// What only a probe finds, for logs.
+fn english(cause: &Cause) -> String {
+    let within = |milliseconds: &u64| format!("within {:.1} s", *milliseconds as f64 / 1000.0);
+    match cause {
+        Cause::Said { text } => text.clone(),
+        Cause::Greeted => "it answers; no lock file names anything public to ask it for".to_owned(),
+        Cause::NoDatabase => "it passes on no checksum database".to_owned(),
+        Cause::Lacks { what, versions: None } => format!("a lock file names {what}, and it is not there"),
+        Cause::Lacks { what, versions: Some(versions) } => {
+            format!("{what}: a lock file names {versions}, and it is not there")
+        }
+        Cause::Unfinished { milliseconds } => format!("slow: its artifact did not come whole {}", within(milliseconds)),
+        Cause::LedToSilence { host, milliseconds } => {
+            format!("it leads to {host}, which gave no answer {}", within(milliseconds))
+        }
+        Cause::NoArtifact { milliseconds } => {
+            format!("its documents came, and no byte of an artifact {}", within(milliseconds))
+        }
+        Cause::NoConnection { milliseconds } => format!("no connection {}", within(milliseconds)),
+        Cause::NoAnswer { milliseconds } => format!("no answer {}", within(milliseconds)),
+        // The rest are errors, which have words of their own.
+        _ => String::new(),
+    }
 }
 
 fn json<T: DeserializeOwned>(document: &Document) -> Result<T, Error> {
@@ -715,10 +748,6 @@ fn score((requests, bytes): Load, connect: Duration, first_byte: Duration, bytes
     const UNKNOWN: u64 = 1 << 20;
     let throughput = bytes_per_second.unwrap_or(UNKNOWN).max(1);
     milliseconds(connect) + milliseconds(first_byte) * requests + bytes.saturating_mul(1000) / throughput
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use protocol::{Ecosystem, Limits, Upstream, Verdict};
+use protocol::{Cause, Ecosystem, Limits, Upstream, Verdict};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
@@ -342,7 +342,8 @@ impl Client {
         let words = oci::refusal(&page).unwrap_or_else(|| first_words(&page));
         let said = if words.is_empty() { String::new() } else { format!(": “{words}”") };
         let wait = retry_after.map(|wait| format!(", asking to wait {} s", wait.as_secs())).unwrap_or_default();
-        Err(Error::new(kind, format!("{status}{wait}{said}")))
+        let error = Error::new(kind, format!("{status}{wait}{said}"));
+        Err(if error.kind == Kind::Html { error.told(Cause::Page { words }) } else { error })
     }
 
     /// One request to one origin, on a kept connection where there is one.
@@ -356,7 +357,8 @@ impl Client {
         if self.allowed_hosts.as_ref().is_some_and(|allowed| !allowed.contains(&origin.authority())) {
             let message =
                 format!("{url} is outside the profile, and `mirrors-only` forbids to contact {}", origin.authority());
-            return Err(Error::new(Kind::Forbidden, message));
+            let cause = Cause::Outside { url: url.to_string(), host: origin.authority() };
+            return Err(Error::new(Kind::Forbidden, message).told(cause));
         }
         self.note(|trail| {
             if !trail.origins.contains(origin) {
@@ -377,14 +379,16 @@ impl Client {
             Ok((response, _)) => {
                 match retry_after(response).filter(|_| matches!(response.status().as_u16(), 429 | 503)) {
                     Some(wait) if wait > Duration::from_secs(self.limits.retry_after_seconds) => {
-                        self.hosts.dead(origin, "it asked to wait longer than the limit")
+                        let limited = Kind::Limited { retry_after: Some(wait) };
+                        let message = format!("it asked to wait {} s, longer than the limit", wait.as_secs());
+                        self.hosts.dead(origin, &Error::new(limited, message))
                     }
                     Some(wait) => self.hosts.asleep(origin, wait),
                     None => self.hosts.alive(origin),
                 }
             }
             Err(error) if matches!(error.kind, Kind::Dead | Kind::Tls | Kind::Stalled) => {
-                self.hosts.dead(origin, &error.message)
+                self.hosts.dead(origin, error)
             }
             Err(_) => {}
         }
@@ -403,7 +407,8 @@ impl Client {
         let request = |idle: &Idle| build(ask, method, url, token.as_deref(), idle.forward.as_ref());
         let silence = |peer: &Peer| {
             let message = format!("no answer within {} s of the request", first_byte.as_secs());
-            Error::new(Kind::Stalled, message).at(peer)
+            let cause = Cause::NoAnswer { milliseconds: milliseconds(first_byte) };
+            Error::new(Kind::Stalled, message).told(cause).at(peer)
         };
         while let Some(mut idle) = self.take_idle(&url.origin) {
             idle.peer.url = Some(url.to_string());
@@ -505,7 +510,7 @@ impl Answer {
                         // A path through the network was lost, not the host.
                         error.kind = Kind::Lull { gained_bytes: 0 };
                     } else if let Some((client, _)) = connection {
-                        client.hosts.dead(&self.url.origin, &error.message);
+                        client.hosts.dead(&self.url.origin, &error);
                     }
                 }
                 Err(error)
@@ -571,8 +576,9 @@ pub fn looks_like_a_web_page(bytes: &[u8]) -> bool {
 
 /// # Returns the error that names the page by its first words.
 pub fn web_page(bytes: &[u8]) -> Error {
-    let message = format!("a web page came instead, a captive portal or a login: “{}”", first_words(bytes));
-    Error::new(Kind::Html, message)
+    let words = first_words(bytes);
+    let message = format!("a web page came instead, a captive portal or a login: “{words}”");
+    Error::new(Kind::Html, message).told(Cause::Page { words })
 }
 
 /// The first readable words of a page: tags, scripts' quotes and control characters taken out, at most 80 characters.
@@ -655,7 +661,8 @@ impl Pace {
             self.window.as_secs(),
             self.minimum_bytes
         );
-        Err(Error::new(Kind::Stalled, message))
+        let cause = Cause::Slow { bytes: received_bytes, seconds: self.window.as_secs() };
+        Err(Error::new(Kind::Stalled, message).told(cause))
     }
 }
 
@@ -714,6 +721,10 @@ fn build(
     request
         .body(NoBody)
         .map_err(|_| Error::new(Kind::Configuration, "its URL or its credentials cannot be put into a request"))
+}
+
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The sentence of an error and of everything that caused it.

@@ -124,6 +124,7 @@ fn nothing_vouches(subject: &str, advice: &str) {
         code: "mirror.unpinned".to_owned(),
         subject: subject.to_owned(),
         message: format!("nothing but its own server vouches for it; {advice}"),
+        trouble: None,
     });
 }
 

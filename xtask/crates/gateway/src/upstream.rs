@@ -7,7 +7,7 @@
 use crate::error::{Error, Kind};
 use crate::ledger::emit;
 use crate::url::Origin;
-use protocol::{Event, Failure, FailureKind, Limits, Upstream};
+use protocol::{Failure, FailureKind, Limits, Upstream};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -134,20 +134,20 @@ pub async fn ask_in_turn<T>(
                 {
                     fruitless = 1;
                 }
+                let final_word = next == Next::AfterAbsence && error.kind != Kind::Absent;
                 if reaction != Reaction::Fatal && !matches!(error.kind, Kind::KnownDead | Kind::Asleep { .. }) {
-                    emit(&Event::Finding {
-                        code: error.code().to_owned(),
-                        subject: subject.to_owned(),
-                        message: format!(
-                            "{}: {}",
-                            error.peer.url.as_deref().unwrap_or(&upstreams[index].url),
-                            error.message
-                        ),
-                    });
+                    let after = left.as_slice().first().filter(|_| !final_word).or(again.first());
+                    let who = match reaction {
+                        Reaction::Continue => Some(index),
+                        Reaction::Wait(_) if waits[index] < MAX_WAITS => Some(index),
+                        Reaction::Transient if fruitless < ROUNDS => Some(after.copied().unwrap_or(index)),
+                        _ => after.copied(),
+                    };
+                    let who = who.map(|who| &upstreams[who]);
+                    emit(&error.finding(subject.to_owned(), &upstreams[index], who));
                 }
                 let tries = last[index].as_ref().map_or(0, |(_, tries)| *tries) + 1;
                 last[index] = Some((error.clone(), tries));
-                let final_word = next == Next::AfterAbsence && error.kind != Kind::Absent;
                 match reaction {
                     Reaction::Continue => {}
                     // It sleeps since it told somebody else so, or waiting was in vain: another one may be awake.
@@ -215,12 +215,13 @@ struct Host {
     probation: std::sync::Arc<Mutex<()>>,
 }
 
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 enum State {
     #[default]
     Unknown,
     Alive,
-    Dead(String),
+    /// By what.
+    Dead(Box<Error>),
 }
 
 /// Permission to ask a host; the first asker holds the others back until it knows.
@@ -232,14 +233,17 @@ impl Hosts {
     /// # Errors: KnownDead, with the reason of its death, without any request being made.
     pub async fn admit(&self, origin: &Origin) -> Result<Admission, Error> {
         let host = self.host(origin);
-        let unknown = *host.state.borrow() == State::Unknown;
+        let is_unknown = || matches!(*host.state.borrow(), State::Unknown);
         let mut probation = None;
-        if unknown {
+        if is_unknown() {
             let guard = host.probation.clone().lock_owned().await;
-            probation = (*host.state.borrow() == State::Unknown).then_some(guard);
+            probation = is_unknown().then_some(guard);
         }
         match &*host.state.borrow() {
-            State::Dead(reason) => Err(Error::new(Kind::KnownDead, format!("not asked again in this run: {reason}"))),
+            State::Dead(by) => {
+                let message = format!("not asked again in this run: {}", by.message);
+                Err(Error::new(Kind::KnownDead, message).told(by.cause()))
+            }
             State::Unknown | State::Alive => {
                 match host.asleep.get().map(|(until, _)| until.saturating_duration_since(Instant::now())) {
                     Some(left) if !left.is_zero() => {
@@ -265,14 +269,15 @@ impl Hosts {
         if until <= Instant::now() {
             host.asleep.set(Some((Instant::now() + wait, naps + 1)));
             if naps >= MAX_WAITS {
-                self.dead(origin, "it asked to wait, and again after that");
+                let limited = Kind::Limited { retry_after: Some(wait) };
+                self.dead(origin, &Error::new(limited, "it asked to wait, and again after that"));
             }
         }
         self.learn(origin, State::Alive);
     }
 
-    pub fn dead(&self, origin: &Origin, reason: &str) {
-        self.learn(origin, State::Dead(reason.to_owned()));
+    pub fn dead(&self, origin: &Origin, by: &Error) {
+        self.learn(origin, State::Dead(Box::new(by.clone())));
     }
 
     fn host(&self, origin: &Origin) -> Rc<Host> {

@@ -304,6 +304,9 @@ pub enum Event {
         code: String,
         subject: String,
         message: String,
+        /// Whose answer it was, where it was an upstream's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trouble: Option<Trouble>,
     },
     /// A child's request through the proxy ended in failure at every upstream.
     Refused {
@@ -346,6 +349,9 @@ pub struct ProbeReport {
     pub verdict: ProbeVerdict,
     /// What happened, with the first words of a page or the locked versions that are missing.
     pub message: String,
+    /// The same for a person, part by part.
+    #[serde(default)]
+    pub causes: Vec<Cause>,
     /// Every host that took part, with its port where that is unusual: the upstream's own first, then redirects, `dl`, file
     /// hosts.
     pub hosts: Vec<String>,
@@ -382,6 +388,8 @@ pub enum ProbeVerdict {
     Limited,
     /// No answer, or none that a build could use.
     Dead,
+    /// It was not asked, or had no time to answer: nothing is known of it.
+    NotMeasured,
 }
 
 /// `path` is relative, `/`-separated, sorted in the list that holds it.
@@ -431,17 +439,122 @@ pub enum FailureKind {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// Without credentials.
+    /// As [`Upstream::url`].
+    pub endpoint: String,
+    /// What was asked there, or where that led. Without credentials.
     pub url: String,
     pub origin: String,
     /// The address connected to, where it came that far.
     pub address: Option<String>,
     /// The proxy used, without credentials.
     pub proxy: Option<String>,
+    /// The evidence, for logs and children.
     pub error: String,
+    /// The same for a person.
+    pub cause: Cause,
+    pub tries: u32,
     /// For a hash mismatch.
     pub expected: Option<String>,
     pub got: Option<String>,
+}
+
+/// What was wrong with one upstream, and who is asked now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// As [`Upstream::url`].
+    pub endpoint: String,
+    /// Where it led to, if that is what failed.
+    pub led_to: Option<String>,
+    pub cause: Cause,
+    /// As [`Upstream::url`]: another one, or the same again; `None`: nobody is left.
+    pub next: Option<String>,
+}
+
+/// Why an upstream does not serve, or what is remarkable where it does: for who tells it to a person in their language.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "kebab-case")]
+pub enum Cause {
+    /// Name servers answer, and have no such name.
+    UnknownName,
+    /// No name server answers.
+    NoNameServer,
+    Refused,
+    NoConnection {
+        milliseconds: u64,
+    },
+    Unreachable,
+    /// It is the proxy that failed, and why.
+    Proxy {
+        because: Box<Cause>,
+    },
+    /// 407.
+    ProxyPassword,
+    /// A certificate that is not accepted, or no TLS at all: who signed it, and what TLS says.
+    Tls {
+        issuer: Option<String>,
+        text: String,
+    },
+    /// The connection ended before the answer did.
+    Broken,
+    NoAnswer {
+        milliseconds: u64,
+    },
+    Slow {
+        bytes: u64,
+        seconds: u64,
+    },
+    /// 404 or 410.
+    Absent,
+    Limited {
+        seconds: Option<u64>,
+    },
+    /// Any other status, with what the answer says of itself.
+    Status {
+        text: String,
+    },
+    /// A captive portal or a login page, by its first words.
+    Page {
+        words: String,
+    },
+    OtherBytes {
+        expected: String,
+        got: String,
+    },
+    /// An answer that does not speak the protocol.
+    Malformed {
+        text: String,
+    },
+    /// `mirrors-only` forbids to follow.
+    Outside {
+        url: String,
+        host: String,
+    },
+    /// Of a probe: it lacks what a lock file names; `versions` where other ones are there.
+    Lacks {
+        what: String,
+        versions: Option<String>,
+    },
+    /// Of a probe: no byte of an artifact by the end of its time.
+    NoArtifact {
+        milliseconds: u64,
+    },
+    /// Of a probe: an artifact had begun when its time was over.
+    Unfinished {
+        milliseconds: u64,
+    },
+    /// Of a probe: where the upstream leads to gave no answer by the end of its time.
+    LedToSilence {
+        host: String,
+        milliseconds: u64,
+    },
+    /// Of a probe: no lock file names anything public to ask it for.
+    Greeted,
+    /// Of a probe: it passes on no checksum database.
+    NoDatabase,
+    /// In words that nobody translates: a name, or another program's own.
+    Said {
+        text: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -111,21 +111,22 @@ impl Measured {
     }
 
     /// Keeps new reports in the place of older ones, unless nobody at all was reached: that tells of a cable that is out, and
-    /// the next minute nothing. Two runs at once may lose one's: it is measured again.
+    /// the next minute nothing. Who had no time told nothing. Two runs at once may lose one's: it is measured again.
     pub fn add(&mut self, profile: &str, circumstances: Digest, reports: &[ProbeReport]) -> Result<()> {
+        let reports = || reports.iter().filter(|it| it.verdict != ProbeVerdict::NotMeasured);
         let reached = |it: &ProbeReport| it.connect_milliseconds.is_some() || it.verdict != ProbeVerdict::Dead;
-        if !reports.iter().any(reached) {
+        if !reports().any(reached) {
             return Ok(());
         }
         let at = now_seconds();
         let replaced = |old: &Record| {
             let same = |new: &ProbeReport| (new.ecosystem, &new.url) == (old.report.ecosystem, &old.report.url);
-            old.profile == profile && reports.iter().any(same)
+            old.profile == profile && reports().any(same)
         };
         self.records.retain(|old| !replaced(old) && old.age() < KEPT);
         let record =
             |report: &ProbeReport| Record { profile: profile.to_owned(), at, circumstances, report: report.clone() };
-        self.records.extend(reports.iter().map(record));
+        self.records.extend(reports().map(record));
         let file = File { version: VERSION, measured: self.records.clone() };
         let text = serde_json::to_vec(&file)
             .map_err(|error| Error::bug(tr!("cannot serialise measurements")).because(error))?;
@@ -197,6 +198,8 @@ mod tests {
         let good = report("https://a", ProbeVerdict::Ok);
         Measured::open(&cache).add("lab", here, &[good.clone(), dead.clone()]).unwrap();
         Measured::open(&cache).add("lab", here, &[report("https://a", ProbeVerdict::Dead), dead.clone()]).unwrap();
+        assert_eq!(Measured::open(&cache).fresh(here), [good.clone(), dead.clone()]);
+        Measured::open(&cache).add("lab", here, &[report("https://a", ProbeVerdict::NotMeasured)]).unwrap();
         assert_eq!(Measured::open(&cache).fresh(here), [good.clone(), dead.clone()]);
         // Somebody was there, who then said nothing.
         let silent = ProbeReport { connect_milliseconds: Some(1), ..dead };

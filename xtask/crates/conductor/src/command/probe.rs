@@ -4,6 +4,7 @@
 
 use super::print;
 use crate::cache::measured::{Measured, circumstances};
+use crate::cause::of_report;
 use crate::cli;
 use crate::doctor::gather;
 use crate::document::did_you_mean;
@@ -154,14 +155,14 @@ fn tell(settings: &Settings, profile: &str, found: &[Found]) -> Result<()> {
 /// What a person takes home: who can serve, why most of the others cannot, how to read a score.
 fn conclusion(found: &[Found]) -> Vec<String> {
     let mut serving: BTreeMap<Ecosystem, (usize, usize)> = BTreeMap::new();
-    let mut causes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut causes: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for (report, _) in found {
         let (can, all) = serving.entry(report.ecosystem).or_default();
         *can += usize::from(serves(report));
         *all += 1;
         let host = report.failed_host.as_ref().or(report.hosts.first());
         if let (false, Some(host)) = (serves(report), host) {
-            causes.entry(cause(report, host)).or_default().insert(host);
+            causes.entry(of_report(report)).or_default().insert(host);
         }
     }
     let told =
@@ -175,12 +176,6 @@ fn conclusion(found: &[Found]) -> Vec<String> {
         lines.push(tr!("score: the time that all downloads of this project would take from there"));
     }
     lines
-}
-
-/// What went wrong, without the words that only name the host.
-fn cause<'a>(report: &'a ProbeReport, host: &str) -> &'a str {
-    let named = report.message.split_once(&format!(" {host}: ")).filter(|(before, _)| !before.contains(": "));
-    named.map_or(&*report.message, |(_, cause)| cause)
 }
 
 /// Without a measured speed a score is good for an order only, and no time that anybody should expect.
@@ -243,7 +238,7 @@ fn table(found: &[Found]) -> String {
 }
 
 fn problem(report: &ProbeReport) -> String {
-    let mut parts = vec![report.message.clone()];
+    let mut parts = vec![of_report(report)];
     if let Some(host) = &report.failed_host {
         parts.push(tr!("failed host: {host}", host));
     }
@@ -253,7 +248,7 @@ fn problem(report: &ProbeReport) -> String {
     if let (ProbeVerdict::Tls, Some(issuer)) = (report.verdict, &report.tls_issuer) {
         parts.push(tr!("certificate signed by {issuer}", issuer));
     }
-    parts.join("; ")
+    parts.join(&tr!("; "))
 }
 
 fn spoken(age: Duration) -> String {
@@ -280,16 +275,20 @@ mod tests {
     #[test]
     fn the_conclusion_counts_who_serves_and_tells_a_common_cause_once() {
         let unknown = |host: &str| format!("cannot connect to {host}: Name or service not known");
+        let named = |(mut report, age): Found| {
+            report.causes = vec![protocol::Cause::UnknownName];
+            (report, age)
+        };
         let mut all = vec![
-            found("crates", "a.example", "dead", &unknown("a.example"), None),
-            found("go", "a.example", "dead", &unknown("a.example"), None),
-            found("go", "b.example", "dead", &unknown("b.example"), None),
+            named(found("crates", "a.example", "dead", &unknown("a.example"), None)),
+            named(found("go", "a.example", "dead", &unknown("a.example"), None)),
+            named(found("go", "b.example", "dead", &unknown("b.example"), None)),
             found("go", "c.example", "html", "a web page", None),
             found("go", "d.example", "ok", "", None),
         ];
         assert_eq!(
             conclusion(&all),
-            ["can serve: crates 0/1, go 1/4", "2 hosts failed alike: Name or service not known"]
+            ["can serve: crates 0/1, go 1/4", "2 hosts failed alike: no name server knows this name"]
         );
         assert!(!table(&all).contains("360.1 s"));
         all.push(found("oci", "e.example", "ok", "", Some(1 << 20)));

@@ -37,6 +37,9 @@ const BUDGET: Duration = Duration::from_millis(3700);
 const BUILDING: Duration = Duration::from_millis(2400);
 /// What a started gateway takes to answer beyond the time that it may measure.
 const ANSWERING: Duration = Duration::from_millis(300);
+/// What measuring has at least, however long the tools took to name their defaults: more than the gateway asks for before it calls
+/// an endpoint dead.
+const SHARE: Duration = Duration::from_millis(1200);
 /// Of each log; the lines that are translated stand near its end or in a short one.
 const LOG_BYTES: u64 = 4 << 20;
 
@@ -87,7 +90,7 @@ pub fn gather(settings: &Settings, project: &Project, groups: &BTreeSet<Group>, 
     facts.cache = survey.map(|survey| cache(settings, left(&survey, deadline)));
     facts.network = network.map(|measured| {
         let late = || Measured::Not { why: tr!("the gateway did not answer in time"), evidence: Vec::new() };
-        self::network(settings, project, &outside, left(&measured, deadline + ANSWERING).unwrap_or_else(late))
+        self::network(settings, project, &outside, left(&measured, deadline + SHARE + ANSWERING).unwrap_or_else(late))
     });
     Ok(facts)
 }
@@ -326,7 +329,7 @@ fn measure(settings: &Settings, project: &Project, deadline: Instant) -> Receive
         let measured = Outside::new(&settings, &project, sink, log).and_then(|outside| {
             let gateway = outside.building_within(BUILDING).gateway_unmeasured()?;
             let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(ANSWERING);
-            gateway.probe(Vec::new(), left)
+            gateway.probe(Vec::new(), left.max(SHARE))
         });
         match measured {
             Ok(reports) => Measured::Reports(reports),

@@ -3,6 +3,7 @@
 //! Never: opens a connection. Without a gateway there is what the launcher's cargo said while it tried to build one.
 
 use super::{Check, Finding, Fix};
+use crate::cause;
 use crate::report::bytes;
 use crate::satellite;
 use crate::tr;
@@ -93,9 +94,18 @@ fn purpose(report: &ProbeReport) -> (Ecosystem, &str) {
 
 fn endpoints(facts: &Facts, reports: &[ProbeReport]) -> Vec<Finding> {
     let cause = cause(facts, reports);
-    let served: BTreeSet<_> = reports.iter().filter(|it| it.verdict == ProbeVerdict::Ok).map(purpose).collect();
+    // Who had no time may serve as well.
+    let may_serve = |it: &&ProbeReport| matches!(it.verdict, ProbeVerdict::Ok | ProbeVerdict::NotMeasured);
+    let served: BTreeSet<_> = reports.iter().filter(may_serve).map(purpose).collect();
     let mut lost = BTreeSet::new();
     let mut findings: Vec<_> = cause.iter().cloned().collect();
+    let late = reports.iter().filter(|it| it.verdict == ProbeVerdict::NotMeasured).count();
+    if late > 0 {
+        let (subject, all) = (tr!("mirrors"), reports.len());
+        let message = tr!("{late} of {all} endpoints had no time to answer, as on a machine under load", late, all);
+        let fix = Fix::Yours("cargo xtask mirror probe".to_owned());
+        findings.push(Finding::warning(Check::NotMeasured, subject, message, fix));
+    }
     for report in reports {
         let (check, subject, message) = (of_verdict(report.verdict), report.url.clone(), described(report));
         findings.push(match report.verdict {
@@ -139,13 +149,14 @@ fn of_verdict(verdict: ProbeVerdict) -> Check {
         ProbeVerdict::Tls => Check::Tls,
         ProbeVerdict::Limited => Check::Limited,
         ProbeVerdict::Dead => Check::Dead,
+        ProbeVerdict::NotMeasured => Check::NotMeasured,
     }
 }
 
 /// Everything that was seen on the way, in the order of the way: proxy, address, TLS, status, hosts, times.
 fn described(report: &ProbeReport) -> String {
     let mut parts = vec![satellite::name(&report.ecosystem)];
-    parts.extend((!report.message.is_empty()).then(|| report.message.clone()));
+    parts.extend(Some(cause::of_report(report)).filter(|it| !it.is_empty()));
     parts.extend(report.failed_host.as_ref().map(|host| tr!("the host that failed is {host}", host)));
     parts.extend(report.proxy.as_ref().map(|proxy| tr!("through proxy {proxy}", proxy)));
     parts.extend(report.address.as_ref().map(|address| tr!("at {address}", address)));
@@ -157,12 +168,15 @@ fn described(report: &ProbeReport) -> String {
     parts.extend(report.connect_milliseconds.map(|time| tr!("connected in {time} ms", time)));
     parts.extend(report.first_byte_milliseconds.map(|time| tr!("first byte after {time} ms", time)));
     parts.extend(report.bytes_per_second.map(|speed| format!("{}/s", bytes(speed))));
-    parts.join("; ")
+    parts.join(&tr!("; "))
 }
 
 /// Why nothing at all can be reached. What was seen goes before what is concluded from silence.
 fn cause(facts: &Facts, reports: &[ProbeReport]) -> Option<Finding> {
-    use ProbeVerdict::{Dead, Html, Limited, Ok, Partial, Stale, Tls};
+    use ProbeVerdict::{Dead, Html, Limited, NotMeasured, Ok, Partial, Stale, Tls};
+    // Who had no time is no evidence of anything.
+    let measured: Vec<_> = reports.iter().filter(|it| it.verdict != NotMeasured).cloned().collect();
+    let reports = measured.as_slice();
     // One that answers, however wrongly, shows that there is a network.
     let answers = |it: &&ProbeReport| matches!(it.verdict, Ok | Stale | Limited | Partial);
     // A network's login page takes the place of most answers; where nothing is asked for but a greeting, it passes for one.
@@ -172,7 +186,7 @@ fn cause(facts: &Facts, reports: &[ProbeReport]) -> Option<Finding> {
         .first()
         .filter(|_| !delivered && pages.len() * 2 >= reports.iter().filter(|it| it.status.is_some()).count())
     {
-        return Some(portal(&page.message));
+        return Some(portal(&cause::of_report(page)));
     }
     // Over plain http neither a certificate nor a tunnel is needed.
     let secure: Vec<_> = reports.iter().filter(|it| it.url.contains("https://")).collect();
@@ -183,7 +197,7 @@ fn cause(facts: &Facts, reports: &[ProbeReport]) -> Option<Finding> {
         let refused: Vec<_> = secure.iter().filter(|it| it.verdict == Tls).collect();
         if !refused.is_empty() && secure.iter().all(|it| matches!(it.verdict, Tls | Dead)) {
             let issuer = refused.iter().find_map(|it| it.tls_issuer.as_deref());
-            return Some(wrong_authority(facts, issuer, &refused[0].message));
+            return Some(wrong_authority(facts, issuer, &cause::of_report(refused[0])));
         }
     }
     if reports.is_empty() || reports.iter().any(|it| answers(&it)) {
@@ -191,7 +205,9 @@ fn cause(facts: &Facts, reports: &[ProbeReport]) -> Option<Finding> {
     }
     let words: Vec<String> = reports.iter().map(|it| it.message.clone()).collect();
     let unresolved = words.iter().all(|line| says(line, &LOOKUP));
-    Some(silence(facts, &words, unresolved))
+    Some(silence(facts, &words, unresolved, |line| {
+        reports.iter().find(|it| it.message == line).map_or_else(|| line.to_owned(), cause::of_report)
+    }))
 }
 
 const PASSWORD: [&str; 3] = [" 407", "Proxy Authentication Required", "wants other credentials"];
@@ -245,7 +261,8 @@ fn cause_in_words(facts: &Facts, evidence: &[String]) -> Option<Finding> {
     if let Some(line) = line(&PAGE) {
         return Some(portal(line.trim()));
     }
-    (facts.routed == Some(false) || line(&FAILED).is_some()).then(|| silence(facts, evidence, line(&LOOKUP).is_some()))
+    (facts.routed == Some(false) || line(&FAILED).is_some())
+        .then(|| silence(facts, evidence, line(&LOOKUP).is_some(), str::to_owned))
 }
 
 fn portal(page: &str) -> Finding {
@@ -294,7 +311,8 @@ fn wrong_authority(facts: &Facts, issuer: Option<&str>, evidence: &str) -> Findi
 }
 
 /// Nothing answers and nothing says why: what the machine itself knows decides.
-fn silence(facts: &Facts, words: &[String], unresolved: bool) -> Finding {
+/// `told`: how a person is told what these words say.
+fn silence(facts: &Facts, words: &[String], unresolved: bool, told: impl Fn(&str) -> String) -> Finding {
     let retry = "cargo xtask doctor mirrors";
     if let Some(proxy) = &facts.proxy {
         let host = proxy.host();
@@ -358,7 +376,7 @@ fn silence(facts: &Facts, words: &[String], unresolved: bool) -> Finding {
     };
     // The failed lookup of one name says less than any other silence.
     let telling = |line: &&String| !says(line, &LOOKUP) && says(line, &FAILED);
-    let evidence = words.iter().find(telling).or(words.first()).cloned().unwrap_or_default();
+    let evidence = words.iter().find(telling).or(words.first()).map(|line| told(line)).unwrap_or_default();
     Finding::error(
         Check::Blocked,
         tr!("network"),
@@ -399,6 +417,7 @@ mod tests {
             origin: "direct".to_owned(),
             verdict,
             message: message.to_owned(),
+            causes: Vec::new(),
             hosts: vec!["a.example".to_owned()],
             failed_host: None,
             address: None,
@@ -520,6 +539,22 @@ mod tests {
         let dead = |message| report("https://a.example/", ProbeVerdict::Dead, message);
         let holes = vec![dead(NO_NAME), dead("no connection within 2.1 s")];
         check(&plugged(Measured::Reports(holes)), "network.blocked", Severity::Error, &[]);
+    }
+
+    #[test]
+    fn who_had_no_time_is_neither_dead_nor_evidence_of_a_firewall() {
+        let of = |verdict| report("https://a.example/", verdict, "no answer within 0.0 s");
+        let (late, dead) = (of(ProbeVerdict::NotMeasured), of(ProbeVerdict::Dead));
+        let codes = |reports: Vec<ProbeReport>| -> Vec<_> {
+            examine(&plugged(Measured::Reports(reports))).iter().map(|it| (it.check.id(), it.severity)).collect()
+        };
+        let (unknown, spare) = (("network.not-measured", Severity::Warning), ("network.not-measured", Severity::Info));
+        assert_eq!(codes(vec![late.clone()]), [unknown, spare]);
+        // One of a list that is dead leaves the other to be known.
+        let alive = ProbeReport { ecosystem: Ecosystem::Go, ..of(ProbeVerdict::Ok) };
+        let found = codes(vec![dead.clone(), late, alive]);
+        assert_eq!(found, [unknown, ("mirror.dead", Severity::Info), spare, ("mirror.ok", Severity::Ok)]);
+        assert_eq!(codes(vec![dead])[0], ("network.blocked", Severity::Error));
     }
 
     #[test]

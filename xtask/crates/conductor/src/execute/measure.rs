@@ -43,7 +43,7 @@ pub fn measure(
     let budget = WHOLE.saturating_sub(spent).max(LEAST);
     let reports = gateway.probe(ecosystems.iter().copied().collect(), budget)?;
     // Where nobody answers it is this machine's network that was measured, and that may be back in a minute.
-    if reports.iter().all(|it| it.verdict == ProbeVerdict::Dead) {
+    if reports.iter().all(|it| matches!(it.verdict, ProbeVerdict::Dead | ProbeVerdict::NotMeasured)) {
         return Ok(reports);
     }
     if let Err(error) = Measured::open(&settings.cache).add(profile, circumstances(setup)?, &reports) {

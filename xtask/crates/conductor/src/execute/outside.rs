@@ -626,7 +626,7 @@ mod tests {
             let (workspace, declared) = (Workspace { root: "/repo".into() }, &project.declaration);
             let settings = Settings::resolve(&args, workspace, environment, Local::default(), declared, false).unwrap();
             let outside = Outside::new(&settings, &project, Sink::nowhere(), "log".into()).unwrap();
-            outside.with_ways(satellite::explain(&failure)).render()
+            outside.with_ways(satellite::explain(&failure, &BTreeMap::new())).render()
         };
         expect_test::expect![[r#"
             error[XT0402]: what is needed is not here, and --offline forbids fetching it

@@ -15,11 +15,15 @@ const BUDGET: Duration = Duration::from_millis(2500);
 const SLACK: Duration = Duration::from_millis(1500);
 
 fn probe(setup: &Setup) -> (Vec<ProbeReport>, Gateway) {
+    probe_within(BUDGET, setup)
+}
+
+fn probe_within(budget: Duration, setup: &Setup) -> (Vec<ProbeReport>, Gateway) {
     let mut gateway = Gateway::start(setup);
-    let job = Job::Probe { ecosystems: Vec::new(), budget_milliseconds: BUDGET.as_millis() as u64 };
+    let job = Job::Probe { ecosystems: Vec::new(), budget_milliseconds: budget.as_millis() as u64 };
     let started = Instant::now();
     let Ok(Outcome::Probed { reports }) = gateway.perform(job) else { unreachable!("a probe reports") };
-    assert!(started.elapsed() < BUDGET + SLACK, "{:?}", started.elapsed());
+    assert!(started.elapsed() < budget + SLACK, "{:?}", started.elapsed());
     (reports, gateway)
 }
 
@@ -332,6 +336,19 @@ fn twenty_endpoints_half_of_them_silent_take_one_budget() {
 }
 
 #[test]
+fn who_had_no_time_is_not_measured_and_not_dead() {
+    let (folder, body) = (Folder::new(), noise(1000));
+    let silent = Server::start(|_| Reply::Silent);
+    let setup = sampled(setup(&folder, Ecosystem::Crates, &[&silent.url]), &body);
+    for (milliseconds, verdict) in
+        [(0, ProbeVerdict::NotMeasured), (300, ProbeVerdict::NotMeasured), (1500, ProbeVerdict::Dead)]
+    {
+        let report = probe_within(Duration::from_millis(milliseconds), &setup).0.remove(0);
+        assert_eq!((report.verdict, report.score_milliseconds), (verdict, None), "{milliseconds} ms: {report:?}");
+    }
+}
+
+#[test]
 fn the_issuer_of_a_refused_certificate_is_named() {
     let (folder, body) = (Folder::new(), noise(1000));
     let authority = Authority::named(&folder, "Corp Traffic Inspection");
@@ -464,6 +481,7 @@ fn a_measurement_takes_the_place_of_the_race_and_is_no_promise() {
         origin: String::new(),
         verdict,
         message: String::new(),
+        causes: Vec::new(),
         hosts: Vec::new(),
         failed_host: None,
         address: None,
