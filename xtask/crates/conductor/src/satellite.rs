@@ -266,13 +266,17 @@ impl Shared {
                 locked(&self.waiting).remove(&id);
             }
             Event::Egress(egress) => {
-                // Refused by ourselves: nothing left this machine.
+                let mut led_to = egress.redirect_hosts;
                 if egress.verdict == Verdict::Forbidden {
-                    return;
+                    // We refused the last step of the way; who was asked before answered with a redirect.
+                    led_to.pop();
+                    if egress.status.is_none() {
+                        return;
+                    }
                 }
                 let ecosystem = name(&egress.ecosystem);
                 let served = egress.verdict == Verdict::Ok;
-                for host in egress.redirect_hosts {
+                for host in led_to {
                     sink.send(Report::Contacted { ecosystem: format!("{ecosystem} (redirect)"), host, served });
                 }
                 sink.send(Report::Contacted { ecosystem, host: egress.host, served });
@@ -446,7 +450,7 @@ mod tests {
     fn an_upstream_is_warned_of_once_a_reason_with_who_is_asked_next() {
         let shared = Shared { lists: [("http://a".to_owned(), "go".to_owned())].into(), ..Shared::default() };
         let (sink, heard) = Sink::heard();
-        let mut tell = |code: &str, subject: &str, endpoint: &str, cause: Cause, next: Option<&str>| {
+        let tell = |code: &str, subject: &str, endpoint: &str, cause: Cause, next: Option<&str>| {
             let (led_to, next) = (None, next.map(str::to_owned));
             let trouble = Some(Trouble { endpoint: endpoint.into(), led_to, cause, next });
             let (code, subject) = (code.to_owned(), subject.to_owned());
@@ -501,6 +505,24 @@ mod tests {
             let error = explain(&failure, &[("http://a".to_owned(), "go".to_owned())].into());
             assert!(error.hints()[0].contains(hint), "{hint}: {}", error.render());
         }
+    }
+
+    #[test]
+    fn whoever_was_asked_was_contacted_and_where_we_refused_to_go_was_not() {
+        let contacted = |host: &str, led_to: &[&str], status: Option<u16>, verdict: Verdict| -> Vec<String> {
+            let (sink, heard) = Sink::heard();
+            let egress = serde_json::json!({
+                "ecosystem": "go", "artifact": "", "host": host, "redirect_hosts": led_to, "status": status, "bytes": 0,
+                "milliseconds": 0, "verdict": verdict,
+            });
+            Shared::default().hear(Event::Egress(serde_json::from_value(egress).unwrap()), &sink);
+            let host = |event| if let Report::Contacted { host, .. } = event { host } else { panic!("{event:?}") };
+            heard.try_iter().map(host).collect()
+        };
+        assert_eq!(contacted("a", &["b"], Some(200), Verdict::Ok), ["b", "a"]);
+        assert_eq!(contacted("a", &["outside"], Some(302), Verdict::Forbidden), ["a"]);
+        assert_eq!(contacted("a", &["b", "outside"], Some(302), Verdict::Forbidden), ["b", "a"]);
+        assert_eq!(contacted("a", &["outside"], None, Verdict::Forbidden), [""; 0]);
     }
 
     #[test]
