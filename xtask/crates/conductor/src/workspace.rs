@@ -12,7 +12,7 @@
 //!     test/<suite>/                the same for tests
 //!     link/<digest>/               libraries as the Go linker sees them
 //!     run/                         generated configuration of a running stack
-//!     logs/<run>/<step>.log        whole output of each child, the last 20 runs
+//!     logs/<run>/<step>.log        whole output of each child, the last 20 runs; <run>-offline with --offline
 //!     last/<step>.json             inputs of the last result here, for reasons
 //!     placed/<step>.json           what was put into dist/ and models/, for `clean`
 //!     gate, users/                 who is using this checkout, see cache/gate.rs
@@ -20,6 +20,9 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+
+/// What ends the name of the logs of a run that was to contact nobody: what its tools say blames no mirror.
+pub const OFFLINE: &str = "-offline";
 
 /// A checkout that declares itself in `xtask.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +76,10 @@ impl Workspace {
     }
     pub fn logs(&self) -> PathBuf {
         self.build().join("logs")
+    }
+    /// `run`: a name that sorts by time.
+    pub fn logs_of_run(&self, run: &str, offline: bool) -> PathBuf {
+        self.logs().join(format!("{run}{}", if offline { OFFLINE } else { "" }))
     }
     pub fn last_inputs(&self, step: &str) -> PathBuf {
         self.build().join("last").join(format!("{}.json", step.replace(['/', ':'], "-")))

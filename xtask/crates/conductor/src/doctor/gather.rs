@@ -21,6 +21,7 @@ use crate::report::{Event, Sink};
 use crate::satellite;
 use crate::settings::{Settings, env};
 use crate::tr;
+use crate::workspace::{OFFLINE, Workspace};
 use protocol::Ecosystem;
 use rustix::fs::Access;
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,7 +82,7 @@ pub fn gather(settings: &Settings, project: &Project, groups: &BTreeSet<Group>, 
     }
     if wants(Group::Mirrors) {
         facts.configuration = Some(configuration(settings, &outside));
-        facts.messages = messages(settings);
+        facts.messages = messages(&settings.workspace);
     }
     facts.toolchain = tools.map(|tools| tools.collect(settings, project, outside.profile().is_some(), deadline));
     facts.engines = engines.map(|engines| engines.into_iter().filter_map(|it| left(&it, deadline)).flatten().collect());
@@ -413,19 +414,18 @@ pub fn routed() -> Option<bool> {
         .then(|| v4.unwrap_or_default().lines().any(default4) || v6.unwrap_or_default().lines().any(default6))
 }
 
-/// What the logs of the newest run that left any hold.
-fn messages(settings: &Settings) -> Vec<message::Seen> {
-    let mut runs: Vec<PathBuf> =
-        files::list(&settings.workspace.logs()).into_iter().filter(|path| path.is_dir()).collect();
-    runs.sort();
+/// What the logs of the newest run hold, unless it was to contact nobody.
+fn messages(workspace: &Workspace) -> Vec<message::Seen> {
+    let runs = files::list(&workspace.logs()).into_iter().filter(|path| path.is_dir());
+    let last = runs.max().filter(|run| !run.to_string_lossy().ends_with(OFFLINE));
     let mut seen = Vec::new();
-    for log in runs.pop().map(|run| files::list(&run)).unwrap_or_default() {
+    for log in last.map(|run| files::list(&run)).unwrap_or_default() {
         let mut text = Vec::new();
         let read = std::fs::File::open(&log).and_then(|file| file.take(LOG_BYTES).read_to_end(&mut text));
         if read.is_err() {
             continue;
         }
-        let place = settings.workspace.relative(&log).display().to_string();
+        let place = workspace.relative(&log).display().to_string();
         let rows = message::translate(&String::from_utf8_lossy(&text));
         seen.extend(rows.into_iter().map(|(line, row)| message::Seen { place: format!("{place}:{line}"), row }));
     }
@@ -585,4 +585,22 @@ fn listener(port: u16) -> Option<String> {
         let name = std::fs::read_to_string(process.join("comm")).ok()?;
         Some(tr!("{program} (process {id})", program = name.trim(), id))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tools_said_in_an_offline_run_is_nobodys_fault() {
+        let workspace = Workspace { root: files::temporary_folder(&std::env::temp_dir(), "messages").unwrap() };
+        let run = |name: &str, offline| {
+            let folder = workspace.logs_of_run(name, offline);
+            files::create_folder(&folder).unwrap();
+            files::write(&folder.join("x.log"), b"error: no matching package named `serde` found\n").unwrap();
+            messages(&workspace).len()
+        };
+        assert_eq!((run("0001-7", false), run("0002-7", true), run("0003-7", false)), (1, 0, 1));
+        files::remove(&workspace.root).unwrap();
+    }
 }

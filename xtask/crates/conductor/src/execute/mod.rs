@@ -91,7 +91,7 @@ impl View for Workshop<'_> {
 
 impl<'a> Workshop<'a> {
     pub fn new(settings: &'a Settings, project: &'a Project, sink: Sink) -> Result<Self> {
-        let logs = settings.workspace.logs().join(run_name());
+        let logs = settings.workspace.logs_of_run(&run_name(), settings.offline.value);
         crash::logs_are_in(&logs);
         let outside = Outside::new(settings, project, sink.clone(), logs.join("gateway.log"))?;
         Ok(Self {
