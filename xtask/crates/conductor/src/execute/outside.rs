@@ -298,7 +298,7 @@ impl<'a> Outside<'a> {
         let (defaults, _) = self.direct();
         let by_ecosystem = match &self.profile {
             Some(profile) => profile.hosts(defaults),
-            None => defaults.iter().map(|(ecosystem, known)| (*ecosystem, known.hosts())).collect(),
+            None => defaults.iter().map(|(it, known)| (*it, known.all_hosts(*it))).collect(),
         };
         let listed = by_ecosystem.into_iter().filter(|(it, _)| ecosystems.contains(it));
         let mut hosts: Vec<_> = listed.map(|(it, hosts)| (satellite::name(&it), hosts)).collect();

@@ -6,7 +6,7 @@
 //! Only the path behind a host (`/`, `/simple/`) is our knowledge.
 
 use super::endpoint::{Masked, MirrorUrl};
-use super::profile::Ecosystem;
+use super::profile::{Ecosystem, database_host};
 use crate::tr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,7 +27,8 @@ pub type Defaults = BTreeMap<Ecosystem, Known>;
 pub struct Known {
     /// An index URL; for Go a whole `GOPROXY` list.
     pub value: Masked,
-    /// rustup's update root, the Debian security archive, Go's checksum database (`NAME`, `NAME+KEY URL`).
+    /// rustup's update root, the Debian security archive, where the files of pip's own index are, Go's checksum database (`NAME`,
+    /// `NAME+KEY URL`).
     pub second: Option<Masked>,
     /// For messages: `PIP_INDEX_URL`, `/etc/pip.conf`, `go env GOPROXY`.
     pub origin: String,
@@ -121,6 +122,12 @@ impl Known {
     pub fn hosts(&self) -> Vec<String> {
         let second = self.pair().map(|(_, second)| second);
         self.urls().iter().chain(&second).map(MirrorUrl::host_with_port).collect()
+    }
+
+    /// With Go's checksum database, which Go asks itself where no proxy passes it on.
+    pub fn all_hosts(&self, ecosystem: Ecosystem) -> Vec<String> {
+        let database = self.second.as_ref().filter(|_| ecosystem == Ecosystem::Go);
+        self.hosts().into_iter().chain(database.map(|name| database_host(name.expose()))).collect()
     }
 }
 
@@ -228,8 +235,9 @@ fn python(machine: &Machine) -> Answer {
         }
     }
     let said = machine.ask(&["python3", "-I", "-c", PIPS_OWN_CONSTANT], machine.environment);
-    if let Some((origin, url)) = said.as_deref().and_then(|said| said.trim().split_once('\t')) {
-        return Answer::Known(Known::new(url, origin));
+    let said: Vec<&str> = said.as_deref().unwrap_or_default().trim().split('\t').collect();
+    if let [origin, url, files] = *said {
+        return Answer::Known(Known::new(url, origin).and(Some(files)));
     }
     unknown(tr!("set PIP_INDEX_URL to a simple index"))
 }
@@ -240,10 +248,10 @@ import glob, importlib, os, sys, sysconfig
 
 def ask(origin):
     try:
-        url = importlib.import_module("pip._internal.models.index").PyPI.simple_url
+        index = importlib.import_module("pip._internal.models.index").PyPI
+        print(origin, index.simple_url.rstrip("/") + "/", "https://" + index.file_storage_domain + "/", sep="\t")
     except Exception:
         return False
-    print(origin + "\t" + url.rstrip("/") + "/")
     return True
 
 def wheels():
@@ -577,6 +585,9 @@ mod tests {
 
         let (url, origin) = known(ask(python, &[], &[]));
         assert!(url.starts_with("https://") && url.ends_with("/simple/"), "{url} from {origin}");
+        let Answer::Known(pip) = ask(python, &[], &[]) else { unreachable!() };
+        // A firewall that is opened for the index alone lets no wheel in.
+        assert!(pip.hosts().len() == 2 && pip.hosts().iter().all(|host| host.contains('.')), "{:?}", pip.hosts());
 
         let Answer::Known(rustup) = ask(rustup, &[], &[]) else { panic!("rustup did not say its server") };
         let (dist, root) = rustup.pair().unwrap();
@@ -689,5 +700,7 @@ mod tests {
         let it = Known::new("https://u:secret@a/go|https://b,direct", "GOPROXY");
         assert_eq!(it.value.to_string(), "https://****@a/go|https://b,direct");
         assert_eq!(it.hosts(), ["a", "b"]);
+        let it = it.and(Some("sum.example+key https://s:1/"));
+        assert_eq!((it.hosts().len(), it.all_hosts(Ecosystem::Go)), (2, ["a", "b", "s:1"].map(str::to_owned).to_vec()));
     }
 }

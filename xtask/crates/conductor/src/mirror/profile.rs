@@ -820,7 +820,7 @@ expand_lists! {
 }
 
 /// `NAME`, `NAME+KEY` or `NAME+KEY URL`: the URL's host, else the name, which is a host by Go's convention.
-fn database_host(name: &str) -> String {
+pub fn database_host(name: &str) -> String {
     let url = name.split_once(' ').and_then(|(_, url)| MirrorUrl::parse(url).ok());
     url.map_or_else(|| name.split('+').next().unwrap_or(name).to_owned(), |url| url.host_with_port())
 }
