@@ -6,6 +6,7 @@
 pub use crate::code::{Code, ExitCode};
 use crate::language::translated;
 use crate::tr;
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -28,12 +29,16 @@ struct Inner {
     excerpt: Option<String>,
     /// For programs: the path, the place in a file or the step that failed.
     subject: Option<String>,
+    /// What failed beside it, told below it.
+    others: Vec<Error>,
+    /// Nothing is wrong with this: it was ended because something else is.
+    given_up: bool,
 }
 
 impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        let (source, hints, excerpt, subject) = (None, Vec::new(), None, None);
-        Self(Box::new(Inner { code, message: message.into(), source, hints, excerpt, subject }))
+        let (source, hints, excerpt, subject, others, given_up) = (None, Vec::new(), None, None, Vec::new(), false);
+        Self(Box::new(Inner { code, message: message.into(), source, hints, excerpt, subject, others, given_up }))
     }
 
     /// A state that this program's own logic rules out.
@@ -84,14 +89,30 @@ impl Error {
         self
     }
 
+    pub fn beside(mut self, others: impl IntoIterator<Item = Error>) -> Self {
+        self.0.others.extend(others);
+        self
+    }
+
+    pub fn given_up(mut self) -> Self {
+        self.0.given_up = true;
+        self
+    }
+
+    pub fn is_given_up(&self) -> bool {
+        let source = self.0.source.as_ref().and_then(|source| source.downcast_ref::<Self>());
+        self.0.given_up || source.is_some_and(Self::is_given_up)
+    }
+
     pub fn about(mut self, subject: impl Into<String>) -> Self {
         self.0.subject = Some(subject.into());
         self
     }
 
     /// The same failure as a cause of `message`, which says what the user wanted; everything else stays.
-    pub fn context(self, message: impl Into<String>) -> Self {
+    pub fn context(mut self, message: impl Into<String>) -> Self {
         let mut outer = Self::new(self.0.code, message);
+        outer.0.others = std::mem::take(&mut self.0.others);
         outer.0.hints.clone_from(&self.0.hints);
         outer.0.excerpt.clone_from(&self.0.excerpt);
         outer.0.subject.clone_from(&self.0.subject);
@@ -111,6 +132,13 @@ impl Error {
         &self.0.hints
     }
 
+    /// With those of what failed beside it, each once.
+    pub fn all_hints(&self) -> Vec<&str> {
+        let mut seen = BTreeSet::new();
+        let all = std::iter::once(self).chain(&self.0.others).flat_map(|error| &error.0.hints);
+        all.map(String::as_str).filter(|hint| seen.insert(*hint)).collect()
+    }
+
     pub fn excerpt_text(&self) -> Option<&str> {
         self.0.excerpt.as_deref()
     }
@@ -119,8 +147,28 @@ impl Error {
         self.0.subject.as_deref()
     }
 
-    /// The printed form: code and message, each cause on a line, excerpt, hints. Holds no credentials.
+    /// The printed form: code and message, each cause on a line, excerpt, what failed beside it, hints. Holds no credentials.
     pub fn render(&self) -> String {
+        let mut text = self.explained();
+        for other in &self.0.others {
+            text.push('\n');
+            // What the same helps against has one reason.
+            text.push_str(&match other.code() == self.code()
+                && !other.hints().is_empty()
+                && other.hints() == self.hints()
+            {
+                true => tr!("{message}: for the same reason", message = other.0.message),
+                false => other.explained(),
+            });
+        }
+        for hint in self.all_hints() {
+            text.push('\n');
+            text.push_str(&tr!("hint: {hint}", hint));
+        }
+        masked(&text)
+    }
+
+    fn explained(&self) -> String {
         let mut text = tr!("error[{code}]: {message}", code = self.0.code.id(), message = self.0.message);
         for cause in self.causes() {
             text.push_str("\n  ");
@@ -130,11 +178,13 @@ impl Error {
             text.push('\n');
             text.push_str(excerpt.trim_end());
         }
-        for hint in &self.0.hints {
-            text.push('\n');
-            text.push_str(&tr!("hint: {hint}", hint));
-        }
-        masked(&text)
+        text
+    }
+
+    /// Message and causes of it and of what failed beside it, on one line.
+    pub fn line(&self) -> String {
+        let chain = std::iter::once(self.to_string()).chain(self.causes()).collect::<Vec<_>>().join(": ");
+        std::iter::once(chain).chain(self.0.others.iter().map(Self::line)).collect::<Vec<_>>().join("; ")
     }
 
     /// The chain below the message, outermost first.
@@ -250,6 +300,31 @@ mod tests {
             hint: make it writable, or work on a copy; XTASK_CACHE_DIR moves the cache elsewhere"#]]
         .assert_eq(&error.render());
         assert_eq!((error.code(), error.exit(), error.subject()), (Code::ReadOnly, ExitCode::Disk, Some("/x")));
+    }
+
+    #[test]
+    fn what_failed_beside_it_is_explained_too_unless_the_same_helps() {
+        let failed = |step: &str, cause: &str, hint: &str| {
+            let error = Error::new(Code::Unreachable, cause).hint(hint).excerpt(format!("  - {cause} at length"));
+            error.context(format!("cannot make {step}"))
+        };
+        let first = failed("go-modules:x", "no module", "log in");
+        let all =
+            first.beside([failed("native-library:y", "no crate", "log in"), failed("wheel-set:z", "no wheel", "wait")]);
+        expect_test::expect![[r#"
+            error[XT0401]: cannot make go-modules:x
+              caused by: no module
+              - no module at length
+            cannot make native-library:y: for the same reason
+            error[XT0401]: cannot make wheel-set:z
+              caused by: no wheel
+              - no wheel at length
+            hint: log in
+            hint: wait"#]]
+        .assert_eq(&all.render());
+        assert!(!all.is_given_up());
+        let ended = Error::new(Code::ChildFailed, "given up").given_up().context("cannot make w");
+        assert!(Error::new(Code::Unreachable, "x").because(ended).is_given_up());
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub fn check() -> Result<()> {
         return Err(Error::new(code, tr!("stopped; everything finished so far is kept")));
     }
     if ABANDONED.load(Ordering::Relaxed) {
-        return Err(Error::new(Code::ChildFailed, tr!("given up, because another step failed")));
+        return Err(Error::new(Code::ChildFailed, tr!("given up, because another step failed")).given_up());
     }
     Ok(())
 }

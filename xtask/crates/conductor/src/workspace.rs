@@ -119,6 +119,10 @@ impl CacheFolder {
     pub fn downloads(&self) -> PathBuf {
         self.0.join("downloads-v1")
     }
+    /// A verified file of the gateway's.
+    pub fn downloaded(&self, sha256: &str) -> PathBuf {
+        self.downloads().join("sha256").join(sha256.get(..2).unwrap_or_default()).join(sha256)
+    }
     /// What probes of mirrors found.
     pub fn measured(&self) -> PathBuf {
         self.0.join("measured-v1.json")

@@ -253,15 +253,17 @@ impl Workshop<'_> {
     /// Go's own message with the mirror named by us. Go downloads side by side and does not always say which module failed, so it is asked
     /// once more in the form that does.
     fn download_failed(&self, id: &str, finished: Finished, again: Invocation) -> Result<Error> {
-        // The gateway knows each mirror's part in it.
-        if let Some(refused) = self.outside.refused(id) {
+        // The gateway knows each mirror's part in it; offline there is none.
+        let refused = self.outside.refused(id);
+        if let Some(refused) = refused.filter(|_| !self.settings.offline.value) {
             return Ok(refused.context(tr!("cannot download the Go modules")));
         }
         let mut finished = finished;
         // With -x Go names every request; those lines are in the log, and hide the reason here.
         finished.tail.retain(|line| !line.starts_with("# "));
         let mut failed = Vec::new();
-        if finished.tail.iter().any(|line| go::is_integrity_failure(line)) {
+        let offline = self.settings.offline.value;
+        if offline || finished.tail.iter().any(|line| go::is_integrity_failure(line)) {
             let mut text = String::new();
             self.child(id, &again, FETCH, |stream, line| {
                 if stream == Stream::Out {
@@ -271,6 +273,11 @@ impl Workshop<'_> {
                 None
             })?;
             failed = go::failed_modules(&text);
+        }
+        if offline && !failed.is_empty() {
+            let names = failed.iter().map(|module| format!("{}@{}", module.path, module.version)).collect::<Vec<_>>();
+            let (count, names) = (names.len(), names.join(", "));
+            return Ok(self.outside.not_here(tr!("{count} Go modules are not here: {names}", count, names)));
         }
         let proxies = self.outside.go_proxies();
         let sums = self.project.declaration.go_binary.values().find_map(|binary| {

@@ -313,8 +313,8 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// Starts each step once those of this round that it needs are done. The first failure is the one that is told: the others are
-    /// given up and follow from it.
+    /// Starts each step once those of this round that it needs are done. With the first failure the others are given up, which is no
+    /// failure of theirs. Several are told in the order of the plan. Only where `--offline` is what failed it the others go on: all that is missing is told at once.
     fn run_round(&self, round: &[&Step], facts: &Facts) -> Result<()> {
         let ids: BTreeSet<&str> = round.iter().map(|step| step.id.as_str()).collect();
         let (sender, finished) = mpsc::channel();
@@ -322,12 +322,13 @@ impl<'a> Workshop<'a> {
             let mut waiting = round.to_vec();
             let mut made: BTreeSet<&str> = BTreeSet::new();
             let mut running = 0;
-            let mut failure = None;
+            let mut failures: BTreeMap<Option<usize>, Error> = BTreeMap::new();
+            let mut goes_on = true;
             loop {
                 let is_ready = |step: &&Step| {
                     step.needs.iter().all(|need| !ids.contains(need.as_str()) || made.contains(need.as_str()))
                 };
-                if failure.is_none() {
+                if goes_on {
                     let (ready, rest): (Vec<&Step>, _) = waiting.into_iter().partition(is_ready);
                     waiting = rest;
                     running += ready.len();
@@ -341,8 +342,9 @@ impl<'a> Workshop<'a> {
                     }
                 }
                 if running == 0 {
-                    return match failure {
-                        Some(error) => Err(error),
+                    let mut failures = failures.into_values();
+                    return match failures.next() {
+                        Some(first) => Err(first.beside(failures)),
                         None if waiting.is_empty() => Ok(()),
                         None => Err(Error::bug(tr!("{id} waits for itself", id = waiting[0].id))),
                     };
@@ -355,8 +357,13 @@ impl<'a> Workshop<'a> {
                         made.insert(&step.id);
                     }
                     Err(error) => {
-                        failure.get_or_insert(error);
-                        interrupt::abandon();
+                        if error.code() != Code::Offline {
+                            goes_on = false;
+                            interrupt::abandon();
+                        }
+                        if failures.is_empty() || !error.is_given_up() {
+                            failures.insert(round.iter().position(|it| it.id == step.id), error);
+                        }
                     }
                 }
             }
@@ -386,7 +393,7 @@ impl<'a> Workshop<'a> {
                 Ok(())
             }
             Err(error) => {
-                self.sink.send(Event::Fail { id: step.id.clone(), seconds, log });
+                self.sink.send(Event::Fail { id: step.id.clone(), seconds, given_up: error.is_given_up(), log });
                 Err(error.context(tr!("cannot make {id}", id = step.id)))
             }
         }

@@ -105,6 +105,17 @@ impl Workshop<'_> {
         let Err(error) = fetched.into_result("cargo fetch") else {
             return Err(Error::bug(tr!("a failed fetch succeeded")));
         };
+        let (missing, all) = self.crates_not_here(library, rust);
+        if self.settings.offline.value && missing > 0 && matches!(why, NoCrates::Network | NoCrates::Unknown) {
+            // That this is a build without network, cargo tells as the one name that it looked up first.
+            let folder = library.folder.display();
+            return Err(self.outside.not_here(tr!(
+                "{missing} of {all} crates of {folder}/Cargo.lock are not here",
+                missing,
+                all,
+                folder
+            )));
+        }
         // The gateway knows better than cargo why: artefact, mirror, expected and got.
         if let Some(refused) = self.outside.refused(id) {
             return Err(refused);
@@ -134,6 +145,18 @@ impl Workshop<'_> {
             NoCrates::Disk(cause) => Error::disk("fetch crates into", &rust.cargo_home, cause),
             NoCrates::Unknown => error,
         })
+    }
+
+    /// How many crates of a build neither cargo nor the gateway has, and of how many.
+    fn crates_not_here(&self, library: &Library, rust: &Rust) -> (usize, usize) {
+        let registries = files::list(&rust.cargo_home.join("registry/cache"));
+        let is_here = |id: &str, sha256: &str| {
+            let file = format!("{}.crate", id.replacen(' ', "-", 1));
+            registries.iter().any(|folder| folder.join(&file).exists())
+                || self.settings.cache.downloaded(sha256).exists()
+        };
+        let pinned = || library.checksums.iter().filter(|(id, _)| library.locked.contains_key(*id));
+        (pinned().filter(|(id, sha256)| !is_here(id, sha256)).count(), pinned().count())
     }
 
     /// Cargo on the package of a library for its tests: same folder and flags as the library's own build, so that the

@@ -365,7 +365,9 @@ impl<'a> Outside<'a> {
 
     /// What the gateway refused to children of a step since the last call for it.
     pub fn refused(&self, step: &str) -> Option<Error> {
-        self.gateway.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|gateway| gateway.refused(step))
+        let gateway = self.gateway.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let refused = gateway.and_then(|gateway| gateway.refused(step))?;
+        Some(if self.settings.offline.value { self.with_ways(refused) } else { refused })
     }
 
     fn gateway_program(&self) -> Result<PathBuf> {
@@ -483,9 +485,7 @@ impl<'a> Outside<'a> {
             return error;
         }
         if self.settings.offline.value {
-            return Error::new(Code::Offline, tr!("what is needed is not here, and --offline forbids fetching it"))
-                .because(error)
-                .hint(tr!("run once without --offline"));
+            return self.not_here(error.to_string());
         }
         if error.exit() != ExitCode::Configuration {
             return error;
@@ -494,6 +494,13 @@ impl<'a> Outside<'a> {
         ways.into_iter()
             .fold(error, |error, way| error.hint(way))
             .hint(tr!("or choose a mirror profile with --mirror NAME"))
+    }
+
+    /// What `--offline` cannot do without.
+    pub fn not_here(&self, what: String) -> Error {
+        Error::new(Code::Offline, tr!("what is needed is not here, and --offline forbids fetching it"))
+            .because(std::io::Error::other(what))
+            .hint(tr!("run once without --offline"))
     }
 
     /// A child that could not fetch: a network failure, with what helps here.

@@ -111,10 +111,13 @@ impl Voice for Human {
                 let head = self.paint(Tone::Bad, head);
                 self.say(&format!("{head}{rest}"));
             }
-            Event::Fail { id, seconds, .. } => {
+            Event::Fail { id, seconds, given_up, .. } => {
                 self.running.remove(id);
-                let seconds = format_args!("{seconds:.1}");
-                self.verb(Tone::Bad, &tr!("Failed"), &tr!("{id} after {seconds} s", id, seconds));
+                let what = tr!("{id} after {seconds} s", id, seconds = format_args!("{seconds:.1}"));
+                match given_up {
+                    true => self.verb(Tone::Dim, &tr!("Stopped"), &tr!("{what}: another step failed", what)),
+                    false => self.verb(Tone::Bad, &tr!("Failed"), &what),
+                }
             }
             Event::Finding(finding) if finding.severity != Severity::Note || !self.quiet() => {
                 let (tone, word) = match finding.severity {

@@ -48,7 +48,7 @@ impl<W: Write + Send> Voice for Json<W> {
                     "key": key, "reason": reason, "log": log,
                 }),
             ),
-            Event::Fail { id, seconds, log } => {
+            Event::Fail { id, seconds, log, .. } => {
                 self.line("step", json!({ "id": id, "state": "fail", "seconds": seconds, "log": log }));
             }
             Event::Artifact { name, path, digest, size_bytes } => {

@@ -100,6 +100,8 @@ pub enum Event {
     Fail {
         id: String,
         seconds: f64,
+        /// Another step failed.
+        given_up: bool,
         log: Option<PathBuf>,
     },
     Artifact {
@@ -155,13 +157,13 @@ impl Event {
     fn failed(error: &Error) -> Self {
         // Whoever pressed Ctrl-C knows why it ended.
         let asked_for = matches!(error.exit(), ExitCode::Interrupted | ExitCode::Terminated);
-        let message = std::iter::once(error.to_string()).chain(error.causes()).collect::<Vec<_>>().join(": ");
+        let hints = error.all_hints();
         let finding = Finding {
             code: error.code().id(),
             severity: if asked_for { Severity::Note } else { Severity::Error },
             subject: masked(error.subject().unwrap_or("cargo xtask")),
-            message: masked(&message),
-            fix: (!error.hints().is_empty()).then(|| masked(&error.hints().join("; "))),
+            message: masked(&error.line()),
+            fix: (!hints.is_empty()).then(|| masked(&hints.join("; "))),
         };
         Self::Failed { text: if asked_for { error.to_string() } else { error.render() }, finding }
     }

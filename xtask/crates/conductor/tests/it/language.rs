@@ -146,7 +146,8 @@ fn no_text_of_a_failure_passes_the_macro_by() {
 
 #[test]
 fn a_word_at_the_margin_has_at_most_twelve_columns_in_both_languages() {
-    let marks = ["right_aligned(&tr!(", "Tone::Good, &tr!(", "Tone::Bad, &tr!(", "Tone::Warning, &tr!("];
+    let marks =
+        ["right_aligned(&tr!(", "Tone::Good, &tr!(", "Tone::Bad, &tr!(", "Tone::Warning, &tr!(", "Tone::Dim, &tr!("];
     let entries: BTreeMap<_, _> = language::CATALOGUE.iter().flat_map(|(_, file)| language::entries(file)).collect();
     let code: String = conductor_sources().into_iter().map(|(_, code)| code).collect();
     let words: BTreeSet<String> = marks.iter().flat_map(|mark| literals(&code, mark)).collect();
