@@ -304,12 +304,12 @@ def mirrored(sandbox: Sandbox, *named_faults: str, **variables: str) -> list[str
     return _netns("run", options, variables)
 
 
-def in_the_lab(repo: Path, sandbox: Sandbox) -> list[str]:
+def in_the_lab(repo: Path, sandbox: Sandbox, **variables: str) -> list[str]:
     """The wrapper of a run whose network is the lab's mirrors; the project's xtask.local.toml has them as `lab`."""
     warm_mirrors()
     places = {"state": sandbox.folder / "mirrors", "cache": UPSTREAM_CACHE, "profile": repo / "xtask.local.toml"}
     options = [word for name, place in places.items() for word in (f"--{name}", str(place))]
-    return _netns("run", [*options, "--routes", str(HOSTILE_MIRROR / "lab.toml")], {})
+    return _netns("run", [*options, "--routes", str(HOSTILE_MIRROR / "lab.toml")], variables)
 
 
 def mirrors_log(sandbox: Sandbox, name: str) -> list[dict]:

@@ -53,7 +53,9 @@ class WithoutGo(unittest.TestCase):
         (cls.sandbox.folder / "go-build").symlink_to(cls.first.sandbox.folder / "go-build")
         cls.environment = {"PATH": path_without("go", "gofmt")}
         if why_no_mirrored_network() is None:
-            cls.once = cls.run_once("examples/chat.json", "--mirror", "lab", wrapper=in_the_lab(cls.repo, cls.sandbox))
+            # The mirrors themselves, outside, ask `go` for the registry that they copy.
+            wrapper = in_the_lab(cls.repo, cls.sandbox, **cls.environment)
+            cls.once = cls.run_once("examples/chat.json", "--mirror", "lab", wrapper=wrapper)
         else:
             cls.once = cls.run_once("examples/chat.json")
         cls.ports = free_ports()
@@ -63,7 +65,8 @@ class WithoutGo(unittest.TestCase):
     @classmethod
     def run_once(cls, example, *flags, wrapper=(), **variables):
         arguments = ("run", "--once", cls.repo / example, "--repo", cls.repo, *flags)
-        place = {"sandbox": cls.sandbox, "environment": cls.environment | variables, "wrapper": wrapper}
+        environment = variables if wrapper else cls.environment | variables
+        place = {"sandbox": cls.sandbox, "environment": environment, "wrapper": wrapper}
         # The tool of the first checkout: what is new here is the project, not the tool.
         return xtask(cls.first.checkout, *arguments, **place)
 
