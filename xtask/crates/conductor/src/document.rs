@@ -135,6 +135,10 @@ fn remedy(message: &str) -> Option<String> {
     }
     let wanted = line.rsplit_once(", expected ").map(|(_, wanted)| wanted);
     let hint = match (line, wanted) {
+        // Other tools' word for it; lists of different files join by themselves.
+        (line, _) if line.starts_with("unknown field `extends`") => {
+            tr!("nothing extends: a table such as [mirror.cn.go] replaces that part of a profile, and the rest stays")
+        }
         ("duplicate key", _) => tr!("keep one of the two"),
         (_, Some("u16")) => tr!("write a port: a whole number, 1 to 65535, without quotes"),
         (_, Some("u32" | "u64" | "usize")) => tr!("write a whole number, without quotes"),
@@ -295,6 +299,10 @@ mod tests {
             ("days = -1", "write a whole number, without quotes"),
             ("table = 1", "write a table: { key = … }, or a [header] with keys below it"),
             ("table = {}", "add `features = …` to this table"),
+            (
+                "extends = 'cn'",
+                "nothing extends: a table such as [mirror.cn.go] replaces that part of a profile, and the rest stays",
+            ),
         ] {
             let error = parse::<All>(Path::new("x.toml"), text).unwrap_err();
             assert_eq!(error.hints(), [hint], "{}", error.render());

@@ -18,6 +18,8 @@ pub struct Facts {
     /// On PATH.
     pub has_uv: bool,
     pub ca_file: Option<CaFile>,
+    /// A proxy on this machine that a configuration file of cargo names and nobody listens for: file, proxy.
+    pub silent_cargo_proxy: Option<(String, String)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,7 @@ pub enum File {
     Uv,
     Npm,
     Git,
+    Cargo,
 }
 
 /// What SSL_CERT_FILE names.
@@ -49,6 +52,9 @@ const OLD: &[(&str, &str, &str)] = &[
     ("huggingface_hub", "HF_HUB_ENABLE_HF_TRANSFER", "HF_XET_HIGH_PERFORMANCE"),
 ];
 
+/// Mirrors that many pages on the web still recommend, and that are no more.
+const ENDED: &[&str] = &["pypi.douban.com", "pypi.doubanio.com", "registry.npm.taobao.org", "npm.taobao.org"];
+
 pub fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = facts.notes.iter().map(|(tool, note)| noted(facts, tool, note)).collect();
     let get = |name: &str| facts.environment.get(name).map(String::as_str).filter(|value| !value.is_empty());
@@ -71,6 +77,13 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     }
     findings.extend(index_for_the_other(facts, &get));
     findings.extend(facts.files.iter().filter_map(|(file, path, text)| in_file(*file, path, text)));
+    findings.extend(ended(facts));
+    findings.extend(facts.silent_cargo_proxy.as_ref().map(|(file, proxy)| {
+        let message =
+            tr!("[http] proxy = {proxy}, where nobody listens: a cargo that you start yourself reaches nothing", proxy);
+        let fix = Fix::Yours(tr!("start that proxy, or take the line out of {file}", file));
+        Finding::warning(Check::ProxyDead, file, message, fix)
+    }));
     findings.extend(proxied_loopback(&get));
     findings.extend(facts.ca_file.as_ref().and_then(ca_file));
     findings
@@ -127,6 +140,19 @@ fn setting<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     named.map(|(_, value)| value.trim()).next_back()
 }
 
+/// Files and variables that name a mirror that is no more.
+fn ended(facts: &Facts) -> Vec<Finding> {
+    let files = facts.files.iter().map(|(_, path, text)| (path, text));
+    let named = files.chain(&facts.environment).filter_map(|(place, text)| {
+        let host = ENDED.iter().find(|host| text.contains(&format!("/{host}")))?;
+        let message = tr!("names {host}, a mirror that has ended", host);
+        // What each tool can be told today stands there.
+        let fix = Fix::Yours("cargo xtask mirror env --mirror cn".to_owned());
+        Some(Finding::warning(Check::Dead, place, message, fix))
+    });
+    named.collect()
+}
+
 /// A file that switches a verification off.
 fn in_file(file: File, path: &str, text: &str) -> Option<Finding> {
     let off = |value: &str| matches!(value.to_ascii_lowercase().as_str(), "false" | "0" | "no" | "off");
@@ -135,12 +161,13 @@ fn in_file(file: File, path: &str, text: &str) -> Option<Finding> {
         File::Uv => ("allow-insecure-host", tr!("remove allow-insecure-host from {path}", path)),
         File::Npm => ("strict-ssl", "npm config delete strict-ssl".to_owned()),
         File::Git => ("sslverify", "git config --global --unset http.sslVerify".to_owned()),
+        File::Cargo => return None,
     };
     let value = setting(text, key)?;
     let harms = match file {
         File::Pip => true,
         File::Uv => value != "[]",
-        File::Npm | File::Git => off(value),
+        File::Npm | File::Git | File::Cargo => off(value),
     };
     let message = tr!("{key} switches the check of certificates off", key);
     harms.then(|| Finding::warning(Check::Harmful, path, message, Fix::Yours(fix)))
@@ -249,6 +276,24 @@ mod tests {
         check(&Facts { has_uv: false, ..with(&pip) }, None);
         check(&with(&[pip[0], ("UV_DEFAULT_INDEX", "https://x/simple")]), None);
         check(&file(File::Pip, "[global]\nindex-url = https://x/simple"), ineffective("/etc/it", "ignored by uv"));
+    }
+
+    #[test]
+    fn mirrors_that_have_ended_and_a_silent_proxy_of_cargos_are_named() {
+        let dead = |place| Some(("mirror.dead", Severity::Warning, place, "has ended\ncargo xtask mirror env"));
+        check(&file(File::Npm, "registry=https://registry.npm.taobao.org/"), dead("/etc/it"));
+        check(&file(File::Cargo, "[source.x]\nregistry = 'sparse+https://rsproxy.cn/index/'"), None);
+        check(&with(&[("npm_config_registry", "https://registry.npm.taobao.org")]), dead("npm_config_registry"));
+        let silent = Some(("/home/me/.cargo/config.toml".to_owned(), "127.0.0.1:1".to_owned()));
+        check(
+            &Facts { silent_cargo_proxy: silent, ..Facts::default() },
+            Some((
+                "network.proxy-dead",
+                Severity::Warning,
+                "/home/me/.cargo/config.toml",
+                "127.0.0.1:1, where nobody listens",
+            )),
+        );
     }
 
     #[test]

@@ -259,11 +259,28 @@ fn rust_choices(settings: &Settings) -> Vec<RustChoice> {
     choices
 }
 
-/// A cargo configuration file that leads to another registry than cargo's own.
-fn third_party_registry(settings: &Settings) -> Option<String> {
+/// The configuration files that cargo would read here, the nearest first.
+fn cargo_files(settings: &Settings) -> impl Iterator<Item = PathBuf> {
     let home = || Some(Path::new(settings.environment.get("HOME")?).join(".cargo"));
     let home = settings.environment.get("CARGO_HOME").map(PathBuf::from).or_else(home);
     let nearby = settings.workspace.root.ancestors().map(|folder| folder.join(".cargo"));
+    nearby.chain(home).map(|folder| folder.join("config.toml"))
+}
+
+/// The proxy in force for cargo alone, where it is on this machine and nobody listens there: file, proxy.
+fn silent_cargo_proxy(settings: &Settings) -> Option<(String, String)> {
+    let (file, proxy) = cargo_files(settings).find_map(|path| {
+        let table: toml::Table = std::fs::read_to_string(&path).ok()?.parse().ok()?;
+        Some((path, table.get("http")?.get("proxy")?.as_str()?.to_owned()))
+    })?;
+    let authority = proxy.rsplit("://").next()?.rsplit('@').next()?.trim_end_matches('/');
+    let (host, port) = authority.rsplit_once(':')?;
+    let silent = matches!(host, "127.0.0.1" | "localhost") && loopback::is_free(port.parse().ok()?);
+    silent.then(|| (file.display().to_string(), authority.to_owned()))
+}
+
+/// A cargo configuration file that leads to another registry than cargo's own.
+fn third_party_registry(settings: &Settings) -> Option<String> {
     let leads_away = |path: &PathBuf| {
         let table = std::fs::read_to_string(path).ok().and_then(|text| text.parse::<toml::Table>().ok());
         table.is_some_and(|table| {
@@ -271,7 +288,7 @@ fn third_party_registry(settings: &Settings) -> Option<String> {
             replaced.is_some() || table.get("registries").is_some()
         })
     };
-    nearby.chain(home).map(|folder| folder.join("config.toml")).find(leads_away).map(|path| path.display().to_string())
+    cargo_files(settings).find(leads_away).map(|path| path.display().to_string())
 }
 
 fn configuration(settings: &Settings, outside: &Outside) -> configuration::Facts {
@@ -302,7 +319,12 @@ fn configuration(settings: &Settings, outside: &Outside) -> configuration::Facts
     configuration::Facts {
         notes: outside.notes().into_iter().map(|(tool, note)| (satellite::name(&tool), note)).collect(),
         environment: variables.filter_map(|(name, value)| Some((name.clone(), value.to_str()?.to_owned()))).collect(),
-        files: places.into_iter().filter_map(read).collect(),
+        files: places
+            .into_iter()
+            .chain(cargo_files(settings).map(|it| (File::Cargo, Some(it))))
+            .filter_map(read)
+            .collect(),
+        silent_cargo_proxy: silent_cargo_proxy(settings),
         has_uv: settings.environment.find("uv").is_some(),
         ca_file: get("SSL_CERT_FILE").map(|path| CaFile { path: path.to_owned(), certificates: authorities(path) }),
     }
@@ -527,6 +549,7 @@ fn volumes(settings: &Settings, project: &Project) -> Vec<Volume> {
         Some(Volume {
             name: name.to_owned(),
             path: path.display().to_string(),
+            there: path.exists(),
             free_bytes: it.f_bavail.saturating_mul(it.f_frsize),
             size_bytes: it.f_blocks.saturating_mul(it.f_frsize),
             free_files: (it.f_files > 0).then_some(it.f_favail),

@@ -125,6 +125,8 @@ pub struct Volume {
     /// What for: `cache`, `build`, `temporary`.
     pub name: String,
     pub path: String,
+    /// Otherwise there is nothing of ours in it that could make room.
+    pub there: bool,
     pub free_bytes: u64,
     pub size_bytes: u64,
     /// Files that can still be made; `None` where the file system has no such limit.
@@ -146,8 +148,10 @@ fn examine_volume(it: &Volume) -> Finding {
     let (name, path, free, size) = (&it.name, &it.path, bytes(it.free_bytes), bytes(it.size_bytes));
     let subject = format!("{} {path}", translated(name));
     let clear = match name.as_str() {
-        "cache" => Fix::safe("cache gc"),
-        "build" => Fix::Yours("cargo xtask clean".to_owned()),
+        "cache" if it.there => Fix::safe("cache gc"),
+        "cache" => Fix::Yours("export XTASK_CACHE_DIR=/path/with/room".to_owned()),
+        "build" if it.there => Fix::Yours("cargo xtask clean".to_owned()),
+        "build" => Fix::Yours(tr!("make room there: delete something, or check out on another file system")),
         _ => Fix::Yours("export TMPDIR=/path/with/room".to_owned()),
     };
     if !it.writable {
@@ -195,6 +199,7 @@ impl Volume {
         Self {
             name: name.to_owned(),
             path: "/x".to_owned(),
+            there: true,
             free_bytes: 1 << 40,
             size_bytes: 1 << 41,
             free_files: None,
@@ -350,6 +355,9 @@ mod tests {
             Severity::Error,
             "cargo xtask cache gc",
         );
+        let unmade = |name| examine(Volume { free_bytes: 4096, there: false, ..Volume::good(name) });
+        check(&unmade("cache"), "disk.full", Severity::Error, "export XTASK_CACHE_DIR=");
+        check(&unmade("build"), "disk.full", Severity::Error, "make room");
         check(
             &examine(Volume { free_files: Some(0), ..Volume::good("build") }),
             "disk.full",

@@ -836,7 +836,8 @@ impl TryFrom<String> for Sparse {
         let endpoint = Endpoint::try_from(text).map_err(|wrong| wrong.to_string())?;
         match endpoint.url().filter(|url| !url.is_sparse_index() || !url.expose().ends_with('/')) {
             Some(url) => {
-                Err(tr!("`{url}` is not a sparse index: expected `sparse+https://HOST/PATH/` with its last slash", url))
+                let index = format!("sparse+{}/", url.to_string().trim_start_matches("sparse+").trim_end_matches('/'));
+                Err(tr!("`{url}` is not a sparse index: write `{index}`", url, index))
             }
             None => Ok(Self(endpoint)),
         }
@@ -1003,8 +1004,8 @@ mod tests {
     fn what_cannot_be_meant_is_refused_where_it_stands() {
         for (text, message) in [
             ("[mirror.x.crate]", "unknown field `crate`, expected one of `egress`, `as_of`"),
-            ("[mirror.x.crates]\nlist = ['https://a/']", "not a sparse index"),
-            ("[mirror.x.crates]\nlist = ['sparse+https://a']", "not a sparse index"),
+            ("[mirror.x.crates]\nlist = ['https://a/']", "not a sparse index: write `sparse+https://a/`"),
+            ("[mirror.x.crates]\nlist = ['sparse+https://a']", "write `sparse+https://a/`"),
             ("[mirror.x.go]\nproxy = ['sparse+https://a/']", "belongs to crates only"),
             ("[mirror.x.go]\nproxy = ['off']", "`off` is not a URL"),
             ("[mirror.x.go]\nproxy = []\nsumdb = ['off']", "cannot be switched off"),
