@@ -24,6 +24,7 @@ use crate::simple;
 use crate::url::{Origin, Url, encode_path};
 use hyper::header::{self, HeaderName, HeaderValue};
 use protocol::coding::base64;
+use protocol::names::normalised;
 use protocol::{Cause, Ecosystem, ProbeReport, ProbeVerdict, Setup, Upstream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -117,9 +118,9 @@ pub fn greeting(gateway: &Gateway, ecosystem: Ecosystem, upstream: &Upstream) ->
             None => root(base),
         },
         Ecosystem::Python => {
-            match samples.wheel.as_ref().filter(|(project, ..)| public(&simple::normalised(project))) {
+            match samples.wheel.as_ref().filter(|(project, ..)| public(&normalised(project))) {
                 Some((project, ..)) => {
-                    sampled(&format!("{}/", encode_path(&simple::normalised(project))), format!("project {project}"))
+                    sampled(&format!("{}/", encode_path(&normalised(project))), format!("project {project}"))
                 }
                 None => root(base.below("")?),
             }

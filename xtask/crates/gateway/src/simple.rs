@@ -20,6 +20,7 @@ use crate::url::{Url, encode_path};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use protocol::coding::percent_decode;
+use protocol::names::normalised;
 use protocol::{Ecosystem, Failure, FailureKind, ListedFile, Upstream};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -355,12 +356,6 @@ fn page_url(upstream: &Upstream, project: &str) -> Result<Url, Error> {
     Url::parse(&upstream.url)?.below(&format!("{}/", encode_path(project)))
 }
 
-/// PEP 503: `Foo._Bar` and `foo-bar` are one project.
-pub fn normalised(project: &str) -> String {
-    let parts = project.split(['-', '_', '.']).filter(|part| !part.is_empty());
-    parts.collect::<Vec<_>>().join("-").to_ascii_lowercase()
-}
-
 /// As [`read`], beside the sockets.
 async fn files_of(page: &Kept) -> Result<Vec<File>, Error> {
     let own = page.clone();
@@ -617,10 +612,5 @@ mod tests {
             assert!(started.elapsed().as_secs() < 10, "{flood}: {:?}", started.elapsed());
         }
         Ok(())
-    }
-
-    #[test]
-    fn project_names_are_normalised() {
-        assert_eq!(normalised("Foo.._Bar-baz"), "foo-bar-baz");
     }
 }

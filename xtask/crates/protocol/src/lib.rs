@@ -7,6 +7,7 @@
 //! This crate holds plain data only: no I/O, no policy. Secrets cross this pipe and nowhere else: they are never in
 //! argv, never in an [`Event`].
 
+pub mod bypass;
 pub mod coding;
 pub mod names;
 

@@ -43,8 +43,8 @@ fn glob(pattern: &[u8], name: &[u8]) -> bool {
     pattern[at..].iter().all(|&byte| byte == b'*')
 }
 
-/// Source: PEP 503, "Normalized Names".
-fn normalised(name: &str) -> String {
+/// The one name of all spellings of a Python project: `Foo._Bar` and `foo-bar` are one. Source: PEP 503, "Normalized Names".
+pub fn normalised(name: &str) -> String {
     let mut normalised = String::with_capacity(name.len());
     for c in name.chars().flat_map(char::to_lowercase) {
         match c {
@@ -54,4 +54,16 @@ fn normalised(name: &str) -> String {
         }
     }
     normalised
+}
+
+#[cfg(test)]
+mod tests {
+    use super::normalised;
+
+    #[test]
+    fn projects_are_named_as_pep_503_says() {
+        for (name, expected) in [("Foo.._Bar-baz", "foo-bar-baz"), ("_foo", "-foo"), ("foo__", "foo-"), ("-._", "-")] {
+            assert_eq!(normalised(name), expected);
+        }
+    }
 }
