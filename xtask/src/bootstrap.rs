@@ -7,9 +7,12 @@
 //! endpoint is one more endpoint that failed.
 
 use crate::arguments::Request;
+use crate::bypass::Bypass;
 use crate::failure::{self, Failure};
+use crate::guard::{Guard, Onward, Proxy};
 use crate::profile::{Choice, Endpoint, Profiles, Reach};
 use crate::stamp;
+use crate::toml::{self, Value};
 use crate::tr;
 use std::collections::BTreeSet;
 use std::env;
@@ -72,6 +75,8 @@ struct Try<'a> {
     offline: bool,
     /// Whether giving this endpoint up leaves anybody to ask.
     others: bool,
+    /// Holds cargo to the hosts of the profile.
+    guard: Option<&'a Guard>,
 }
 
 /// How one run of cargo ended.
@@ -81,6 +86,22 @@ enum Outcome {
     Unserved(String),
     /// A crate was not the one that `Cargo.lock` pins.
     Forged(String),
+    /// These URLs are outside the profile, and were not asked.
+    Outside(BTreeSet<String>),
+}
+
+impl Outcome {
+    /// Why nothing came of it.
+    fn told(&self) -> Option<String> {
+        match self {
+            Self::Built(_) => None,
+            Self::Unserved(reason) | Self::Forged(reason) => Some(reason.clone()),
+            Self::Outside(urls) => {
+                let urls = urls.iter().cloned().collect::<Vec<_>>().join(", ");
+                Some(tr!("it leads to {urls}, outside the profile, and `mirrors-only` forbids to contact that", urls))
+            }
+        }
+    }
 }
 
 impl<'a> Tool<'a> {
@@ -124,12 +145,17 @@ impl<'a> Tool<'a> {
         let mut failures = Vec::new();
         let (cached, asked) = self.attempts(&choice, offline_asked);
         for endpoint in cached {
-            match self.cargo(&endpoint, &Try { reach, bounded, offline: true, others: false })? {
+            match self.cargo(&endpoint, &Try { reach, bounded, offline: true, others: false, guard: None })? {
                 Outcome::Built(binary) => return Ok(self.built(binary, &endpoint, Vec::new())),
                 failed if offline_asked => failures.push((endpoint, failed)),
                 _ => {}
             }
         }
+        let guard = match &reach.only {
+            Some(allowed) if !asked.is_empty() => Some(Guard::start(allowed.clone(), self.onward(reach)?)?),
+            _ => None,
+        };
+        let guard = guard.as_ref();
         let probed = bounded && reach.proxy.is_none() && !proxied();
         let mut contacted: Vec<String> = asked.iter().filter(|_| probed).filter_map(Endpoint::host).collect();
         let verdicts = if probed { probe(&asked) } else { vec![Ok(()); asked.len()] };
@@ -140,7 +166,7 @@ impl<'a> Tool<'a> {
             }
             let others = verdicts[index + 1..].iter().any(Result::is_ok);
             let started = SystemTime::now();
-            let outcome = self.cargo(&endpoint, &Try { reach, bounded, offline: false, others })?;
+            let outcome = self.cargo(&endpoint, &Try { reach, bounded, offline: false, others, guard })?;
             let Outcome::Built(binary) = outcome else {
                 contacted.extend(endpoint.host());
                 failures.push((endpoint, outcome));
@@ -204,6 +230,9 @@ impl<'a> Tool<'a> {
         // The tool runs on this machine, whatever the caller is building for.
         command.env_remove("CARGO_BUILD_TARGET");
         self.reach(attempt.reach, &mut command)?;
+        if let Some(guard) = attempt.guard {
+            command.env("CARGO_HTTP_PROXY", guard.proxy()).env("NO_PROXY", "").env("no_proxy", "");
+        }
         if attempt.bounded {
             command.envs(BOUNDS.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
         }
@@ -239,7 +268,8 @@ impl<'a> Tool<'a> {
                         tr!("behind a slow or filtered network choose a mirror profile: `--mirror NAME` (cn, …)");
                     eprintln!("{}", tr!("hint: {hint}", hint));
                 }
-                if attempt.others && !served {
+                let kept = attempt.guard.is_some_and(Guard::kept_from_any);
+                if kept || (attempt.others && !served) {
                     silent = Some(reason.split_once("): ").map_or(reason, |(_, reason)| reason).trim().to_owned());
                 }
                 silent.is_none()
@@ -250,8 +280,12 @@ impl<'a> Tool<'a> {
         }
         let complaint = complaint.unwrap_or_default();
         let status = child.wait().map_err(cannot_start)?;
+        let account = attempt.guard.map(Guard::account).unwrap_or_default();
+        if !status.success() && !account.outside.is_empty() {
+            return Ok(Outcome::Outside(account.outside));
+        }
         if let Some(reason) = silent {
-            return Ok(Outcome::Unserved(reason));
+            return Ok(Outcome::Unserved(account.unreached.unwrap_or(reason)));
         }
         let messages = messages.and_then(|reader| reader.join().ok()).unwrap_or_default();
         if status.success() {
@@ -265,7 +299,7 @@ impl<'a> Tool<'a> {
         }
         let plain = without_colours(&complaint);
         match fault(&plain) {
-            Some(Fault::Endpoint) => Ok(Outcome::Unserved(reason(&plain))),
+            Some(Fault::Endpoint) => Ok(Outcome::Unserved(account.unreached.unwrap_or_else(|| reason(&plain)))),
             Some(Fault::Crate) => Ok(Outcome::Forged(self.forgery(&plain))),
             None => {
                 eprint!("{complaint}");
@@ -299,6 +333,36 @@ impl<'a> Tool<'a> {
         stamp::write_atomically(&path, &String::from_utf8_lossy(&bundle)).map_err(|error| cannot(&path, error))?;
         command.env("CARGO_HTTP_CAINFO", path);
         Ok(())
+    }
+
+    /// How cargo would reach the hosts that it now reaches through the guard. Source: cargo 1.95, `util/network/http.rs`, and
+    /// curl's manual, "Environment".
+    fn onward(&self, reach: &Reach) -> Result<Onward, Failure> {
+        let said = |names: &[&str]| names.iter().find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
+        let all = reach.proxy.clone().or_else(|| said(&["CARGO_HTTP_PROXY"])).or_else(|| self.configured_proxy());
+        let of = |names: &[&str]| all.clone().or_else(|| said(names)).map(|url| Proxy::read(&url)).transpose();
+        let proxies = [
+            of(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])?,
+            of(&["http_proxy", "all_proxy", "ALL_PROXY"])?,
+        ];
+        let own = || said(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
+        let no_proxy = if reach.proxy.is_some() { reach.no_proxy.join(",") } else { own() };
+        Ok(Onward { proxies, no_proxy: no_proxy.split([',', ' ']).filter_map(Bypass::parse).collect() })
+    }
+
+    /// `http.proxy` of cargo's configuration files, else of git's, which cargo obeys too.
+    fn configured_proxy(&self) -> Option<String> {
+        let folders = self.workspace.ancestors().map(|folder| folder.join(".cargo")).chain([cargo_home()]);
+        let mut files = folders.flat_map(|folder| ["config", "config.toml"].map(|name| folder.join(name)));
+        let of_cargo =
+            files.find_map(|file| match toml::read(&fs::read_to_string(file).ok()?).ok()?.get(&["http", "proxy"]) {
+                Some(Value::Text(url)) => Some(url.clone()),
+                _ => None,
+            });
+        // Outside of any repository, whose own settings cargo does not read.
+        let git = || Command::new("git").args(["config", "--get", "http.proxy"]).current_dir("/").output().ok();
+        let of_git = || Some(String::from_utf8(git()?.stdout).ok()?.trim().to_owned());
+        of_cargo.or_else(of_git).filter(|url| !url.is_empty())
     }
 
     fn failed(&self, complaint: &str, command: &Command, status: String) -> Failure {
@@ -364,9 +428,18 @@ impl<'a> Tool<'a> {
         failures: Vec<(Endpoint, Outcome)>,
     ) -> Failure {
         let forged = failures.iter().any(|(_, outcome)| matches!(outcome, Outcome::Forged(_)));
+        let outside = failures.iter().find_map(|(_, outcome)| match outcome {
+            Outcome::Outside(urls) if !forged => urls.first().cloned(),
+            _ => None,
+        });
         let exit = if forged { failure::INTEGRITY } else { failure::NETWORK };
-        let message = tr!("cannot build {name}: its crates could not be fetched", name = self.name());
-        let mut it = Failure::new(exit, message);
+        let name = self.name();
+        let mut it = if outside.is_some() {
+            let message = tr!("cannot build {name}: only a host outside the profile could deliver its crates", name);
+            Failure::new(exit, message).code(failure::OUTSIDE_PROFILE)
+        } else {
+            Failure::new(exit, tr!("cannot build {name}: its crates could not be fetched", name))
+        };
         let offline = profiles.offline(request);
         let own = if offline { None } else { OwnSetting::at_fault(choice, &failures) };
         if let Some(OwnSetting { cause: Some(cause), .. }) = &own {
@@ -377,7 +450,7 @@ impl<'a> Tool<'a> {
                 Endpoint::Direct => tr!("cargo's own registry"),
                 Endpoint::Registry(_) => endpoint.to_string(),
             };
-            if let Outcome::Unserved(reason) | Outcome::Forged(reason) = outcome {
+            if let Some(reason) = outcome.told() {
                 it = it.because(tr!("{subject}: {message}", subject = place, message = reason));
             }
         }
@@ -394,6 +467,11 @@ impl<'a> Tool<'a> {
                     others
                 )
             }
+            Choice::Profile { name, .. } if outside.is_some() => tr!(
+                "if that host may be contacted: `hosts = [\"{host}\"]` under [mirror.{name}] in xtask.local.toml",
+                host = outside.as_deref().and_then(host_of).unwrap_or_default(),
+                name
+            ),
             Choice::Profile { name, .. } => tr!(
                 "add an endpoint under [mirror.{name}.crates] in xtask.local.toml, choose another profile with `--mirror \
                  NAME` ({others}), or set HTTPS_PROXY",
@@ -574,24 +652,27 @@ fn connect(authority: &str, deadline: Instant) -> Result<(), String> {
     Err(reason)
 }
 
+fn cargo_home() -> PathBuf {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"))).unwrap_or_default()
+}
+
+/// Of a URL without credentials, with its port where it names one.
+fn host_of(url: &str) -> Option<&str> {
+    url.split_once("://")?.1.split('/').next()
+}
+
 /// `; passed over: A (why), B (why)`.
 fn passed_over(failures: &[(Endpoint, Outcome)]) -> String {
-    let passed: Vec<String> = failures
-        .iter()
-        .filter_map(|(endpoint, outcome)| match outcome {
-            Outcome::Unserved(reason) | Outcome::Forged(reason) => Some(format!("{endpoint} ({reason})")),
-            Outcome::Built(_) => None,
-        })
-        .collect();
+    let passed: Vec<String> =
+        failures.iter().filter_map(|(endpoint, outcome)| Some(format!("{endpoint} ({})", outcome.told()?))).collect();
     if passed.is_empty() { String::new() } else { tr!("; passed over: {passed}", passed = passed.join(", ")) }
 }
 
 /// The hosts from which crate files came since `started`, as [`Built::contacted`] writes them: an index may lead to another host for them. cargo keeps the files of
 /// each registry in a folder named `HOST-HASH`, and beside the index what it was told of the downloads.
 fn served_by(endpoint: &Endpoint, started: SystemTime) -> BTreeSet<String> {
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"))).unwrap_or_default();
-    let registry = home.join("registry");
+    let registry = cargo_home().join("registry");
     // File systems may round times down.
     let since = started.checked_sub(Duration::from_secs(1)).unwrap_or(started);
     let mut hosts = BTreeSet::new();
@@ -615,7 +696,7 @@ fn served_by(endpoint: &Endpoint, started: SystemTime) -> BTreeSet<String> {
 fn relay(pipe: impl Read, mut go_on: impl FnMut(&str) -> bool) -> String {
     let mut complaint = String::new();
     for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-        let line = String::from_utf8_lossy(&line);
+        let line = masked(&String::from_utf8_lossy(&line));
         let plain = without_colours(&line);
         if !go_on(&plain) {
             break;
@@ -627,6 +708,19 @@ fn relay(pipe: impl Read, mut go_on: impl FnMut(&str) -> bool) -> String {
         }
     }
     complaint
+}
+
+/// cargo cites the URL of its index with the user and password that it was given.
+fn masked(text: &str) -> String {
+    let mut parts = text.split("://");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |shown, part| {
+        let end =
+            part.find(|c: char| c.is_whitespace() || c.is_control() || "`'\"<>".contains(c)).unwrap_or(part.len());
+        let (url, rest) = part.split_at(end);
+        let place = url.rsplit_once('@').map_or(url.to_owned(), |(_, place)| format!("****@{place}"));
+        format!("{shown}://{place}{rest}")
+    })
 }
 
 fn without_colours(text: &str) -> String {
@@ -672,7 +766,18 @@ fn fault(complaint: &str) -> Option<Fault> {
 
 /// The innermost cause that cargo gives, put right where its words mislead.
 fn reason(complaint: &str) -> String {
+    // `…response from `URL` (ADDRESS), got 403`, and after that the page that came.
+    let answer = complaint.rsplit_once("successful HTTP response from `").and_then(|(_, rest)| rest.split_once('`'));
+    let status = answer.and_then(|(_, rest)| rest.lines().next()?.split_once("got ")).map(|(_, status)| status.trim());
+    if let (Some((url, _)), Some(status)) = (answer, status) {
+        return tr!("it answered {status} for {url}", status, url = url.split(['?', '#']).next().unwrap_or(url));
+    }
     let misleading = [
+        (
+            "registries require a credential-provider",
+            tr!("it answered 401: it wants a user and a password, or refuses those it was given"),
+        ),
+        ("config.json not found", tr!("it answered 404 for config.json: there is no index at this place")),
         (
             "already defined by `crates-io`",
             tr!("this is cargo's own registry; as a mirror's endpoint it is written \"direct\""),

@@ -14,10 +14,14 @@ pub const CHILD: u8 = 9;
 #[cfg(not(unix))]
 pub const BUG: u8 = 101;
 
+/// What `cargo xtask explain` tells more about: only a host outside the profile could deliver it.
+pub const OUTSIDE_PROFILE: &str = "XT0405";
+
 #[must_use]
 #[derive(Debug)]
 pub struct Failure {
     pub exit: u8,
+    code: Option<&'static str>,
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
@@ -25,7 +29,12 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(exit: u8, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), causes: Vec::new(), hint: None }
+        Self { exit, code: None, message: message.into(), causes: Vec::new(), hint: None }
+    }
+
+    pub fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
     }
 
     pub fn because(mut self, cause: impl ToString) -> Self {
@@ -41,7 +50,10 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&tr!("error: {message}", message = self.message))?;
+        f.write_str(&match self.code {
+            Some(code) => tr!("error[{code}]: {message}", code, message = self.message),
+            None => tr!("error: {message}", message = self.message),
+        })?;
         for cause in &self.causes {
             write!(f, "\n  {}", tr!("caused by: {cause}", cause))?;
         }

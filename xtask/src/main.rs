@@ -7,7 +7,14 @@
 
 mod arguments;
 mod bootstrap;
+/// As the gateway reads `NO_PROXY`.
+#[path = "../crates/protocol/src/bypass.rs"]
+mod bypass;
+#[path = "../crates/protocol/src/coding.rs"]
+#[allow(dead_code, reason = "the gateway decodes base64 too")]
+mod coding;
 mod failure;
+mod guard;
 /// English or Chinese, as the conductor has it.
 #[path = "../crates/conductor/src/language/text.rs"]
 mod language;

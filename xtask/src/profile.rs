@@ -7,6 +7,7 @@ use crate::arguments::Request;
 use crate::failure::{self, Failure};
 use crate::toml::{self, Document, Value};
 use crate::tr;
+use std::collections::BTreeSet;
 use std::env;
 use std::fmt;
 use std::fs;
@@ -91,6 +92,8 @@ pub struct Reach {
     pub no_proxy: Vec<String>,
     /// A PEM file, trusted besides the machine's own authorities.
     pub ca_bundle: Option<String>,
+    /// `mirrors-only`: nobody else is contacted. `host`, for its usual port, or `host:port`.
+    pub only: Option<BTreeSet<String>>,
 }
 
 pub struct Profiles {
@@ -142,7 +145,8 @@ impl Profiles {
             _ if self.names().contains(&name) => self.endpoints(name)?,
             _ => return Err(self.unknown(name)),
         };
-        match asked.or_else(|| self.text(&["mirror", name, "egress"])) {
+        let egress = asked.or_else(|| self.text(&["mirror", name, "egress"]));
+        match egress {
             Some("mirrors-only") => endpoints.retain(|endpoint| *endpoint != Endpoint::Direct),
             Some("direct") => endpoints = vec![Endpoint::Direct],
             _ => {}
@@ -153,12 +157,28 @@ impl Profiles {
                 tr!("add `list = [\"sparse+https://…/\"]` under [mirror.{name}.crates] in xtask.local.toml", name);
             return Err(Failure::new(failure::CONFIGURATION, message).hint(hint));
         }
+        let only = if egress == Some("mirrors-only") { Some(self.hosts(name, &endpoints)?) } else { None };
         let reach = Reach {
+            only,
             proxy: self.said(name, "proxy")?.pop(),
             no_proxy: self.said(name, "no_proxy")?,
             ca_bundle: self.said(name, "ca_bundle")?.pop(),
         };
         Ok(Choice::Profile { name: name.to_owned(), endpoints, reach })
+    }
+
+    /// Hosts of these endpoints, and those that the profile says they lead to.
+    fn hosts(&self, name: &str, endpoints: &[Endpoint]) -> Result<BTreeSet<String>, Failure> {
+        let profiles = if name == "auto" { self.names() } else { vec![name] };
+        let mut hosts: Vec<String> = endpoints.iter().filter_map(Endpoint::authority).collect();
+        for profile in profiles {
+            match self.said(profile, "hosts") {
+                // A profile that nobody chose need not be usable.
+                Err(_) if name == "auto" => {}
+                said => hosts.extend(said?),
+            }
+        }
+        Ok(hosts.iter().map(|host| host.to_lowercase()).collect())
     }
 
     /// The text or texts that the strongest layer has under a key of a profile, with their variables put in.
@@ -371,7 +391,7 @@ mod tests {
         let Ok(Choice::Profile { endpoints, reach, .. }) = profiles(lab, "").choose(&request) else { panic!() };
         assert_eq!(endpoints, [Endpoint::Registry("sparse+https://u:secret@lab.example/index/".into())]);
         let proxy = Some("http://u:secret@lab.example:3128".to_owned());
-        assert_eq!(reach, Reach { proxy, no_proxy: vec![".lab".into()], ca_bundle: None });
+        assert_eq!(reach, Reach { proxy, no_proxy: vec![".lab".into()], ca_bundle: None, only: None });
 
         let unset = choose(&profiles("", ""), Some("corporate"), None).unwrap_err();
         assert!(unset.contains("`crates` of mirror `corporate` (the built-in profiles) has no value here"), "{unset}");

@@ -429,6 +429,14 @@ impl Registry {
     }
 
     fn serve(content: impl Fn(&str, u16) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        Self::answering(move |path, port| match content(path, port) {
+            Some(body) => ("200 OK".to_owned(), body),
+            None => ("404 Not Found".to_owned(), Vec::new()),
+        })
+    }
+
+    /// With a status of its own, which further header lines may follow.
+    fn answering(content: impl Fn(&str, u16) -> (String, Vec<u8>) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -443,16 +451,15 @@ impl Registry {
     }
 }
 
-fn answer(stream: TcpStream, log: &Mutex<Vec<String>>, content: &dyn Fn(&str) -> Option<Vec<u8>>) {
+fn answer(stream: TcpStream, log: &Mutex<Vec<String>>, content: &dyn Fn(&str) -> (String, Vec<u8>)) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let mut stream = stream;
     while let Some(request) = lines.next() {
-        while lines.next().is_some_and(|header| !header.is_empty()) {}
+        let headers: Vec<String> = lines.by_ref().take_while(|header| !header.is_empty()).collect();
         let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-        let body = content(&path);
-        log.lock().unwrap().push(path);
-        let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
-        let body = body.unwrap_or_default();
+        let (status, body) = content(&path);
+        let proxy_secret = headers.iter().find(|header| header.to_lowercase().starts_with("proxy-authorization"));
+        log.lock().unwrap().push(proxy_secret.map_or(path.clone(), |secret| format!("{path} {secret}")));
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
         if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).is_err() {
             return;
@@ -642,4 +649,125 @@ fn a_machine_without_a_network_is_told_so_before_any_advice_about_mirrors() {
     }
     let (_, stderr) = check(&apart.output().unwrap(), 4);
     assert!(stderr.contains("\nhint: this machine has no network: "), "{stderr}");
+}
+
+#[test]
+fn under_mirrors_only_neither_a_redirect_nor_an_index_leads_cargo_outside_the_profile() {
+    let mut checkout = Checkout::new();
+    // As on most machines with a proxy; with it curl would go around ours.
+    checkout.environment.insert("NO_PROXY", "localhost,127.0.0.1".into());
+    let (bytes, index_line, _) = leaf(&checkout);
+    let (good, far) = (Registry::start(bytes.clone(), index_line.clone()), Registry::start(bytes, index_line.clone()));
+    let elsewhere = far.url.trim_start_matches("sparse+http://").trim_end_matches("/index/").to_owned();
+    let port = good.url.trim_end_matches("/index/").rsplit(':').next().unwrap();
+    let redirect = {
+        let place = format!("http://{elsewhere}");
+        Registry::answering(move |path, _| (format!("302 Found\r\nlocation: {place}{path}?sig=secret"), Vec::new()))
+    };
+    let leading = |dl: String| {
+        let index_line = index_line.clone();
+        Registry::serve(move |path, _| match path {
+            "/index/config.json" => Some(format!("{{\"dl\":\"{dl}\"}}").into_bytes()),
+            "/index/le/af/leaf" => Some(index_line.clone().into_bytes()),
+            _ => None,
+        })
+    };
+    let (plain, tls) = (leading(format!("http://{elsewhere}/dl")), leading(format!("https://{elsewhere}/dl")));
+    let lab = |endpoints: &[&str], hosts: &[&str]| {
+        checkout.write(
+            "xtask.toml",
+            &format!("[mirror.lab]\nhosts = {hosts:?}\n[mirror.lab.crates]\nlist = {endpoints:?}\n"),
+        );
+        let _ = fs::remove_dir_all(checkout.root.join("home"));
+        checkout.run(&["--mirror", "lab", "--egress", "mirrors-only"])
+    };
+    for (registry, url) in [
+        (&redirect, format!("http://{elsewhere}/index/config.json")),
+        (&plain, format!("http://{elsewhere}/dl/leaf/0.1.0/download")),
+        (&tls, format!("https://{elsewhere}/…")),
+    ] {
+        let (stdout, stderr) = check(&lab(&[&registry.url], &[]), 4);
+        for words in [
+            "error[XT0405]: cannot build xtask: only a host outside the profile could deliver its crates\n",
+            &format!("caused by: {}: it leads to {url}, outside the profile", registry.url),
+            &format!("hint: if that host may be contacted: `hosts = [\"{elsewhere}\"]` under [mirror.lab]"),
+        ] {
+            assert!(stderr.contains(words), "{words:?} is missing in: {stderr}");
+        }
+        assert!(stdout.is_empty() && !stderr.contains("secret"), "{stderr}");
+        assert_eq!(*far.asked.lock().unwrap(), [""; 0], "{url}");
+    }
+    // Its own files are behind the name `localhost`, which the profile has to say.
+    let (_, stderr) = check(&lab(&[&plain.url, &good.url], &[]), 4);
+    assert!(stderr.contains(&format!("it leads to http://localhost:{port}/dl/leaf/0.1.0/download")), "{stderr}");
+    let (stdout, stderr) = check(&lab(&[&plain.url, &good.url], &[&format!("LOCALHOST:{port}")]), 0);
+    assert_eq!(stdout, "42\n", "{stderr}");
+    let line = stderr.lines().find(|line| line.starts_with("crates from ")).unwrap_or_default();
+    assert!(line.contains(&format!("passed over: {} (it leads to http://{elsewhere}/", plain.url)), "{stderr}");
+}
+
+#[test]
+fn under_mirrors_only_a_persons_proxy_is_used_and_asked_for_nothing_else() {
+    let mut checkout = Checkout::new();
+    let (bytes, index_line, _) = leaf(&checkout);
+    let proxy = Registry::answering(move |url, _| {
+        let ok = |body: &[u8]| ("200 OK".to_owned(), body.to_owned());
+        match url {
+            "http://mirror.example/index/config.json" => ok(b"{\"dl\":\"http://mirror.example/dl\"}"),
+            "http://mirror.example/index/le/af/leaf" => ok(index_line.as_bytes()),
+            "http://mirror.example/dl/leaf/0.1.0/download" => ok(&bytes),
+            url if url.ends_with(":443") => ("503 Go away".to_owned(), Vec::new()),
+            _ => ("302 Found\r\nlocation: http://away.example/".to_owned(), Vec::new()),
+        }
+    });
+    let address = proxy.url.trim_start_matches("sparse+http://").trim_end_matches("/index/").to_owned();
+    let lab = |checkout: &Checkout, endpoint: &str| {
+        checkout.lab(&[endpoint]);
+        proxy.asked.lock().unwrap().clear();
+        let output = checkout.run(&["--mirror", "lab", "--egress", "mirrors-only"]);
+        assert!(!text(&output.stderr).contains("secret"), "{}", text(&output.stderr));
+        (output, proxy.asked.lock().unwrap().clone())
+    };
+    // Nobody but the host of the endpoint is asked for, in the person's name and with none of our own secrets.
+    let secret = "Proxy-Authorization: Basic bWU6c2VjcmV0";
+    checkout.environment.insert("http_proxy", format!("http://me:secret@{address}"));
+    checkout.environment.insert("NO_PROXY", "elsewhere.example".into());
+    let (led_away, asked) = lab(&checkout, "sparse+http://mirror.example/gone/");
+    assert!(check(&led_away, 4).1.contains("it leads to http://away.example/, outside the profile"));
+    assert_eq!(asked, [format!("http://mirror.example/gone/config.json {secret}")]);
+
+    checkout.environment.insert("https_proxy", format!("http://me:secret@{address}"));
+    let (refused, asked) = lab(&checkout, "sparse+https://mirror.example/index/");
+    assert!(check(&refused, 4).1.contains(&format!("the proxy {address}: it answered `HTTP/1.1 503 Go away`")));
+    assert!(!asked.is_empty() && asked.iter().all(|it| *it == format!("mirror.example:443 {secret}")), "{asked:?}");
+
+    // As in cargo, its own setting outweighs the variables.
+    checkout.environment.insert("http_proxy", "socks5://127.0.0.1:9".into());
+    let (socks, asked) = lab(&checkout, "sparse+http://mirror.example/index/");
+    assert!(check(&socks, 3).1.contains("`mirrors-only` cannot be kept through the proxy socks5://127.0.0.1:9"));
+    assert!(asked.is_empty(), "{asked:?}");
+    checkout.write("home/config.toml", &format!("[http]\nproxy = 'me:secret@{address}'\n"));
+    let (built, asked) = lab(&checkout, "sparse+http://mirror.example/index/");
+    assert_eq!(check(&built, 0).0, "42\n");
+    assert!(asked.len() == 3 && asked.iter().all(|it| it.ends_with(secret)), "{asked:?}");
+}
+
+#[test]
+fn what_an_endpoint_answers_is_told_with_its_status_and_without_the_password() {
+    let checkout = Checkout::new();
+    leaf(&checkout);
+    for (status, told) in [
+        ("401 Unauthorized\r\nwww-authenticate: Basic realm=x", "it answered 401: it wants a user and a password"),
+        ("403 Forbidden", "it answered 403 for http://****@127.0.0.1"),
+        ("404 Not Found", "it answered 404 for config.json: there is no index at this place"),
+        ("429 Too Many Requests", "it answered 429 for http://****@127.0.0.1"),
+    ] {
+        let page = "secret page\nof two lines";
+        let registry = Registry::answering(move |_, _| (status.to_owned(), page.into()));
+        checkout.lab(&[&registry.url.replace("//", "//user:hunter2@")]);
+        let (_, stderr) = check(&checkout.run(&["--mirror", "lab"]), 4);
+        let place = format!("{}: {told}", registry.url.replace("//", "//****@"));
+        assert!(stderr.contains(&place), "{place} is missing in: {stderr}");
+        assert!(!stderr.contains("hunter2"), "{stderr}");
+    }
 }
