@@ -8,15 +8,11 @@
 //! Rules: ARCHITECTURE.md, "Invariants".
 //!
 //! One thread does the talking, so state is shared without locks; hashing, inflating and disks are on blocking threads.
-//! Reading order: `server` and `crates`, `go`, `simple`, `hub`, `npm`, `oci`, `rustup`, `file` (a file a protocol) → `fetch`
-//! (one pinned artifact), `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in
-//! which order), `probe` (what they are worth) and `upstream` (who is asked next) → `request` (one GET) → `connect` (one
-//! connection) and `names`; beside them `downloads` (the folder), `unpack` (archives), `tarball` (what a crate may hold), `ledger`
-//! (standard output), `url`, `error`.
 //! Reading order: `server` and `crates`, `go`, `simple`, `npm`, `apt`, `rustup`, `hub`, `oci`, `file` (a file a protocol) →
 //! `fetch` (one pinned artifact), `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in
 //! which order), `probe` (what they are worth) and `upstream` (who is asked next) → `request` (one GET) → `connect` (one
-//! connection) and `names`; beside them `downloads` (the folder), `unpack` (archives), `ledger` (standard output), `url`, `error`.
+//! connection) and `names`; beside them `downloads` (the folder), `unpack` (archives), `tarball` (what a crate may hold), `ledger`
+//! (standard output), `url`, `error`.
 
 mod apt;
 mod connect;
@@ -83,6 +79,8 @@ pub struct Gateway {
     /// Subjects whose refusal the conductor has heard of.
     refused: RefCell<HashSet<(String, String)>>,
     sizes: oci::Sizes,
+    /// Subjects that nothing pins, of which the conductor has heard.
+    unpinned: RefCell<HashSet<String>>,
 }
 
 impl Gateway {
@@ -108,8 +106,21 @@ impl Gateway {
             apt: Apt::default(),
             refused: RefCell::default(),
             sizes: oci::Sizes::default(),
+            unpinned: RefCell::default(),
             setup,
         })
+    }
+
+    /// Tells once that nobody but a place itself says which bytes of a thing are right.
+    fn tell_unpinned(&self, subject: &str, advice: &str) {
+        if self.unpinned.borrow_mut().insert(subject.to_owned()) {
+            emit(&Event::Finding {
+                code: "mirror.unpinned".to_owned(),
+                subject: subject.to_owned(),
+                message: format!("nothing but its own server vouches for it; {advice}"),
+                trouble: None,
+            });
+        }
     }
 }
 

@@ -236,6 +236,9 @@ async fn tarball(gateway: &Rc<Gateway>, asked: &Asked, name: &str, version: &str
     let pin = match gateway.setup.pins.npm.get(&format!("{name} {version}")) {
         Some(integrity) => Pin::integrity(integrity).map_err(fail)?,
         None => {
+            if !gateway.setup.pins.npm.is_empty() {
+                gateway.tell_unpinned(&subject, "no lock file of this build names it");
+            }
             let packument = packument(gateway, asked, name, true).await?;
             match packument.as_ref().and_then(|packument| packument["versions"].get(version)) {
                 Some(manifest) => offered(manifest).map_err(fail)?,

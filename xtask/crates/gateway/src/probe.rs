@@ -117,14 +117,12 @@ pub fn greeting(gateway: &Gateway, ecosystem: Ecosystem, upstream: &Upstream) ->
             }
             None => root(base),
         },
-        Ecosystem::Python => {
-            match samples.wheel.as_ref().filter(|(project, ..)| public(&normalised(project))) {
-                Some((project, ..)) => {
-                    sampled(&format!("{}/", encode_path(&normalised(project))), format!("project {project}"))
-                }
-                None => root(base.below("")?),
+        Ecosystem::Python => match samples.wheel.as_ref().filter(|(project, ..)| public(&normalised(project))) {
+            Some((project, ..)) => {
+                sampled(&format!("{}/", encode_path(&normalised(project))), format!("project {project}"))
             }
-        }
+            None => root(base.below("")?),
+        },
         Ecosystem::Hub => match samples.hub_file.as_ref().filter(|(repo, ..)| public(repo)) {
             Some((repo, revision, path, _)) => sampled(
                 &format!("{}/resolve/{}/{}", encode_path(repo), encode_path(revision), encode_path(path)),

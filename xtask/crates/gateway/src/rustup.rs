@@ -12,14 +12,13 @@ use crate::documents::{Kept, Sought, Standing, seek};
 use crate::downloads::{Pin, hex};
 use crate::error::{Error, Kind};
 use crate::fetch::fetch;
-use crate::ledger::emit;
 use crate::reply::{Reply, absent, delivered, text, typed};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
 use crate::server::Asked;
 use crate::url::Url;
 use bytes::Bytes;
 use hyper::{Response, StatusCode};
-use protocol::{Ecosystem, Event, Failure, FailureKind, Upstream};
+use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -104,7 +103,7 @@ async fn manifest(gateway: &Gateway, step: &str, path: &str) -> Result<Option<By
         check(&kept.bytes, pin).map_err(|error| error.failure(&subject, Vec::new()))?;
         gateway.rustup.components.borrow_mut().extend(named);
     } else {
-        nothing_vouches(&subject, "lock it to make a mirror's word irrelevant");
+        gateway.tell_unpinned(&subject, "lock it to make a mirror's word irrelevant");
         for (path, sha256) in named {
             // What a pinned manifest says is not for others to change.
             gateway.rustup.components.borrow_mut().entry(path).or_insert(sha256);
@@ -117,15 +116,6 @@ async fn manifest(gateway: &Gateway, step: &str, path: &str) -> Result<Option<By
 fn sought<'a>(step: &'a str, subject: &str, key: &str, max_bytes: usize) -> Sought<'a> {
     let (ecosystem, name, headers) = (Ecosystem::Rustup, "", Vec::new());
     Sought { step, ecosystem, name, subject: subject.to_owned(), key: key.to_owned(), headers, max_bytes }
-}
-
-fn nothing_vouches(subject: &str, advice: &str) {
-    emit(&Event::Finding {
-        code: "mirror.unpinned".to_owned(),
-        subject: subject.to_owned(),
-        message: format!("nothing but its own server vouches for it; {advice}"),
-        trouble: None,
-    });
 }
 
 /// # Errors: Html, Malformed, Hash.
@@ -257,7 +247,7 @@ async fn itself(gateway: &Rc<Gateway>, asked: &Asked) -> Result<Response<Reply>,
     if asked.path == beside {
         return Ok(text(StatusCode::OK, &format!("{sha256} *{subject}\n")));
     }
-    nothing_vouches(&subject, "rustup from the distribution's packages is signed");
+    gateway.tell_unpinned(&subject, "rustup from the distribution's packages is signed");
     let path = path.to_owned();
     file(gateway, asked, subject, &sha256, move |upstream: &Upstream| updates(upstream, &path)).await
 }

@@ -1,8 +1,8 @@
 //! The Python simple index, as a child (pip, uv) on one side and upstream indexes on the other speak it: which files a
 //! project offers, where they are, and the files.
 //!
-//! Owns: reading a project page, as JSON or as HTML, and writing ours. Never: let an index say which bytes are right where
-//! a pin does; pass on a file that has no sha256 anywhere: such a one is listed and refused.
+//! Owns: reading a project page, as JSON or as HTML, and writing ours. Never: let an index say which bytes are right, or
+//! what a file needs, where a pin does; pass on a file that has no sha256 anywhere: such a one is listed and refused.
 //! A file's path with us is `files/PROJECT/SHA256/SHA256 OF ITS METADATA/FILENAME`, with `-` for a hash that is not known:
 //! whichever mirror the page came from, it names the same bytes, and nobody has to be asked again to know them.
 //! Rules: PEP 503 (names, HTML), PEP 691 (JSON), PEP 592 (yanked), PEP 658 and 714 (metadata), PEP 700 (size).
@@ -163,36 +163,39 @@ struct Link<'a> {
     file: &'a File,
     url: String,
     sha256: Option<String>,
+    /// Of its metadata. A pinned file has none beside it: that would be a mirror's word for what it needs, and has no pin.
+    metadata: Option<&'a str>,
 }
 
 impl<'a> Link<'a> {
     fn of(gateway: &Gateway, folder: &str, project: &str, file: &'a File) -> Self {
         let filename = &file.listed.filename;
-        let pinned = || gateway.setup.pins.wheels.get(filename).and_then(|hashes| hashes.first().cloned());
-        let sha256 = file.listed.sha256.clone().or_else(pinned);
+        let pinned = gateway.setup.pins.wheels.get(filename);
+        let sha256 = file.listed.sha256.clone().or_else(|| pinned?.first().cloned());
+        let metadata = file.metadata_sha256.as_deref().filter(|_| pinned.is_none());
         let url = format!(
             "{folder}files/{project}/{}/{}/{}",
             sha256.as_deref().unwrap_or("-"),
-            file.metadata_sha256.as_deref().unwrap_or("-"),
+            metadata.unwrap_or("-"),
             encode_path(filename)
         );
-        Self { file, url, sha256 }
+        Self { file, url, sha256, metadata }
     }
 
     fn json(&self) -> Value {
         let ListedFile { filename, size_bytes, requires_python, yanked, .. } = &self.file.listed;
         let because = self.file.yanked_because.as_str();
-        let hashes = |sha256: &Option<String>| sha256.as_ref().map_or(json!({}), |hex| json!({ "sha256": hex }));
+        let hashes = |sha256: Option<&str>| sha256.map_or(json!({}), |hex| json!({ "sha256": hex }));
         let mut entry = json!({
             "filename": filename,
             "url": self.url,
-            "hashes": hashes(&self.sha256),
+            "hashes": hashes(self.sha256.as_deref()),
             "requires-python": requires_python,
             "yanked": if *yanked && !because.is_empty() { json!(because) } else { json!(yanked) },
         });
-        if self.file.metadata_sha256.is_some() {
+        if self.metadata.is_some() {
             for key in ["core-metadata", "dist-info-metadata"] {
-                entry[key] = hashes(&self.file.metadata_sha256);
+                entry[key] = hashes(self.metadata);
             }
         }
         if let Some(size_bytes) = size_bytes {
@@ -214,7 +217,7 @@ impl<'a> Link<'a> {
         if *yanked {
             anchor.push_str(&format!(" data-yanked=\"{}\"", escaped(&self.file.yanked_because)));
         }
-        if let Some(hex) = &self.file.metadata_sha256 {
+        if let Some(hex) = self.metadata {
             anchor.push_str(&format!(" data-core-metadata=\"sha256={hex}\" data-dist-info-metadata=\"sha256={hex}\""));
         }
         format!("{anchor}>{}</a><br/>\n", escaped(filename))
@@ -238,7 +241,10 @@ async fn download(
         return Err(refuse(FailureKind::Configuration, message.to_owned()));
     }
     let pin = Pin::sha256(sha256).map_err(|error| error.failure(&subject, Vec::new()))?;
-    let pinned = gateway.setup.pins.wheels.get(filename).filter(|_| ending.is_empty());
+    let pinned = gateway.setup.pins.wheels.get(filename);
+    if pinned.is_some() && !ending.is_empty() {
+        return Ok(absent(&format!("{filename} is pinned, and nothing beside it is: it says itself what it needs")));
+    }
     if let Some(hashes) = pinned.filter(|hashes| !hashes.contains(pin.text())) {
         let expected = hashes.iter().cloned().collect::<Vec<_>>().join(" or ");
         let message =
@@ -252,6 +258,9 @@ async fn download(
         // uv would read a wheel's end by range, and gives up where a slow download is answered with the whole instead.
         reply.headers_mut().remove(header::ACCEPT_RANGES);
         return Ok(reply);
+    }
+    if pinned.is_none() && ending.is_empty() && !gateway.setup.pins.wheels.is_empty() {
+        gateway.tell_unpinned(&subject, "no lock file of this build names it");
     }
     let wanted = asked.wanted(Ecosystem::Python, subject, pin.clone(), None);
     let (own, project, filename) = (gateway.clone(), normalised(project), filename.to_owned());

@@ -294,6 +294,20 @@ fn a_registry_is_read_and_nothing_else() {
     let later: Vec<_> = server.hits().into_iter().skip(asked).map(|hit| hit.target).collect();
     assert_eq!(later, ["/registry/outer", "/registry/outer", "/registry/none"], "an unpinned packument is asked anew");
 
+    // Where there is a lock file, what it does not name is told.
+    let mut setup = registry.setup(&folder, &[&server.url]);
+    setup.pins.npm.remove("@scope/inner 1.0.0").unwrap();
+    let mut gateway = Gateway::start(&setup);
+    for path in ["outer/-/outer-1.0.0.tgz", "@scope/inner/-/inner-1.0.0.tgz", "@scope/inner/-/inner-1.0.0.tgz"] {
+        assert_eq!(get(&gateway, path, "").0, 200, "{path}");
+    }
+    gateway.close();
+    let unpinned = gateway.events.iter().filter_map(|event| match event {
+        Event::Finding { code, subject, .. } if code == "mirror.unpinned" => Some(subject.as_str()),
+        _ => None,
+    });
+    assert_eq!(unpinned.collect::<Vec<_>>(), ["npm package @scope/inner 1.0.0"]);
+
     // Kept before there was a lock file, it is no answer to one that names another version.
     let mut setup = registry.setup(&folder, &[&refusing()]);
     setup.pins.npm = BTreeMap::from([("outer 2.0.0".to_owned(), registry.packages["outer"].1.clone())]);

@@ -3,7 +3,7 @@
 use crate::gateway::{Folder, Gateway, brought, installed, setup, upstream};
 use crate::server::{Handler, Hit, Reply, Server, file, refusing, sha256};
 use crate::zips::{Member, member, zip};
-use protocol::{Ecosystem, Egress, Private, Setup};
+use protocol::{Ecosystem, Egress, Event, Private, Setup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
@@ -180,7 +180,6 @@ fn pip_and_uv_install_whatever_fault_the_first_index_has() {
     };
     let cases: Vec<(&str, Handler, &Index, &str)> = vec![
         ("flipped wheel", index.spoilt(".whl", flip), &index, "mirror.hash"),
-        ("flipped metadata", index.spoilt(".metadata", flip), &html, "mirror.hash"),
         ("cut", index.spoilt("/files/", cut), &index, "mirror.truncated"),
         ("portal", Box::new(|_| Reply::html()), &html, "mirror.html"),
         ("portal instead of files", index.spoilt("/files/", |_| Reply::html()), &bare, "mirror.html"),
@@ -236,6 +235,53 @@ fn what_no_lock_pins_is_verified_against_its_page_and_compiled_by_uv() {
             );
         }
         assert!(!told.contains("xtask-gateway") && !told.contains("127.0.0.1"), "{told}");
+    }
+}
+
+#[test]
+fn metadata_that_is_not_what_the_page_says_is_no_metadata() {
+    let index = Index::new();
+    let bad = Server::start(index.spoilt(".metadata", |body| Reply::ok(body.to_ascii_uppercase())));
+    let (folder, fine) = (Folder::new(), Server::start(index.serve()));
+    let mut gateway = Gateway::start(&index_setup(&folder, &[&bad.url, &fine.url], BTreeMap::new()));
+    take(&folder, &gateway, "first", &["pip", "uv"]).unwrap();
+    gateway.close();
+    assert!(gateway.findings().contains(&"mirror.hash"), "{:?}", gateway.findings());
+}
+
+#[test]
+fn a_pinned_wheel_says_itself_what_it_needs_and_what_no_lock_pins_is_told() {
+    let mut index = Index::new();
+    let outer = "outer-1.0-py3-none-any.whl";
+    let metadata = index.files.get_mut(&format!("{outer}.metadata")).unwrap();
+    metadata.extend_from_slice(b"Requires-Dist: evil\n");
+    let stored = metadata.clone();
+    for json in [true, false] {
+        let (folder, hostile) = (Folder::new(), Server::start(Index { json, ..index.clone() }.serve()));
+        let mut pins = index.pins();
+        pins.remove("in_ner-2.0-py3-none-any.whl");
+        let mut gateway = Gateway::start(&index_setup(&folder, &[&hostile.url], pins));
+        take(&folder, &gateway, "project", &["pip", "uv"]).unwrap();
+        // Whoever remembers that place hears that it is none.
+        let path = format!("{INDEX}/files/outer/{}/{}/{outer}.metadata", "0".repeat(64), sha256(&stored));
+        assert_eq!(gateway.get(&path, &gateway.password).0, 404);
+        gateway.close();
+        let asked: Vec<String> = hostile.hits().into_iter().map(|hit| hit.target).collect();
+        assert!(
+            asked
+                .iter()
+                .all(|target| !target.contains("evil") && !target.contains("outer-1.0-py3-none-any.whl.metadata")),
+            "{asked:?}"
+        );
+        let unpinned: Vec<&Event> = gateway
+            .events
+            .iter()
+            .filter(|event| matches!(event, Event::Finding { code, .. } if code == "mirror.unpinned"))
+            .collect();
+        assert!(
+            matches!(unpinned.as_slice(), [Event::Finding { subject, .. }] if subject == "file in_ner-2.0-py3-none-any.whl"),
+            "{unpinned:?}"
+        );
     }
 }
 
