@@ -7,6 +7,7 @@
 use crate::error::{Error, Kind};
 use crate::names::Names;
 use crate::request::milliseconds;
+use crate::secrets;
 use crate::url::{Origin, Url};
 use protocol::bypass::Bypass;
 use protocol::coding::{base64, percent_decode};
@@ -413,6 +414,7 @@ impl ProxyServer {
             return Err(Error::new(Kind::Configuration, message));
         }
         let authorization = user.map(|user| format!("Basic {}", base64(&percent_decode(user))));
+        authorization.iter().for_each(|it| secrets::learn(it));
         Ok(Self { origin: url.origin, authorization })
     }
 }

@@ -5,6 +5,7 @@
 //! a secret.
 
 use crate::connect::Peer;
+use crate::secrets;
 use crate::url::Url;
 use protocol::{Attempt, Cause, Event, Failure, FailureKind, Trouble, Upstream, Verdict};
 use std::time::Duration;
@@ -88,7 +89,8 @@ pub struct Error {
 
 impl Error {
     pub fn new(kind: Kind, message: impl AsRef<str>) -> Self {
-        Self { kind, message: cited(message.as_ref(), MAX_MESSAGE_CHARS), cause: None, peer: Box::default() }
+        let message = cited(&secrets::masked(message.as_ref()), MAX_MESSAGE_CHARS);
+        Self { kind, message, cause: None, peer: Box::default() }
     }
 
     pub fn disk(action: &str, path: &std::path::Path, cause: &std::io::Error) -> Self {
@@ -98,7 +100,7 @@ impl Error {
     }
 
     pub fn hash(expected: &str, got: &str) -> Self {
-        let got = cited(got, MAX_HASH_CHARS);
+        let got = cited(&secrets::masked(got), MAX_HASH_CHARS);
         let kind = Kind::Hash { expected: expected.to_owned(), got: got.clone() };
         Self::new(kind, format!("these are not the pinned bytes: expected {expected}, got {got}"))
     }

@@ -12,7 +12,7 @@
 //! `fetch` (one pinned artifact), `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in
 //! which order), `probe` (what they are worth) and `upstream` (who is asked next) → `request` (one GET) → `connect` (one
 //! connection) and `names`; beside them `downloads` (the folder), `unpack` (archives), `tarball` (what a crate may hold), `ledger`
-//! (standard output), `url`, `error`.
+//! (standard output), `secrets` (what no message may hold), `url`, `error`.
 
 mod apt;
 mod connect;
@@ -33,6 +33,7 @@ mod probe;
 mod reply;
 mod request;
 mod rustup;
+mod secrets;
 mod server;
 mod simple;
 mod tarball;
@@ -92,6 +93,7 @@ impl Gateway {
             );
             return Err(Error::new(Kind::Configuration, message));
         }
+        secrets::learn_all(&setup);
         let connector = Connector::new(&setup)?;
         Ok(Self {
             client: Rc::new(Client::new(connector, setup.limits.clone(), setup.allowed_hosts.clone())),

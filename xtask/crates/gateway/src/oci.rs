@@ -16,6 +16,7 @@ use crate::error::{Error, Kind};
 use crate::fetch::{blocking, fetch};
 use crate::reply::{Reply, absent, delivered, head, typed};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
+use crate::secrets;
 use crate::server::Asked;
 use crate::url::{Url, encode_path};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -316,7 +317,7 @@ pub fn refusal(body: &[u8]) -> Option<String> {
     let refusal: Refusal = serde_json::from_slice(body).ok()?;
     let cause = refusal.errors.first()?;
     let told = format!("{} {}", cause.code, cause.message);
-    Some(told.trim().chars().filter(|c| !c.is_control()).take(300).collect())
+    Some(secrets::masked_page(told.trim()).chars().filter(|c| !c.is_control()).take(300).collect())
 }
 
 /// A registry's demand for a token: `Bearer realm="https://auth.example/token",service="…",scope="repository:x:pull"`.

@@ -8,6 +8,7 @@ use crate::connect::{Connector, Forward, Peer};
 use crate::error::{Error, Kind};
 use crate::ledger::Entry;
 use crate::oci::{self, Challenge};
+use crate::secrets;
 use crate::upstream::{Hosts, PROGRESS_BYTES};
 use crate::url::{Origin, Url};
 use bytes::Bytes;
@@ -258,7 +259,9 @@ impl Client {
                 // One line of the ledger for each of the two requests.
                 std::mem::replace(entry, begin(ask)).judged(Verdict::Status);
                 let token = Box::pin(self.token(ask, &challenge)).await?;
-                self.tokens.borrow_mut().insert(ask.upstream.url.clone(), format!("Bearer {token}"));
+                let token = format!("Bearer {token}");
+                secrets::learn(&token);
+                self.tokens.borrow_mut().insert(ask.upstream.url.clone(), token);
                 continue;
             }
             let location =
@@ -598,7 +601,7 @@ fn first_words(page: &[u8]) -> String {
             c => words.push(c),
         }
     }
-    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(80).collect()
+    secrets::masked_page(&words.split_whitespace().collect::<Vec<_>>().join(" ")).chars().take(80).collect()
 }
 
 /// Requires of a body that every window of waiting brings a minimum of bytes.

@@ -5,7 +5,7 @@
 
 use crate::gateway::{Folder, Gateway, base64, setup, upstream};
 use crate::server::{Hit, Reply, Server, noise, sha256};
-use protocol::{Artifact, Ecosystem, Proxy, Setup, Upstream};
+use protocol::{Artifact, Ecosystem, Job, Proxy, Setup, Upstream};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -326,4 +326,66 @@ fn each_root_token_service_and_storage_of_a_protocol_gets_its_own_credentials_or
     ]);
     expected.get_mut("oci.example").unwrap().insert("Bearer hunter-token".to_owned());
     assert_eq!(world.authorizations(&mut gateway), expected);
+}
+
+#[test]
+fn a_page_that_repeats_what_it_was_sent_is_cited_without_it() {
+    let spoken = "hunter 2 & you";
+    let sent = format!("Basic {}", base64(&format!("reader:{spoken}")));
+    let page = {
+        let password = base64(spoken);
+        move |hit: &Hit| {
+            let got = |name: &str| hit.headers.get(name).cloned().unwrap_or_default();
+            let (own, proxy) = (got("authorization"), got("proxy-authorization"));
+            let told = format!("“{spoken}” hunter%202%20%26%20you hunter 2 &amp; you {password} is wrong");
+            let denied = |body: String| Reply::Whole { status: 403, headers: Vec::new(), body: body.into_bytes() };
+            match hit.target.split('/').nth(1) {
+                Some("page") => Reply::ok(format!("<!DOCTYPE html><p>{told}")).with("Content-Type", "text/html"),
+                Some("json") => Reply::ok(json!({ "name": told }).to_string()),
+                Some("token") => Reply::ok(r#"{"token":"hunter-made"}"#),
+                Some("v2") if own.starts_with("Bearer") => denied(
+                    json!({"errors": [{"code": "DENIED", "message": format!("reader {told} {own}")}]}).to_string(),
+                ),
+                Some("v2") => Reply::status(401)
+                    .with("WWW-Authenticate", format!("Bearer realm=\"http://{}/token\"", hit.headers["host"])),
+                _ => denied(format!("{own} {proxy} reader")),
+            }
+        }
+    };
+    let (folder, server) = (Folder::new(), Server::start(page));
+    let known = |url: String, authorization: &str| {
+        vec![Upstream { authorization: Some(authorization.to_owned()), ..upstream(&url) }]
+    };
+    let mut setup = setup(&folder, Ecosystem::Go, &[]);
+    // Of a name, so that the proxy is asked.
+    setup.proxy.http = Some(server.url.replace("//", "//me:hunter-proxy@"));
+    setup.upstreams.extend([
+        (Ecosystem::Go, known("http://go.example/text".to_owned(), &sent)),
+        (Ecosystem::Python, known(format!("{}/page/simple/", server.url), &sent)),
+        (Ecosystem::Npm, known(format!("{}/json", server.url), &sent)),
+        (Ecosystem::Hub, known(format!("{}/hub", server.url), "Bearer hunter-token")),
+    ]);
+    setup.registries.insert("docker.io".to_owned(), known(format!("{}/v2/{{repo}}", server.url), &sent));
+    let mut gateway = Gateway::start(&setup);
+    let mut told = String::new();
+    for path in [
+        "go/example.com/x/@v/v1.0.0.mod",
+        "python/simple/x/",
+        "npm/x",
+        "hub/api/models/o/m",
+        "v2/docker.io/o/m/manifests/1.0",
+    ] {
+        let (status, _, body) = gateway.ask("GET", &format!("{GATEWAY}/{path}"), CHILD);
+        let body = String::from_utf8(body).unwrap();
+        assert!(status == 502 && body.contains("***"), "{path}: {status} {body}");
+        told.push_str(&body);
+    }
+    let reports = gateway.perform(Job::Probe { ecosystems: Vec::new(), budget_milliseconds: 5000 });
+    gateway.close();
+    told.push_str(&format!("{}{reports:?}", gateway.output));
+    let basic = |pair: &str| base64(pair).trim_end_matches('=').to_owned();
+    let spellings = ["hunter", "reader", &basic(spoken), &basic("me:hunter-proxy"), sent.trim_start_matches("Basic ")];
+    for secret in spellings {
+        assert!(!told.contains(secret), "{secret} in {told}");
+    }
 }
