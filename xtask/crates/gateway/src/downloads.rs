@@ -7,6 +7,7 @@
 //!   pins/<64 hex>            the sha256 of the file that another kind of pin means
 //!   partial/<pin>            bytes of a download under way, locked by the process that writes them
 //!   partial/<pin>.source     which URL and validator they came from
+//!   partial/<pin>-<pid>      the same beside one whose holder does nothing; never continued
 //!   quarantine/<64 hex>.<n>  what was found under a name that it does not deserve
 //! ```
 //! Owns: these names, their locks, publishing. Never: give out bytes that were not hashed by this process since they were
@@ -160,8 +161,12 @@ impl Downloads {
                 .create(&folder)
                 .map_err(|cause| Error::disk("create", &folder, &cause))?;
         }
-        // What a publisher that was killed left beside a partial that is a finished file now.
+        // What a publisher that was killed left beside a partial that is a finished file now, and what nobody continues.
         for path in fs::read_dir(root.join("partial")).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let is_own = path.extension().is_none() && is_beside(&path);
+            if is_own && File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+                let _ = fs::remove_file(&path);
+            }
             let is_note = path.extension().is_some_and(|extension| extension == "source");
             if is_note && !path.with_extension("").exists() {
                 let _ = fs::remove_file(path);
@@ -221,7 +226,30 @@ impl Downloads {
 
     /// Takes the partial of a pin, or `None` while another process holds it.
     pub fn adopt(&self, pin: &Pin) -> Result<Option<Partial>, Error> {
-        let path = self.partial_path(pin);
+        self.take(self.partial_path(pin))
+    }
+
+    /// A partial of this process's own for the same pin; `None` while another task of it has that one.
+    pub fn adopt_beside(&self, pin: &Pin) -> Result<Option<Partial>, Error> {
+        let name = format!("{}-{}", pin.file_name(), std::process::id());
+        self.take(self.root.join("partial").join(name))
+    }
+
+    /// Who holds the partial of a pin, as far as this machine tells.
+    pub fn holder(&self, pin: &Pin) -> Holder {
+        let metadata = fs::metadata(self.partial_path(pin)).ok();
+        let pid = metadata.as_ref().and_then(|metadata| {
+            // `1: FLOCK  ADVISORY  WRITE 4242 fe:00:1234567 0 EOF`. Source: proc_locks(5).
+            let locks = fs::read_to_string("/proc/locks").ok()?;
+            let inode = format!(":{}", metadata.ino());
+            let mut held = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            held.find(|words| words.get(5).is_some_and(|place| place.ends_with(&inode)))?.get(4)?.parse().ok()
+        });
+        let len = metadata.map_or(0, |metadata| metadata.len());
+        Holder { pid, len, ticks: pid.and_then(ticks) }
+    }
+
+    fn take(&self, path: PathBuf) -> Result<Option<Partial>, Error> {
         let failed = |cause| Error::disk("open", &path, &cause);
         loop {
             let mut options = OpenOptions::new();
@@ -318,6 +346,25 @@ impl Downloads {
     }
 }
 
+/// Who downloads what is wanted here too; equal to what it was before where it did nothing in between.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// `None` where it is out of sight: in a container of its own, or on another machine.
+    pub pid: Option<u32>,
+    /// Of the partial.
+    pub len: u64,
+    /// Time that it spent on a processor.
+    pub ticks: Option<u64>,
+}
+
+/// User and system time of a process. Source: proc_pid_stat(5), fields 14 and 15.
+fn ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Its name stands in parentheses and may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
 /// Where the bytes of a partial came from, so that a range request can name their validator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
@@ -343,6 +390,11 @@ impl Partial {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether no other process would continue it.
+    pub fn is_own(&self) -> bool {
+        is_beside(&self.path)
     }
 
     pub fn source(&self) -> Option<&Source> {
@@ -427,6 +479,11 @@ impl Partial {
     }
 }
 
+/// The other names are hex.
+fn is_beside(partial: &Path) -> bool {
+    partial.file_name().is_some_and(|name| name.to_string_lossy().contains('-'))
+}
+
 fn source_path(partial: &Path) -> PathBuf {
     partial.with_extension("source")
 }
@@ -467,5 +524,25 @@ mod tests {
         assert!(Pin::integrity("sha512-../../x").is_err() && Pin::sha1("gitblob", "../../x").is_err());
         assert!(Pin::h1("h1:short=").is_err());
         assert!(Pin::h1("h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=").is_ok());
+    }
+
+    #[test]
+    fn a_partial_beside_another_goes_with_its_process() -> Result<(), Error> {
+        let root = std::env::temp_dir().join(format!("gateway-beside-{}", std::process::id()));
+        let (pin, downloads) = (Pin::sha256(&"a".repeat(64))?, Downloads::open(&root)?);
+        let held = downloads.adopt(&pin)?;
+        assert!(held.is_some() && downloads.adopt(&pin)?.is_none());
+        assert_eq!(downloads.holder(&pin).pid, Some(std::process::id()));
+        let mut beside = downloads.adopt_beside(&pin)?;
+        let path = beside.as_ref().map(|partial| partial.path().to_owned()).unwrap_or_default();
+        if let Some(partial) = &mut beside {
+            partial.append(b"some")?;
+        }
+        Downloads::open(&root)?;
+        assert!(path.exists() && downloads.adopt_beside(&pin)?.is_none(), "it is in use");
+        drop(beside);
+        Downloads::open(&root)?;
+        assert!(!path.exists() && downloads.partial_path(&pin).exists());
+        fs::remove_dir_all(&root).map_err(|cause| Error::disk("remove", &root, &cause))
     }
 }

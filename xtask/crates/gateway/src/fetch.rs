@@ -6,7 +6,7 @@
 
 use crate::Gateway;
 use crate::documents::{gave, remains};
-use crate::downloads::{Downloads, Found, Partial, Pin, Source, Verified};
+use crate::downloads::{Downloads, Found, Holder, Partial, Pin, Source, Verified};
 use crate::error::{Error, Kind};
 use crate::go;
 use crate::ledger::emit;
@@ -29,6 +29,8 @@ const MAX_MODEL_BYTES: u64 = 64 << 30;
 const PIECES_AHEAD: usize = 16;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const LOCK_POLL: Duration = Duration::from_millis(100);
+/// How often a holder is looked at for a sign of life.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub struct Wanted {
     /// On whose behalf, for the ledger.
@@ -104,7 +106,8 @@ pub async fn fetch(
             Ok(Fetched { verified, upstream: Some(upstream.url) })
         }
         Err(failure) => {
-            if failure.kind == FailureKind::Disk || lock(&partial).len() == 0 {
+            let useless = lock(&partial).len() == 0 || lock(&partial).is_own();
+            if failure.kind == FailureKind::Disk || useless {
                 discard(&partial);
             }
             if let Pin::Module(name) = &wanted.pin
@@ -188,25 +191,52 @@ async fn find(gateway: &Gateway, wanted: &Wanted) -> Result<Option<Verified>, Er
     }
 }
 
-/// Waits for the partial's lock. Its holder is alive and itself bounded by the limits, so this ends.
+/// Waits for the partial's lock while its holder shows a sign of life: an alive one is itself bounded by the limits. One that
+/// was stopped (a suspended job, a frozen container) holds its lock as well, and is downloaded past.
 async fn adopt(gateway: &Gateway, wanted: &Wanted) -> Result<Shared, Error> {
-    let started = Instant::now();
-    let mut told = false;
+    let limits = &gateway.limits;
+    let patience = Duration::from_secs(limits.connect_seconds + limits.first_byte_seconds + limits.stall_seconds);
+    let (mut looked, mut alive) = (Instant::now(), Instant::now());
+    let mut seen: Option<Holder> = None;
     loop {
         let (downloads, pin) = (gateway.downloads.clone(), wanted.pin.clone());
         if let Some(partial) = blocking(move || downloads.adopt(&pin)).await? {
             return Ok(Arc::new(Mutex::new(partial)));
         }
-        if !told && started.elapsed() > Duration::from_secs(1) {
-            told = true;
-            emit(&Event::Finding {
-                code: "downloads.waiting".to_owned(),
-                subject: wanted.subject.clone(),
-                message: "another process is downloading it; waiting for that one".to_owned(),
-                trouble: None,
-            });
-        }
         tokio::time::sleep(LOCK_POLL).await;
+        if looked.elapsed() < LOOK {
+            continue;
+        }
+        looked = Instant::now();
+        let (downloads, pin) = (gateway.downloads.clone(), wanted.pin.clone());
+        let holder = blocking(move || Ok(downloads.holder(&pin))).await?;
+        let who = holder.pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+        let tell = |code: &str, message: String| {
+            emit(&Event::Finding { code: code.to_owned(), subject: wanted.subject.clone(), message, trouble: None });
+        };
+        if seen.is_none() {
+            tell("downloads.waiting", format!("{who} is downloading it; waiting for that one"));
+        }
+        // Another task of ours does something by definition.
+        if seen.as_ref() != Some(&holder) || holder.pid == Some(std::process::id()) {
+            alive = looked;
+            seen = Some(holder.clone());
+        }
+        // Whoever did nothing since it held the last artifact is not waited for again.
+        let known =
+            holder.pid.zip(holder.ticks).is_some_and(|(pid, ticks)| gateway.stopped.borrow().get(&pid) == Some(&ticks));
+        if alive.elapsed() < patience && !known {
+            continue;
+        }
+        let (downloads, pin) = (gateway.downloads.clone(), wanted.pin.clone());
+        let Some(own) = blocking(move || downloads.adopt_beside(&pin)).await? else { continue };
+        gateway.stopped.borrow_mut().extend(holder.pid.zip(holder.ticks));
+        let (len, seconds) = (holder.len, patience.as_secs());
+        let advice = holder.pid.map(|pid| format!("; `kill -CONT {pid}` lets it go on, `kill {pid}` ends it"));
+        let message =
+            format!("{who} holds it at {len} bytes and has done nothing for {seconds} s or more: fetched beside it");
+        tell("downloads.held", message + &advice.unwrap_or_default());
+        return Ok(Arc::new(Mutex::new(own)));
     }
 }
 

@@ -55,7 +55,7 @@ use crate::rustup::Rustup;
 use crate::simple::Pages;
 use protocol::{Artifact, Event, Failure, FailureKind, Job, Limits, Outcome, ProbeReport, Request, SCHEMA, Setup};
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::BufRead;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -82,6 +82,8 @@ pub struct Gateway {
     sizes: oci::Sizes,
     /// Subjects that nothing pins, of which the conductor has heard.
     unpinned: RefCell<HashSet<String>>,
+    /// Processes that hold partials and do nothing: pid → what it had done when it was found so.
+    stopped: RefCell<HashMap<u32, u64>>,
 }
 
 impl Gateway {
@@ -109,6 +111,7 @@ impl Gateway {
             refused: RefCell::default(),
             sizes: oci::Sizes::default(),
             unpinned: RefCell::default(),
+            stopped: RefCell::default(),
             setup,
         })
     }

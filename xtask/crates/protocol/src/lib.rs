@@ -300,7 +300,7 @@ pub enum Event {
     /// Something was wrong with one answer of one upstream (`mirror.hash`, `.html`, `.dead`, `.tls`, `.stalled`,
     /// `.truncated`, `.absent`, `.limited`, `.status`, `.malformed`, `.configuration`, `.egress`), one was passed that nothing
     /// but its own server vouches for (`mirror.unpinned`), a file here was wrong (`downloads.altered`), or another process is
-    /// downloading the same (`downloads.waiting`); the work goes on.
+    /// downloading the same (`downloads.waiting`), or was and does nothing any more (`downloads.held`); the work goes on.
     Finding {
         code: String,
         subject: String,

@@ -1,6 +1,6 @@
 //! Fetching: fall-over, verification, resume.
 
-use crate::gateway::{Folder, Gateway, setup};
+use crate::gateway::{Folder, Gateway, setup, shell};
 use crate::server::{Blackhole, Hit, Reply, Server, file, noise, refusing, sha256};
 use crate::zips::{member, zip};
 use protocol::{Artifact, Ecosystem, FailureKind, Job, Outcome, Setup, Verdict};
@@ -404,6 +404,63 @@ fn two_processes_share_one_download() {
         assert!(gateway.finish(1)[0].is_ok());
     }
     assert_eq!(server.hits().len(), 1);
+}
+
+#[test]
+fn a_stopped_process_that_holds_a_download_is_waited_for_once_and_told_by_its_pid() {
+    let folder = Folder::new();
+    let bodies = [("/big", noise(1 << 20)), ("/small", noise(100)), ("/wrong", noise(50))];
+    let of = {
+        let bodies = bodies.clone();
+        move |hit: &Hit| bodies.iter().find(|(path, _)| *path == hit.target).unwrap().1.clone()
+    };
+    let halves = of.clone();
+    let held = Server::start(move |hit| Reply::Drip { after: halves(hit).len() / 2, body: halves(hit) });
+    let fine = Server::start(move |hit| match hit.target.as_str() {
+        "/wrong" => Reply::ok([b'x'; 50]),
+        _ => file(hit, &of(hit), "\"1\""),
+    });
+    let artifact = |server: &Server, (path, body): &(&str, Vec<u8>)| {
+        let (url, sha256) = (format!("{}{path}", server.url), sha256(body));
+        Artifact::File { url, sha256, size_bytes: body.len() as u64 }
+    };
+    let mut slow = setup(&folder, Ecosystem::File, &[&held.url]);
+    slow.limits.stall_seconds = 60;
+    let mut holder = Gateway::start(&slow);
+    for (id, body) in (1..).zip(&bodies) {
+        holder.send(id, Job::Fetch { artifact: artifact(&held, body) });
+    }
+    let partials = folder.0.join("downloads/partial");
+    let written = |(_, body): &(_, Vec<u8>)| fs::metadata(partials.join(sha256(body))).is_ok_and(|file| file.len() > 0);
+    wait_until(|| bodies.iter().all(written));
+    shell(&folder.0, &format!("kill -STOP {}", holder.pid()));
+
+    let mut gateway = Gateway::start(&setup(&folder, Ecosystem::File, &[&fine.url]));
+    let [big, small, wrong] = &bodies;
+    let started = Instant::now();
+    assert_eq!(gateway.fetch(artifact(&fine, big)).unwrap(), big.1);
+    // Its bounds are of two seconds each.
+    let waited = started.elapsed();
+    assert!((6..12).contains(&waited.as_secs()), "{waited:?}");
+    assert_eq!(gateway.findings(), ["downloads.waiting", "downloads.held"]);
+    let pid = holder.pid();
+    for words in [
+        format!("process {pid} is downloading it"),
+        format!("process {pid} holds it at {} bytes and has done nothing for 6 s", big.1.len() / 2),
+        format!("`kill -CONT {pid}`"),
+    ] {
+        assert!(gateway.output.contains(&words), "{words}: {}", gateway.output);
+    }
+    let started = Instant::now();
+    assert_eq!(gateway.fetch(artifact(&fine, small)).unwrap(), small.1);
+    assert_eq!(gateway.fetch(artifact(&fine, wrong)).unwrap_err().kind, FailureKind::Integrity);
+    assert!(started.elapsed() < Duration::from_secs(5), "the same process again: {:?}", started.elapsed());
+    // What the stopped one has is left to it, and nothing else is there.
+    let mut left: Vec<String> = bodies.iter().map(|(_, body)| sha256(body)).collect();
+    left.sort();
+    let partials = || folder.files("downloads/partial").into_iter().filter(|name| !name.ends_with(".source"));
+    assert_eq!(partials().collect::<Vec<_>>(), left);
+    holder.kill();
 }
 
 #[test]
