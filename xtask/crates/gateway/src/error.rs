@@ -38,6 +38,10 @@ pub enum Kind {
     Tls,
     /// Silence, or fewer bytes than the limits ask for.
     Stalled,
+    /// A text that comes so slowly that another upstream is asked for it, while there is one.
+    Slow,
+    /// Not asked while others are left: an earlier text came too slowly.
+    KnownSlow,
     /// Silence in the middle of a body that had come well so far; as for [`Kind::Cut`].
     Lull {
         gained_bytes: u64,
@@ -135,7 +139,7 @@ impl Error {
             Kind::Configuration | Kind::Dead | Kind::KnownDead | Kind::Stalled | Kind::Lull { .. } => {
                 Cause::Said { text }
             }
-            Kind::Forbidden | Kind::Disk => Cause::Said { text },
+            Kind::Slow | Kind::KnownSlow | Kind::Forbidden | Kind::Disk => Cause::Said { text },
         }
     }
 
@@ -161,7 +165,7 @@ impl Error {
         match self.kind {
             Kind::Dead | Kind::KnownDead | Kind::Configuration => Verdict::Dead,
             Kind::Tls => Verdict::Tls,
-            Kind::Stalled | Kind::Lull { .. } => Verdict::Stalled,
+            Kind::Stalled | Kind::Lull { .. } | Kind::Slow | Kind::KnownSlow => Verdict::Stalled,
             Kind::Cut { .. } | Kind::Disk => Verdict::Truncated,
             Kind::Absent => Verdict::Absent,
             Kind::Limited { .. } | Kind::Asleep { .. } => Verdict::Limited,
@@ -178,7 +182,7 @@ impl Error {
             Kind::Configuration => "mirror.configuration",
             Kind::Dead | Kind::KnownDead => "mirror.dead",
             Kind::Tls => "mirror.tls",
-            Kind::Stalled | Kind::Lull { .. } => "mirror.stalled",
+            Kind::Stalled | Kind::Lull { .. } | Kind::Slow | Kind::KnownSlow => "mirror.stalled",
             Kind::Cut { .. } => "mirror.truncated",
             Kind::Absent => "mirror.absent",
             Kind::Limited { .. } | Kind::Asleep { .. } => "mirror.limited",

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind};
 use crate::ledger::Entry;
 use crate::oci::{self, Challenge};
 use crate::secrets;
-use crate::upstream::{Hosts, PROGRESS_BYTES};
+use crate::upstream::{Hosts, PROGRESS_BYTES, others_left};
 use crate::url::{Origin, Url};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -35,6 +35,8 @@ const CITED_BYTES: usize = 2048;
 const CITING: Duration = Duration::from_secs(1);
 /// Texts shrink to a tenth or a thirtieth; what grows more than this beyond its first megabyte was made to.
 const MAX_GROWTH: usize = 200;
+/// Of a text whose length nobody says, while another upstream is left.
+const MIN_TEXT_BYTES_PER_SECOND: u64 = 10_000;
 const MAX_TOKEN_BYTES: usize = 1 << 20;
 const USER_AGENT: &str = concat!("cargo-xtask-gateway/", env!("CARGO_PKG_VERSION"));
 
@@ -225,12 +227,21 @@ impl Client {
         max_bytes: usize,
         authorize: bool,
     ) -> Result<Document, Error> {
+        let others = others_left();
+        if others && self.hosts.is_slow(&ask.url.origin) {
+            return Err(Error::new(Kind::KnownSlow, "not asked again while others are left: it was too slow"));
+        }
         ask.headers.push((header::ACCEPT_ENCODING, HeaderValue::from_static("gzip")));
         let mut answer = self.get_from(&ask, authorize).await?;
         let compressed = answer.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
-        let bytes = match answer.read_to_end(max_bytes, compressed).await {
+        let bytes = match answer.read_to_end(max_bytes, compressed, others).await {
             Ok(bytes) => Bytes::from(bytes),
-            Err(error) => return Err(answer.rejected(error)),
+            Err(error) => {
+                if error.kind == Kind::Slow {
+                    self.hosts.slow(&ask.url.origin);
+                }
+                return Err(answer.rejected(error));
+            }
         };
         answer.entry.judged(Verdict::Ok);
         Ok(Document { headers: answer.headers.clone(), url: answer.url.clone(), bytes })
@@ -521,7 +532,20 @@ impl Answer {
         }
     }
 
-    async fn read_to_end(&mut self, max_bytes: usize, compressed: bool) -> Result<Vec<u8>, Error> {
+    /// As [`Self::chunk`]. `others`: whether somebody else could be asked for it.
+    /// # Errors: Slow too.
+    async fn piece(&mut self, others: bool) -> Result<Option<Bytes>, Error> {
+        let piece = self.chunk().await?;
+        let length = self.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        if others && piece.is_some() && self.pace.is_too_slow(length) {
+            let (came_bytes, seconds) = (self.pace.came_bytes, self.pace.spent.as_secs());
+            let message = format!("{came_bytes} bytes in {seconds} s; another upstream is asked for it");
+            return Err(Error::new(Kind::Slow, message).told(Cause::Slow { bytes: came_bytes, seconds }));
+        }
+        Ok(piece)
+    }
+
+    async fn read_to_end(&mut self, max_bytes: usize, compressed: bool, others: bool) -> Result<Vec<u8>, Error> {
         let too_long = || Error::new(Kind::Malformed, format!("its answer is longer than {max_bytes} bytes"));
         let mut plain = Bounded { bytes: Vec::new(), max_bytes };
         if compressed {
@@ -534,14 +558,14 @@ impl Answer {
                 _ => Error::new(Kind::Malformed, format!("its gzip encoding is broken: {cause}")),
             };
             let mut received_bytes = 0;
-            while let Some(chunk) = self.chunk().await? {
+            while let Some(chunk) = self.piece(others).await? {
                 received_bytes += chunk.len();
                 decoder.get_mut().max_bytes = max_bytes.min((1 << 20) + received_bytes * MAX_GROWTH);
                 decoder.write_all(&chunk).map_err(undecodable)?;
             }
             plain = decoder.finish().map_err(undecodable)?;
         } else {
-            while let Some(chunk) = self.chunk().await? {
+            while let Some(chunk) = self.piece(others).await? {
                 plain.write_all(&chunk).map_err(|_| too_long())?;
             }
         }
@@ -610,6 +634,9 @@ struct Pace {
     minimum_bytes: u64,
     waited: Duration,
     received_bytes: u64,
+    /// In all windows together.
+    spent: Duration,
+    came_bytes: u64,
 }
 
 impl Pace {
@@ -619,6 +646,8 @@ impl Pace {
             minimum_bytes: limits.minimum_bytes,
             waited: Duration::ZERO,
             received_bytes: 0,
+            spent: Duration::ZERO,
+            came_bytes: 0,
         }
     }
 
@@ -629,6 +658,7 @@ impl Pace {
             let frame = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
             let frame = tokio::time::timeout(self.window.saturating_sub(self.waited), frame).await;
             self.waited += started.elapsed();
+            self.spent += started.elapsed();
             match frame {
                 Ok(None) => return Ok(None),
                 Ok(Some(Ok(frame))) => {
@@ -636,6 +666,7 @@ impl Pace {
                         continue;
                     };
                     self.received_bytes += chunk.len() as u64;
+                    self.came_bytes += chunk.len() as u64;
                     if self.waited < self.window {
                         return Ok(Some(chunk));
                     }
@@ -651,6 +682,18 @@ impl Pace {
                 Err(_) => self.close_window()?,
             }
         }
+    }
+
+    /// Whether the whole, at the rate so far, comes later than anybody waits for it. Known after two windows; children wait for
+    /// six (a minute).
+    fn is_too_slow(&self, length: Option<u64>) -> bool {
+        let (spent, patience) = (self.spent.as_secs_f64(), self.window.as_secs_f64() * 6.0);
+        let least_bytes = spent * MIN_TEXT_BYTES_PER_SECOND as f64;
+        spent >= self.window.as_secs_f64() * 2.0
+            && match length {
+                Some(length) => length > self.came_bytes && spent * length as f64 > patience * self.came_bytes as f64,
+                None => spent > patience || (self.came_bytes as f64) < least_bytes,
+            }
     }
 
     fn close_window(&mut self) -> Result<(), Error> {

@@ -26,6 +26,16 @@ const MAX_WAITS: u32 = 2;
 pub const NOBODY_HAS_IT: &str =
     "no upstream has it; a mirror may lag behind, or the pin names something that was withdrawn";
 
+tokio::task_local! {
+    /// Of the attempt that this task makes. Every protocol has attempts of its own, and most are of no interest to them.
+    static OTHERS_LEFT: bool;
+}
+
+/// Whether the attempt that is under way may end early, since somebody else is asked after it.
+pub fn others_left() -> bool {
+    OTHERS_LEFT.try_with(|others| *others).unwrap_or_default()
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reaction {
     /// The same upstream, now: it was cut off while it made progress.
@@ -46,6 +56,8 @@ pub fn classify(error: &Error, limits: &Limits) -> Reaction {
         Kind::Cut { gained_bytes } if *gained_bytes >= PROGRESS_BYTES => Reaction::Continue,
         // Overload and restarts pass.
         Kind::Cut { .. } | Kind::Lull { .. } | Kind::Status(500 | 502 | 503 | 504 | 408) => Reaction::Transient,
+        // Slow is better than nothing, and comes after everybody else.
+        Kind::Slow | Kind::KnownSlow => Reaction::Transient,
         Kind::Limited { retry_after: Some(wait) } if *wait <= Duration::from_secs(limits.retry_after_seconds) => {
             Reaction::Wait(*wait)
         }
@@ -124,7 +136,8 @@ pub async fn ask_in_turn<T>(
         let mut left = pending.into_iter();
         while let Some(index) = left.next() {
             loop {
-                let error = match attempt(&upstreams[index]).await {
+                let others = next == Next::AfterAnyError && fruitless < ROUNDS && !left.as_slice().is_empty();
+                let error = match OTHERS_LEFT.scope(others, attempt(&upstreams[index])).await {
                     Ok(value) => return Ok(value),
                     Err(error) => error,
                 };
@@ -135,7 +148,9 @@ pub async fn ask_in_turn<T>(
                     fruitless = 1;
                 }
                 let final_word = next == Next::AfterAbsence && error.kind != Kind::Absent;
-                if reaction != Reaction::Fatal && !matches!(error.kind, Kind::KnownDead | Kind::Asleep { .. }) {
+                if reaction != Reaction::Fatal
+                    && !matches!(error.kind, Kind::KnownDead | Kind::KnownSlow | Kind::Asleep { .. })
+                {
                     let after = left.as_slice().first().filter(|_| !final_word).or(again.first());
                     let who = match reaction {
                         Reaction::Continue => Some(index),
@@ -211,6 +226,8 @@ struct Host {
     state: RefCell<State>,
     /// When it may be asked again, and how often in a row it put that off.
     asleep: Cell<Option<(Instant, u32)>>,
+    /// Whether a text of it came too slowly while others were left.
+    slow: Cell<bool>,
     /// Held by the first request to a host: fifty modules must not wait fifty times for the same silence.
     probation: std::sync::Arc<Mutex<()>>,
 }
@@ -276,6 +293,14 @@ impl Hosts {
         self.learn(origin, State::Alive);
     }
 
+    pub fn slow(&self, origin: &Origin) {
+        self.host(origin).slow.set(true);
+    }
+
+    pub fn is_slow(&self, origin: &Origin) -> bool {
+        self.host(origin).slow.get()
+    }
+
     pub fn dead(&self, origin: &Origin, by: &Error) {
         self.learn(origin, State::Dead(Box::new(by.clone())));
     }
@@ -306,6 +331,7 @@ mod tests {
             (Kind::Cut { gained_bytes: 1 }, Reaction::Transient),
             (Kind::Lull { gained_bytes: 1 << 20 }, Reaction::Transient),
             (Kind::Stalled, Reaction::NextUpstream),
+            (Kind::Slow, Reaction::Transient),
             (Kind::Status(502), Reaction::Transient),
             (Kind::Status(403), Reaction::NextUpstream),
             (after(2), Reaction::Wait(Duration::from_secs(2))),

@@ -543,3 +543,40 @@ fn an_error_page_that_does_not_come_costs_little_and_once() {
     assert_eq!(go_mods(&gateway, 0..5), [200; 5]);
     assert!(started.elapsed() < Duration::from_millis(1900), "{:?}", started.elapsed());
 }
+
+#[test]
+fn a_text_that_drips_is_left_while_another_upstream_is_there_and_its_host_comes_last() {
+    let text = |bytes: usize| format!("module example.com/m\n//{}\n", "x".repeat(bytes)).into_bytes();
+    for announced in [true, false] {
+        // More than the least of every window; the whole would take a minute.
+        let drip = Server::start(move |_| Reply::Slow { body: text(60_000), bytes_a_second: 1000, announced });
+        let fine = Server::start(|_| Reply::ok("module example.com/m\n"));
+        let folder = Folder::new();
+        let mut setup = setup(&folder, Ecosystem::Go, &[&drip.url, &fine.url]);
+        setup.limits.minimum_bytes = 500;
+        let mut gateway = Gateway::start(&setup);
+        let started = Instant::now();
+        assert_eq!(go_mods(&gateway, 0..5), [200; 5]);
+        let waited = started.elapsed();
+        assert!((4..9).contains(&waited.as_secs()), "{announced}: {waited:?}");
+        assert_eq!((drip.hits().len(), fine.hits().len()), (1, 5));
+        gateway.close();
+        assert_eq!(gateway.findings(), ["mirror.stalled"]);
+        assert_eq!(gateway.verdicts(), [vec![Verdict::Stalled], vec![Verdict::Ok; 5]].concat());
+    }
+
+    // Where nobody else has it, it may take its time; and one that will be there in time is not left.
+    let drip = Server::start(move |hit| match hit.target.contains("m0/") {
+        true => Reply::Slow { body: text(16_000), bytes_a_second: 1000, announced: true },
+        false => Reply::Slow { body: text(16_000), bytes_a_second: 2500, announced: true },
+    });
+    let absent = Server::start(|_| Reply::status(404));
+    let folder = Folder::new();
+    let mut setup = setup(&folder, Ecosystem::Go, &[&drip.url, &absent.url]);
+    setup.limits.minimum_bytes = 500;
+    let gateway = Gateway::start(&setup);
+    assert_eq!(go_mods(&gateway, 1..2), [200]);
+    assert_eq!((drip.hits().len(), absent.hits().len()), (1, 0));
+    assert_eq!(go_mods(&gateway, 0..1), [200]);
+    assert_eq!((drip.hits().len(), absent.hits().len()), (3, 1));
+}

@@ -52,6 +52,13 @@ pub enum Reply {
         body: Vec<u8>,
         after: usize,
     },
+    /// The whole body, ten pieces a second.
+    Slow {
+        body: Vec<u8>,
+        bytes_a_second: usize,
+        /// Whether the head says its length.
+        announced: bool,
+    },
     /// Never answers.
     Silent,
 }
@@ -229,6 +236,18 @@ pub fn serve(
                     .and_then(|()| std::io::copy(&mut std::io::repeat(0).take(size_bytes), stream.get_mut()))
                     .is_err()
                 {
+                    return End::Close;
+                }
+                continue;
+            }
+            Reply::Slow { body, bytes_a_second, announced } => {
+                let length = if announced { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
+                let mut sent = stream.get_mut().write_all(format!("HTTP/1.1 200 X\r\n{length}\r\n").as_bytes());
+                for piece in body.chunks(bytes_a_second / 10) {
+                    thread::sleep(Duration::from_millis(100));
+                    sent = sent.and_then(|()| stream.get_mut().write_all(piece));
+                }
+                if !announced || sent.is_err() {
                     return End::Close;
                 }
                 continue;
