@@ -32,8 +32,12 @@ const PROBE_SECONDS: u64 = 3;
 
 /// Bounds of one endpoint. Without them cargo waits 132 s on a silent host and for ever on one byte a second; with them
 /// it gives up after two tries of about six seconds. A caller's own values are kept.
-const BOUNDS: [(&str, &str); 3] =
+const HASTY: [(&str, &str); 3] =
     [("CARGO_HTTP_TIMEOUT", "5"), ("CARGO_HTTP_LOW_SPEED_LIMIT", "1000"), ("CARGO_NET_RETRY", "1")];
+
+/// Bounds of the endpoints that were too slow for those, once there is nobody else: cargo's own.
+const PATIENT: [(&str, &str); 3] =
+    [("CARGO_HTTP_TIMEOUT", "30"), ("CARGO_HTTP_LOW_SPEED_LIMIT", "10"), ("CARGO_NET_RETRY", "2")];
 
 /// What names a proxy to cargo.
 const PROXY_VARIABLES: [&str; 6] =
@@ -70,8 +74,8 @@ pub struct Built {
 /// What is the same for every endpoint that is tried.
 struct Try<'a> {
     reach: &'a Reach,
-    /// A profile was chosen, so cargo must not wait for ever.
-    bounded: bool,
+    /// `None`: no profile was chosen, and cargo waits as it likes.
+    bounds: Option<[(&'static str, &'static str); 3]>,
     offline: bool,
     /// Whether giving this endpoint up leaves anybody to ask.
     others: bool,
@@ -80,10 +84,13 @@ struct Try<'a> {
 }
 
 /// How one run of cargo ended.
+#[derive(Clone)]
 enum Outcome {
     Built(PathBuf),
     /// This endpoint did not deliver, in cargo's last words.
     Unserved(String),
+    /// The same, only because it took too long.
+    Slow(String),
     /// A crate was not the one that `Cargo.lock` pins.
     Forged(String),
     /// These URLs are outside the profile, and were not asked.
@@ -91,11 +98,18 @@ enum Outcome {
 }
 
 impl Outcome {
+    /// In cargo's words or the system's. Source: curl's error 28 and cargo 1.95, `sources/registry/http_remote.rs`.
+    fn failed(reason: String) -> Self {
+        let slow =
+            ["[28]", "timed out", "bytes/sec", "failed to transfer more than"].iter().any(|it| reason.contains(it));
+        if slow { Self::Slow(reason) } else { Self::Unserved(reason) }
+    }
+
     /// Why nothing came of it.
     fn told(&self) -> Option<String> {
         match self {
             Self::Built(_) => None,
-            Self::Unserved(reason) | Self::Forged(reason) => Some(reason.clone()),
+            Self::Unserved(reason) | Self::Slow(reason) | Self::Forged(reason) => Some(reason.clone()),
             Self::Outside(urls) => {
                 let urls = urls.iter().cloned().collect::<Vec<_>>().join(", ");
                 Some(tr!("it leads to {urls}, outside the profile, and `mirrors-only` forbids to contact that", urls))
@@ -144,8 +158,9 @@ impl<'a> Tool<'a> {
         };
         let mut failures = Vec::new();
         let (cached, asked) = self.attempts(&choice, offline_asked);
+        let bounds = bounded.then_some(HASTY);
         for endpoint in cached {
-            match self.cargo(&endpoint, &Try { reach, bounded, offline: true, others: false, guard: None })? {
+            match self.cargo(&endpoint, &Try { reach, bounds, offline: true, others: false, guard: None })? {
                 Outcome::Built(binary) => return Ok(self.built(binary, &endpoint, Vec::new())),
                 failed if offline_asked => failures.push((endpoint, failed)),
                 _ => {}
@@ -159,25 +174,40 @@ impl<'a> Tool<'a> {
         let probed = bounded && reach.proxy.is_none() && !proxied();
         let mut contacted: Vec<String> = asked.iter().filter(|_| probed).filter_map(Endpoint::host).collect();
         let verdicts = if probed { probe(&asked) } else { vec![Ok(()); asked.len()] };
-        for (index, (endpoint, verdict)) in asked.into_iter().zip(&verdicts).enumerate() {
-            if let Err(reason) = verdict {
-                failures.push((endpoint, Outcome::Unserved(reason.clone())));
-                continue;
+        let mut round = asked.into_iter().zip(verdicts).collect::<Vec<_>>();
+        for bounds in [HASTY, PATIENT] {
+            for (index, (endpoint, verdict)) in round.iter().enumerate() {
+                if let Err(outcome) = verdict {
+                    failures.push((endpoint.clone(), outcome.clone()));
+                    continue;
+                }
+                let others = round[index + 1..].iter().any(|(_, verdict)| verdict.is_ok());
+                let started = SystemTime::now();
+                let bounds = bounded.then_some(bounds);
+                let outcome = self.cargo(endpoint, &Try { reach, bounds, offline: false, others, guard })?;
+                let Outcome::Built(binary) = outcome else {
+                    contacted.extend(endpoint.host());
+                    failures.push((endpoint.clone(), outcome));
+                    continue;
+                };
+                let served = served_by(endpoint, started);
+                if bounded && !(served.is_empty() && failures.is_empty()) {
+                    eprintln!("{}", tr!("crates from {endpoint}{others}", endpoint, others = passed_over(&failures)));
+                }
+                contacted.extend(served);
+                return Ok(self.built(binary, endpoint, contacted));
             }
-            let others = verdicts[index + 1..].iter().any(Result::is_ok);
-            let started = SystemTime::now();
-            let outcome = self.cargo(&endpoint, &Try { reach, bounded, offline: false, others, guard })?;
-            let Outcome::Built(binary) = outcome else {
-                contacted.extend(endpoint.host());
-                failures.push((endpoint, outcome));
-                continue;
-            };
-            let served = served_by(&endpoint, started);
-            if bounded && !(served.is_empty() && failures.is_empty()) {
-                eprintln!("{}", tr!("crates from {endpoint}{others}", endpoint, others = passed_over(&failures)));
+            // A network or a machine under load may be slower than our haste: better late than never.
+            let is_slow = |(_, outcome): &(Endpoint, Outcome)| matches!(outcome, Outcome::Slow(_));
+            let (slow, others) = failures.into_iter().partition::<Vec<_>, _>(is_slow);
+            if !bounded || bounds == PATIENT || slow.is_empty() || !routed() {
+                failures = [others, slow].concat();
+                break;
             }
-            contacted.extend(served);
-            return Ok(self.built(binary, &endpoint, contacted));
+            failures = others;
+            let shown = slow.iter().map(|(endpoint, _)| endpoint.to_string()).collect::<Vec<_>>().join(", ");
+            eprintln!("{}", tr!("slow: {endpoints}; asked again with more patience", endpoints = shown));
+            round = slow.into_iter().map(|(endpoint, _)| (endpoint, Ok(()))).collect();
         }
         Err(self.unserved(&choice, request, &profiles, failures))
     }
@@ -233,8 +263,8 @@ impl<'a> Tool<'a> {
         if let Some(guard) = attempt.guard {
             command.env("CARGO_HTTP_PROXY", guard.proxy()).env("NO_PROXY", "").env("no_proxy", "");
         }
-        if attempt.bounded {
-            command.envs(BOUNDS.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
+        if let Some(bounds) = attempt.bounds {
+            command.envs(bounds.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
         }
         if std::io::stderr().is_terminal() && env::var_os("CARGO_TERM_COLOR").is_none() {
             command.env("CARGO_TERM_COLOR", "always");
@@ -262,7 +292,7 @@ impl<'a> Tool<'a> {
             relay(pipe, |line| {
                 served |= line.contains("Downloaded ");
                 let Some((_, reason)) = line.split_once("spurious network error") else { return true };
-                if !attempt.bounded && !hinted {
+                if attempt.bounds.is_none() && !hinted {
                     hinted = true;
                     let hint =
                         tr!("behind a slow or filtered network choose a mirror profile: `--mirror NAME` (cn, …)");
@@ -285,7 +315,7 @@ impl<'a> Tool<'a> {
             return Ok(Outcome::Outside(account.outside));
         }
         if let Some(reason) = silent {
-            return Ok(Outcome::Unserved(account.unreached.unwrap_or(reason)));
+            return Ok(Outcome::failed(account.unreached.unwrap_or(reason)));
         }
         let messages = messages.and_then(|reader| reader.join().ok()).unwrap_or_default();
         if status.success() {
@@ -299,7 +329,7 @@ impl<'a> Tool<'a> {
         }
         let plain = without_colours(&complaint);
         match fault(&plain) {
-            Some(Fault::Endpoint) => Ok(Outcome::Unserved(account.unreached.unwrap_or_else(|| reason(&plain)))),
+            Some(Fault::Endpoint) => Ok(Outcome::failed(account.unreached.unwrap_or_else(|| reason(&plain)))),
             Some(Fault::Crate) => Ok(Outcome::Forged(self.forgery(&plain))),
             None => {
                 eprint!("{complaint}");
@@ -570,7 +600,7 @@ impl OwnSetting {
         let said = |text: &str| {
             failures
                 .iter()
-                .any(|(_, it)| matches!(it, Outcome::Unserved(reason) if reason.to_lowercase().contains(text)))
+                .any(|(_, it)| matches!(it, Outcome::Unserved(reason) | Outcome::Slow(reason) if reason.to_lowercase().contains(text)))
         };
         let set = |names: &[&'static str]| {
             names.iter().find_map(|name| Some((*name, env::var(name).ok().filter(|value| !value.is_empty())?)))
@@ -613,10 +643,10 @@ fn routed() -> bool {
 
 /// Which endpoints are worth asking, and why the others are not. Where nothing at all answers, the probe is what is wrong (a
 /// proxy that only cargo or git is told about), so everything is asked.
-fn probe(endpoints: &[Endpoint]) -> Vec<Result<(), String>> {
+fn probe(endpoints: &[Endpoint]) -> Vec<Result<(), Outcome>> {
     let deadline = Instant::now() + Duration::from_secs(PROBE_SECONDS);
     let (sender, answers) = mpsc::channel();
-    let silent = tr!("no connection within {probe_seconds} s", probe_seconds = PROBE_SECONDS);
+    let silent = Outcome::Slow(tr!("no connection within {probe_seconds} s", probe_seconds = PROBE_SECONDS));
     let mut verdicts = vec![Ok(()); endpoints.len()];
     let mut pending = 0;
     for (index, authority) in endpoints.iter().map(Endpoint::authority).enumerate() {
@@ -631,7 +661,7 @@ fn probe(endpoints: &[Endpoint]) -> Vec<Result<(), String>> {
         let Ok((index, verdict)) = answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
             break;
         };
-        verdicts[index] = verdict;
+        verdicts[index] = verdict.map_err(Outcome::failed);
         pending -= 1;
     }
     let believed = endpoints.iter().zip(&verdicts).any(|(it, verdict)| *it != Endpoint::Direct && verdict.is_ok());

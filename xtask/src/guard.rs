@@ -14,12 +14,12 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// As long as cargo itself waits.
-const CONNECT: Duration = Duration::from_secs(5);
+/// As long as cargo waits at its most patient.
+const CONNECT: Duration = Duration::from_secs(30);
 /// Until a head is complete; bodies are cargo's to bound.
 const HEAD: Duration = Duration::from_secs(30);
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -37,6 +37,8 @@ pub struct Account {
     pub outside: BTreeSet<String>,
     /// Why a host of the profile was not reached.
     pub unreached: Option<String>,
+    /// How often it was read: what a connection of an earlier run of cargo has to say comes too late.
+    runs: u64,
 }
 
 /// How the guard itself reaches hosts.
@@ -103,7 +105,8 @@ impl Guard {
         thread::spawn(move || {
             for cargo in listener.incoming().flatten() {
                 let rules = Arc::clone(&rules);
-                thread::spawn(move || rules.serve(cargo));
+                let run = rules.account().runs;
+                thread::spawn(move || rules.serve(cargo, run));
             }
         });
         Ok(Self { address, password, account })
@@ -121,13 +124,15 @@ impl Guard {
 
     /// What was noted since the last question.
     pub fn account(&self) -> Account {
-        std::mem::take(&mut self.account.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = Account { runs: account.runs + 1, ..Account::default() };
+        std::mem::replace(&mut account, next)
     }
 }
 
 impl Rules {
     /// One request or one tunnel. Whatever fails here, cargo sees its connection end.
-    fn serve(&self, mut cargo: TcpStream) -> io::Result<()> {
+    fn serve(&self, mut cargo: TcpStream, run: u64) -> io::Result<()> {
         let request = Head::read(&mut cargo)?;
         let mut words = request.first.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -143,14 +148,14 @@ impl Rules {
             // A query may hold a signature.
             let url = || target.split('?').next().unwrap_or_default().to_owned();
             let url = if tunnel { format!("https://{}/…", usual(&authority, 443)) } else { url() };
-            self.note(|account| account.outside.extend([url]));
+            self.note(run, |account| account.outside.extend([url]));
             return refuse(&mut cargo, "403 Forbidden");
         }
         let proxy = self.onward.of(&authority, tunnel);
         let mut server = match self.connect(&authority, proxy, tunnel) {
             Ok(server) => server,
             Err(reason) => {
-                self.note(|account| account.unreached = Some(reason));
+                self.note(run, |account| account.unreached = Some(reason));
                 return refuse(&mut cargo, "502 Bad Gateway");
             }
         };
@@ -178,8 +183,15 @@ impl Rules {
         self.allowed.contains(usual(authority, if https { 443 } else { 80 })) || self.allowed.contains(authority)
     }
 
-    fn note(&self, change: impl FnOnce(&mut Account)) {
-        change(&mut self.account.lock().unwrap_or_else(PoisonError::into_inner));
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, run: u64, change: impl FnOnce(&mut Account)) {
+        let mut account = self.account();
+        if account.runs == run {
+            change(&mut account);
+        }
     }
 
     /// A connection to a host of the profile, or to the proxy that passes a request for it on.

@@ -326,7 +326,7 @@ fn where_everything_fails_each_endpoint_has_its_line_and_standard_output_stays_e
     ] {
         assert!(stderr.contains(line), "{line:?} is missing in: {stderr}");
     }
-    assert!(!stderr.contains("secret"), "{stderr}");
+    assert!(!stderr.contains("secret") && !stderr.contains("patience"), "{stderr}");
     // Arguments can be read by everybody on the machine, and the private file that they name is gone.
     let calls = checkout.calls().join("\n");
     assert!(!calls.contains("secret"), "{calls}");
@@ -770,4 +770,29 @@ fn what_an_endpoint_answers_is_told_with_its_status_and_without_the_password() {
         assert!(stderr.contains(&place), "{place} is missing in: {stderr}");
         assert!(!stderr.contains("hunter2"), "{stderr}");
     }
+}
+
+#[test]
+fn where_everybody_is_slow_they_are_asked_again_with_more_patience() {
+    let mut checkout = Checkout::new();
+    let (bytes, index_line, _) = leaf(&checkout);
+    // One try each time, so that the haste costs this test five seconds once.
+    checkout.environment.insert("CARGO_NET_RETRY", "0".into());
+    let slow_answers = AtomicUsize::new(2);
+    let slow = Registry::serve(move |path, port| {
+        if slow_answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            thread::sleep(Duration::from_secs(7));
+        }
+        match path {
+            "/index/config.json" => Some(format!("{{\"dl\":\"http://127.0.0.1:{port}/dl\"}}").into_bytes()),
+            "/index/le/af/leaf" => Some(index_line.clone().into_bytes()),
+            _ => Some(bytes.clone()),
+        }
+    });
+    let (_alive, _, dead) = alive_and_dead();
+    checkout.lab(&[&slow.url, &dead]);
+    let (stdout, stderr) = check(&checkout.run(&["--mirror", "lab", "--egress", "mirrors-only"]), 0);
+    assert_eq!(stdout, "42\n", "{stderr}");
+    let told = format!("slow: {}; asked again with more patience\n", slow.url);
+    assert!(stderr.contains(&told), "{told} is missing in: {stderr}");
 }
