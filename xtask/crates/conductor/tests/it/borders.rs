@@ -50,10 +50,18 @@ fn the_conductor_links_no_tls_and_no_async_runtime_and_the_gateway_both() {
 }
 
 #[test]
-fn neither_satellite_nor_protocol_depends_on_the_conductor() {
-    for package in ["gateway", "protocol"] {
+fn neither_satellite_nor_library_depends_on_the_conductor() {
+    for package in ["gateway", "oci", "protocol"] {
         assert_eq!(linked(&crates("xtask/crates", package, "all"), &["conductor"]), [""; 0], "{package}");
     }
+}
+
+#[test]
+fn the_image_format_knows_no_other_crate_of_ours_no_tls_and_no_async_runtime() {
+    let oci = crates("xtask/crates", "oci", "normal,build");
+    assert_eq!(linked(&oci, &["oci", "conductor", "gateway", "protocol"]), ["oci"]);
+    assert_eq!(linked(&oci, TLS), [""; 0]);
+    assert_eq!(linked(&oci, ASYNC_RUNTIMES), [""; 0]);
 }
 
 #[test]
