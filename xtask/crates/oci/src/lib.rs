@@ -8,6 +8,14 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod digest;
+pub mod image;
+pub mod layer;
+pub mod read;
+mod tar;
 pub mod tree;
 
+pub use digest::Digest;
+pub use image::{Annotations, Blob, Descriptor, Execution, Image, Platform};
+pub use layer::{Codec, Layer};
 pub use tree::{Content, Entry, Kind, Tree, TreeError, TreePath};

@@ -5,7 +5,7 @@
 //! Rules: OCI image specification, layer.md.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -228,6 +228,20 @@ impl<C> Tree<C> {
         self.entries.remove(path)
     }
 
+    /// Removes an entry and everything below it.
+    pub fn remove_all(&mut self, path: &str) {
+        self.entries.remove(path);
+        self.clear(path);
+    }
+
+    /// Removes everything below a folder.
+    pub fn clear(&mut self, folder: &str) {
+        let below: Vec<TreePath> = self.below(folder).map(|(path, _)| path.clone()).collect();
+        for path in below {
+            self.entries.remove(&path);
+        }
+    }
+
     /// Entries in the order in which they are written.
     pub fn iter(&self) -> impl Iterator<Item = (&TreePath, &Entry<C>)> {
         self.entries.iter()
@@ -255,16 +269,34 @@ impl<C> Tree<C> {
         }
     }
 
+    /// Declares folders that have entries and were not declared with the attributes that `base` gives them, so that a layer
+    /// on top of it changes none of them (`/tmp` stays 1777).
+    /// # Errors: NotADirectory where the base has something else: a folder in the place of its link would hide what is there.
+    pub fn add_parents_of<D>(&mut self, base: &Tree<D>) -> Result<(), TreeError> {
+        for path in self.undeclared() {
+            let Some(entry) = base.get(path.as_str()) else { continue };
+            if !entry.is_directory() {
+                let below = self.below(path.as_str()).next().map_or(path.clone(), |(below, _)| below.clone());
+                return Err(TreeError::NotADirectory { path, below });
+            }
+            let Entry { mode, uid, gid, modified_seconds, ref xattrs, .. } = *entry;
+            let entry = Entry { kind: Kind::Directory, mode, uid, gid, modified_seconds, xattrs: xattrs.clone() };
+            self.entries.insert(path, entry);
+        }
+        Ok(())
+    }
+
     /// Declares each folder that has entries and was not declared: root's, 0755, with this time.
     pub fn add_parents(&mut self, modified_seconds: i64) {
-        let missing = |path: &str| !self.entries.contains_key(path);
-        let folders: Vec<TreePath> = (self.entries.keys().flat_map(TreePath::ancestors))
-            .filter(|path| missing(path))
-            .map(|path| TreePath(path.to_owned()))
-            .collect();
-        for path in folders {
+        for path in self.undeclared() {
             self.entries.insert(path, Entry::directory(0o755, modified_seconds));
         }
+    }
+
+    /// Outermost first.
+    fn undeclared(&self) -> BTreeSet<TreePath> {
+        let folders = self.entries.keys().flat_map(TreePath::ancestors);
+        folders.filter(|path| !self.entries.contains_key(*path)).map(|path| TreePath(path.to_owned())).collect()
     }
 }
 
@@ -291,7 +323,8 @@ impl<C> Entry<C> {
         matches!(self.kind, Kind::Directory | Kind::OpaqueWhiteout)
     }
 
-    fn impossible(&self) -> Option<String> {
+    /// What is wrong with its attributes.
+    pub(crate) fn impossible(&self) -> Option<String> {
         if self.mode & !PERMISSION_BITS != 0 {
             return Some(format!("mode {:o} has more than permission bits", self.mode));
         }
