@@ -62,6 +62,9 @@ impl fmt::Display for Error {
                 write!(f, "{package}: its {field} is `{got}`, pinned is `{expected}`")
             }
             Self::Refused { package, path, why } => write!(f, "{package}: `{path}` {why}"),
+            Self::Collision { path, packages: [first, second] } if first == second => {
+                write!(f, "`{path}` stands twice in {first}")
+            }
             Self::Collision { path, packages: [first, second] } => {
                 write!(f, "`{path}` is in {first} and in {second}")
             }

@@ -6,18 +6,29 @@
 //! unchecked index or package deserves.
 //! Rules: Debian Policy; deb(5), deb822(5), deb-version(7).
 //!
-//! Reading order: [`index`] (with `control`, `version`, `relation`) → [`resolve`].
+//! Reading order: [`index`] (with `control`, `version`, `relation`) → [`resolve`] → `unpack` (with `ar`, `tar`,
+//! `compression`, `pattern`) → `base` (what scripts would have made).
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod ar;
+mod base;
+mod compression;
 pub mod control;
 mod error;
 pub mod index;
+mod pattern;
 pub mod relation;
 mod resolve;
+mod tar;
+mod unpack;
 pub mod version;
 
+pub use base::{Policy, User, base_tree};
+pub use compression::{Compression, Decoder};
 pub use error::{Error, Result};
 pub use index::{Index, Package};
+pub use pattern::Pattern;
 pub use resolve::resolve;
+pub use unpack::Source;

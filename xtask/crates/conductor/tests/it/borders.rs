@@ -51,7 +51,7 @@ fn the_conductor_links_no_tls_and_no_async_runtime_and_the_gateway_both() {
 
 #[test]
 fn neither_satellite_nor_library_depends_on_the_conductor() {
-    for package in ["gateway", "oci", "protocol"] {
+    for package in ["debian", "gateway", "oci", "protocol"] {
         assert_eq!(linked(&crates("xtask/crates", package, "all"), &["conductor"]), [""; 0], "{package}");
     }
 }
@@ -62,6 +62,28 @@ fn the_image_format_knows_no_other_crate_of_ours_no_tls_and_no_async_runtime() {
     assert_eq!(linked(&oci, &["oci", "conductor", "gateway", "protocol"]), ["oci"]);
     assert_eq!(linked(&oci, TLS), [""; 0]);
     assert_eq!(linked(&oci, ASYNC_RUNTIMES), [""; 0]);
+}
+
+#[test]
+fn a_base_knows_the_image_format_no_tls_and_no_async_runtime() {
+    let debian = crates("xtask/crates", "debian", "normal,build");
+    assert_eq!(linked(&debian, &["debian", "oci", "conductor", "gateway", "protocol"]), ["debian", "oci"]);
+    assert_eq!(linked(&debian, TLS), [""; 0]);
+    assert_eq!(linked(&debian, ASYNC_RUNTIMES), [""; 0]);
+}
+
+/// They are handed files and folders; whoever links them decides what the machine is asked.
+#[test]
+fn debian_packages_are_read_with_no_process_no_socket_and_no_environment() {
+    let files = crate::repository_files();
+    let sources: Vec<_> = files.iter().filter(|file| file.starts_with("xtask/crates/debian/src")).collect();
+    assert!(sources.len() > 8, "the sources were not found");
+    for file in sources {
+        let text = crate::tidy::without_tests(&read(file));
+        for call in ["Command", "Tcp", "Udp", "env::", "unsafe {", "SystemTime", "set_permissions", "remove_"] {
+            assert!(!text.contains(call), "{}: `{call}`", file.display());
+        }
+    }
 }
 
 #[test]
