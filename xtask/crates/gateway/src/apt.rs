@@ -17,7 +17,7 @@ use crate::Gateway;
 use crate::documents::{Kept, Sought, Standing, seek_from};
 use crate::downloads::{Found, Pin};
 use crate::error::{Error, Kind};
-use crate::fetch::{Fetched, Wanted, blocking, fetch};
+use crate::fetch::{Errand, Fetched, Wanted, blocking, fetch};
 use crate::reply::{Reply, absent, delivered, head, whole};
 use crate::request::Document;
 use crate::server::Asked;
@@ -86,6 +86,37 @@ pub async fn serve(gateway: &Rc<Gateway>, asked: &Asked) -> Result<Response<Repl
             }
         }
         _ => nothing(),
+    }
+}
+
+/// The newest InRelease of a suite, for whoever checks its signature.
+pub async fn release(gateway: &Gateway, errand: &Errand, suite: &str) -> Result<String, Failure> {
+    let absent = || Error::new(Kind::Absent, NOBODY_HAS_IT).failure(&format!("InRelease of {suite}"), Vec::new());
+    let release = newest(gateway, &errand.step, suite).await?.ok_or_else(absent)?;
+    Ok(String::from_utf8_lossy(&release.bytes).into_owned())
+}
+
+/// A file that xtask.lock pins, or an InRelease whose signature was checked. A security update is in the base archive too from the
+/// next point release on, while the security archive may have forgotten it: a pin outlives its first place.
+pub async fn pinned(
+    gateway: &Gateway,
+    errand: &Errand,
+    path: &str,
+    sha256: &str,
+    size_bytes: u64,
+) -> Result<Fetched, Failure> {
+    let subject = format!("Debian file {path}");
+    let pin = Pin::sha256(sha256).map_err(|error| error.failure(&subject, Vec::new()))?;
+    let wanted = errand.wanted(Ecosystem::Apt, subject, pin, Some(size_bytes));
+    let fetched = async |path: &str| {
+        let locate = async |upstream: &Upstream| locate(upstream, path);
+        fetch(gateway, &wanted, &upstreams(gateway, path).await, locate).await
+    };
+    match (fetched(path).await, path.strip_prefix("security/pool/updates/")) {
+        (Err(failure), Some(below)) if failure.message == NOBODY_HAS_IT => {
+            fetched(&format!("base/pool/{below}")).await.map_err(|_| failure)
+        }
+        (outcome, _) => outcome,
     }
 }
 

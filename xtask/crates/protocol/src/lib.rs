@@ -227,6 +227,11 @@ pub enum Job {
     Unpack(Unpack),
     /// List the files of a project on the Python index, for `lock update` → [`Outcome::Listed`].
     List { project: String },
+    /// The newest InRelease of a Debian suite, for `lock update` → [`Outcome::Released`].
+    Release {
+        /// Which archive, and where in it: `base/dists/bookworm`, `security/dists/bookworm-security`.
+        suite: String,
+    },
     /// Measure upstreams side by side, all of them within the budget → [`Outcome::Probed`].
     Probe {
         /// Empty: every ecosystem that has upstreams.
@@ -245,6 +250,8 @@ pub enum Artifact {
     Wheel { project: String, filename: String, sha256: String, size_bytes: u64 },
     /// A file of a hub repository at a pinned revision: `GET {hub}/{repo}/resolve/{revision}/{path}`.
     HubFile { repo: String, revision: String, path: String, sha256: String, size_bytes: u64 },
+    /// A file of a Debian archive: an index, or a package below `base/pool/` or `security/pool/`.
+    Debian { path: String, sha256: String, size_bytes: u64 },
     /// A file behind a URL of its own.
     File { url: String, sha256: String, size_bytes: u64 },
 }
@@ -333,6 +340,10 @@ pub enum Outcome {
     },
     Listed {
         files: Vec<ListedFile>,
+    },
+    /// As it came: sound and of this time, its signature not checked.
+    Released {
+        text: String,
     },
     /// In the order of [`Setup`], whoever answered first.
     Probed {

@@ -2,7 +2,7 @@
 
 use crate::gateway::{Folder, Gateway, installed, setup, shell};
 use crate::server::{Handler, Hit, Reply, Server, refusing, sha256};
-use protocol::{Ecosystem, Event, FailureKind, Setup};
+use protocol::{Artifact, Ecosystem, Event, FailureKind, Job, Outcome, Setup};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Output};
@@ -297,4 +297,54 @@ fn only_what_an_inrelease_leads_to_is_served_and_the_newest_one_stays() {
     gateway.close();
     let findings = gateway.findings();
     assert!(findings.contains(&"mirror.absent") && !findings.contains(&"mirror.configuration"), "{findings:?}");
+}
+
+/// An InRelease that nobody signed: its signature is for the conductor to check.
+fn unsigned(day: &str) -> String {
+    let sum = format!(" {} 7 main/binary-amd64/Packages.xz", "a".repeat(64));
+    format!(
+        "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\nCodename: stable\nDate: {day} 00:00:00 UTC\nSHA256:\n{sum}\n\
+         -----BEGIN PGP SIGNATURE-----\n\nx\n-----END PGP SIGNATURE-----\n"
+    )
+}
+
+#[test]
+fn the_conductor_gets_an_inrelease_as_it_came_and_is_told_why_not() {
+    let (good, early) = (unsigned("Mon, 04 Nov 2024"), unsigned("Fri, 01 Jan 2199"));
+    let release = |bad: &str, suite: &str| {
+        let (folder, bad, body) = (Folder::new(), bad.to_owned(), good.clone());
+        let bad = Server::start(move |_| if bad.is_empty() { Reply::status(404) } else { Reply::ok(bad.as_bytes()) });
+        let fine = Server::start(move |hit| match hit.target.as_str() {
+            "/base/dists/stable/InRelease" => Reply::ok(body.as_bytes()),
+            _ => Reply::status(404),
+        });
+        let mut gateway = Gateway::start(&apt_setup(&folder, &[&bad.url, &fine.url]));
+        gateway.perform(Job::Release { suite: suite.to_owned() })
+    };
+    for bad in ["", "<html>Sign in", "Codename: stable", &early] {
+        assert_eq!(release(bad, "base/dists/stable").unwrap(), Outcome::Released { text: good.clone() });
+    }
+    let failure = release("", "security/dists/stable-security").unwrap_err();
+    assert_eq!(failure.subject, "InRelease of security/dists/stable-security");
+    assert!(failure.message.starts_with("no upstream has it"), "{failure:?}");
+}
+
+#[test]
+fn a_security_update_that_only_the_base_archive_has_left_is_found_there() {
+    let body = b"a package".as_slice();
+    let server = Server::start(|hit| match hit.target.as_str() {
+        "/base/pool/main/f/fix_1_all.deb" => Reply::ok("a package"),
+        _ => Reply::status(404),
+    });
+    let artifact =
+        |path: &str| Artifact::Debian { path: path.into(), sha256: sha256(body), size_bytes: body.len() as u64 };
+    let fetch = |path: &str| {
+        let folder = Folder::new();
+        Gateway::start(&apt_setup(&folder, &[&server.url])).fetch(artifact(path))
+    };
+    assert_eq!(fetch("security/pool/updates/main/f/fix_1_all.deb").unwrap(), body);
+    let failure = fetch("security/pool/updates/main/f/gone_1_all.deb").unwrap_err();
+    assert_eq!(failure.subject, "Debian file security/pool/updates/main/f/gone_1_all.deb");
+    assert_eq!((failure.kind, failure.attempts.len()), (FailureKind::Network, 1));
+    assert!(fetch("base/pool/main/f/gone_1_all.deb").is_err());
 }

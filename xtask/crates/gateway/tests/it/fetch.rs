@@ -41,6 +41,14 @@ fn hub_file(body: &[u8]) -> Artifact {
     }
 }
 
+fn package(body: &[u8]) -> Artifact {
+    Artifact::Debian {
+        path: "base/pool/main/t/tiny/libtiny++_1.0+b1~x_amd64.deb".into(),
+        sha256: sha256(body),
+        size_bytes: body.len() as u64,
+    }
+}
+
 /// A complete upstream of every protocol, all with one body.
 fn good(body: &[u8]) -> impl Fn(&Hit) -> Reply + Send + Sync + use<> {
     let body = body.to_vec();
@@ -51,7 +59,8 @@ fn good(body: &[u8]) -> impl Fn(&Hit) -> Reply + Send + Sync + use<> {
         }
         "/example.com/tiny/@v/v1.0.0.zip"
         | "/files/tiny_wheel-1.0-py3-none-any.whl"
-        | "/org/model/resolve/abc123/onnx/model.bin" => file(hit, &body, "\"v1\""),
+        | "/org/model/resolve/abc123/onnx/model.bin"
+        | "/pool/main/t/tiny/libtiny++_1.0+b1~x_amd64.deb" => file(hit, &body, "\"v1\""),
         _ => Reply::status(404),
     }
 }
@@ -62,7 +71,8 @@ fn protocols() -> Vec<(Ecosystem, &'static str, Artifact, Vec<u8>)> {
     vec![
         (Ecosystem::Go, "", go_module(), tiny_module()),
         (Ecosystem::Python, "/simple/", wheel(&body), body.clone()),
-        (Ecosystem::Hub, "", hub_file(&body), body),
+        (Ecosystem::Hub, "", hub_file(&body), body.clone()),
+        (Ecosystem::Apt, "", package(&body), body),
     ]
 }
 
