@@ -180,7 +180,8 @@ no entry there: usually it was added, or its version changed, and the lock was n
 ";
     CannotPin = 311, "what is declared cannot be pinned", "
 `lock update` found nothing in the declaration that it could pin: a requirement that is no `project==version`, a model none of
-whose sources is at hand, or one whose wheel differs from machine to machine.
+whose sources is at hand, or one whose wheel differs from machine to machine. Or a base of Debian packages: one that no suite has,
+needs what is not there, or cannot be beside another; or nothing here can check Debian's signature.
 
 Correct the entry in `xtask.toml` that the message names.
 ";
@@ -193,7 +194,8 @@ built: after an edit of `Cargo.toml`, `cargo update --workspace` in its folder b
     [lib]
     crate-type = [\"cdylib\"]
 
-The message names the file that is missing or says something else.
+The message names the file that is missing or says something else. A Debian package of a base must be what its pin says and hold
+files, folders and links below the root alone, none of them in two packages; `exclude` of its table leaves a path out.
 ";
     UndeclaredInput = 313, "a build reads something that is not declared", "
 A compiler, cgo or a build script reads a file or a variable that is not an input of the step, so a change of it would go

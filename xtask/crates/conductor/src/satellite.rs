@@ -131,6 +131,14 @@ impl Gateway {
         }
     }
 
+    /// The newest InRelease of a suite (`base/dists/bookworm`) as it came: nobody checked its signature.
+    pub fn release(&self, suite: &str) -> Result<String> {
+        match self.request("lock", Job::Release { suite: suite.to_owned() }, |_| {})? {
+            Outcome::Released { text } => Ok(text),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Measures upstreams, all within the budget.
     pub fn probe(&self, ecosystems: Vec<Ecosystem>, budget: Duration) -> Result<Vec<ProbeReport>> {
         let budget_milliseconds = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);

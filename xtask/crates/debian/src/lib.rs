@@ -6,7 +6,7 @@
 //! unchecked index or package deserves.
 //! Rules: Debian Policy; deb(5), deb822(5), deb-version(7).
 //!
-//! Reading order: [`index`] (with `control`, `version`, `relation`) → [`resolve`] → `unpack` (with `ar`, `tar`,
+//! Reading order: [`release`], [`index`] (with `control`, `version`, `relation`) → [`resolve`] → `unpack` (with `ar`, `tar`,
 //! `compression`, `pattern`) → `base` (what scripts would have made).
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod error;
 pub mod index;
 mod pattern;
 pub mod relation;
+pub mod release;
 mod resolve;
 mod tar;
 mod unpack;
@@ -30,5 +31,6 @@ pub use compression::{Compression, Decoder};
 pub use error::{Error, Result};
 pub use index::{Index, Package};
 pub use pattern::Pattern;
+pub use release::Release;
 pub use resolve::resolve;
 pub use unpack::Source;

@@ -1,9 +1,10 @@
 //! `lock` shows the pins; `lock update` makes them anew, the only writer of xtask.lock.
 //!
 //! Versions come from the declaration: requirement lines and `project==version` words; Go's from the newest pinned request. Hashes come
-//! from the index for wheels, from Go's checksum database for the toolchain (a working `go` verifies it), and for a
-//! model from the bytes themselves, which must come from its first source that has them.
+//! from the index for wheels, from Go's checksum database for the toolchain (a working `go` verifies it), from a suite's signed
+//! indexes for Debian packages (`bases.rs`), and for a model from the bytes themselves, which must come from its first source that has them.
 
+use super::bases::{self, Archives};
 use crate::cli::LockCommand;
 use crate::digest::Digest;
 use crate::document::did_you_mean;
@@ -11,8 +12,8 @@ use crate::error::{Code, Error, Result};
 use crate::execute::Workshop;
 use crate::execute::outside::Outside;
 use crate::files;
-use crate::mirror::MirrorUrl;
 use crate::mirror::env::Tool;
+use crate::mirror::{Ecosystem, MirrorUrl};
 use crate::process::{self, Invocation};
 use crate::project::pins::{FilePin, GoPlatform, ModelPins, Pins, Rustup, VERSION, WheelPin};
 use crate::project::{ModelSource, Project};
@@ -40,6 +41,13 @@ pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<
     };
     let workshop = Workshop::new(settings, project, sink.clone())?;
     let wanted = |name: &str| names.is_empty() || names.iter().any(|it| it == name);
+    let declared = &project.declaration;
+    if declared.debian_base.keys().any(|name| wanted(name)) {
+        workshop.outside.need([Ecosystem::Apt]);
+    }
+    if wanted("go") || declared.wheel_set.keys().chain(declared.model.keys()).any(|name| wanted(name)) {
+        workshop.outside.need([Ecosystem::Go, Ecosystem::Python]);
+    }
     let mut pins = project.pins.clone();
     pins.version = VERSION;
     let mut known = BTreeSet::from(["go".to_owned()]);
@@ -58,6 +66,13 @@ pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<
         if wanted(name) {
             pins.model
                 .insert(name.clone(), self::model(&workshop, name, &model.sources, project.pins.model.get(name))?);
+        }
+    }
+    let mut archives = Archives::new(&workshop);
+    for (name, base) in &project.declaration.debian_base {
+        known.insert(name.clone());
+        if wanted(name) {
+            pins.debian_base.insert(name.clone(), archives.pins(name, base)?);
         }
     }
     if wanted("go") {
@@ -134,8 +149,23 @@ pub(super) fn drift(settings: &Settings, project: &Project) -> Result<Vec<String
         let pinned = pinned.and_then(|pins| pins.wheel.as_ref()).into_iter();
         compare(&mut drift, name, &wanted, &pinned.map(|pin| (pin.project.clone(), version(&pin.filename))).collect());
     }
+    for (name, base) in &declared.debian_base {
+        for (platform, _) in bases::PLATFORMS {
+            let pinned = pins.debian_base.get(name).and_then(|platforms| platforms.get(platform));
+            let pinned: BTreeSet<&String> = pinned.into_iter().flatten().map(|pin| &pin.name).collect();
+            let missing = base.packages.iter().filter(|package| !pinned.contains(package));
+            drift.extend(missing.map(|package| {
+                tr!("{name}: {package} for {platform} is wanted and not pinned", name, package, platform)
+            }));
+            let cut = base.without.iter().filter(|package| pinned.contains(package));
+            drift.extend(cut.map(|package| {
+                tr!("{name}: {package} for {platform} is pinned and not wanted", name, package, platform)
+            }));
+        }
+    }
     let undeclared = pins.wheel_set.keys().filter(|name| !declared.wheel_set.contains_key(*name));
     let undeclared = undeclared.chain(pins.model.keys().filter(|name| !declared.model.contains_key(*name)));
+    let undeclared = undeclared.chain(pins.debian_base.keys().filter(|name| !declared.debian_base.contains_key(*name)));
     drift.extend(undeclared.map(|name| tr!("{name}: pinned, and declared nowhere", name)));
     Ok(drift)
 }

@@ -1,5 +1,6 @@
 //! What each command strings together: settings, facts, a plan, its execution, events. One function a command.
 
+mod bases;
 mod cache;
 mod clean;
 mod completions;

@@ -4,6 +4,7 @@
 //! now knowing what the round made, and the next round runs. Results that nobody made are published by nobody: only this process,
 //! after a child ended well and its inputs are still what they were, hands files to the store.
 
+pub mod base;
 mod go;
 pub mod measure;
 mod model;

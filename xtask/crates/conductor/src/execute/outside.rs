@@ -46,7 +46,7 @@ pub struct Outside<'a> {
     log: PathBuf,
     /// Our environment as text, for the mapping.
     environment: BTreeMap<String, String>,
-    /// Whose defaults are asked for: each answer costs a child or two.
+    /// Whose defaults are asked for, beside those of what is needed: each answer costs a child or two.
     scope: BTreeSet<Ecosystem>,
     defaults: OnceLock<(Defaults, Vec<String>)>,
     /// Known hashes, told before the gateway starts.
@@ -170,7 +170,9 @@ impl<'a> Outside<'a> {
                 run: &run,
                 pinned_go_env: None,
             };
-            let answer = direct::ask_all(&(&defaults_needed(self.profile.as_ref()) & &self.scope), &machine);
+            let needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let asked = &defaults_needed(self.profile.as_ref()) & &(&self.scope | &needed);
+            let answer = direct::ask_all(&asked, &machine);
             let _ = files::remove(&scratch);
             answer
         })

@@ -38,6 +38,9 @@ pub struct Declaration {
     /// Models pinned in `xtask.lock`, by name.
     #[serde(default)]
     pub model: BTreeMap<String, Model>,
+    /// Root file systems made of Debian packages, pinned in `xtask.lock`, by name.
+    #[serde(default)]
+    pub debian_base: BTreeMap<String, DebianBase>,
     /// Programs of a running stack, by name; started in the order of `after`.
     #[serde(default)]
     pub service: BTreeMap<String, Service>,
@@ -167,6 +170,41 @@ pub enum ModelSource {
     Wheel { project: String, path: String },
     /// A hub repository at a commit.
     Hub { repo: String, revision: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DebianBase {
+    /// `bookworm`; `lock update` looks into its updates and security updates too.
+    pub suite: String,
+    /// They come with all that they depend on; what they recommend is named here, or left out.
+    pub packages: Vec<String>,
+    /// Packages or provided names that dependencies are followed to no further: `debconf`.
+    #[serde(default)]
+    pub without: Vec<String>,
+    /// Paths of the packages that are left out with all below them, `*` for any characters of one part: `usr/share/man`.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Paths below those that are not: `usr/share/doc/*/copyright`.
+    #[serde(default)]
+    pub keep: Vec<String>,
+    /// Users beside root and nobody, by name, each with a group and a home of their own.
+    #[serde(default)]
+    pub users: BTreeMap<String, DebianUser>,
+    /// OpenPGP keyring that verifies the suite, relative to the repository; absent: Debian's own, where its package puts it.
+    #[serde(default)]
+    pub keyring: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DebianUser {
+    /// Of the user and of the group.
+    pub id: u32,
+    /// Absolute.
+    pub home: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -394,6 +432,7 @@ impl Project {
             ("go-binary", it.go_binary.keys().collect()),
             ("wheel-set", it.wheel_set.keys().collect()),
             ("model", it.model.keys().collect()),
+            ("debian-base", it.debian_base.keys().collect()),
             ("service", it.service.keys().collect()),
             ("suite", it.suite.keys().collect()),
             ("linter", it.linter.keys().collect()),
@@ -417,6 +456,9 @@ impl Project {
                 return Err(error.hint(tr!("write `./{path}`", path = binary.main.trim_start_matches('/'))));
             }
         }
+        for (name, base) in &it.debian_base {
+            self.check_base(name, base)?;
+        }
         for (name, service) in &it.service {
             self.check_service(name, service)?;
         }
@@ -436,6 +478,28 @@ impl Project {
             self.check_suite("linter", name, linter)?;
         }
         self.start_order().map(drop)
+    }
+
+    /// What would be found out only when something is fetched or unpacked.
+    fn check_base(&self, name: &str, base: &DebianBase) -> Result<()> {
+        let wrong = |key: &str, message: String| {
+            let place = ["debian-base", name, key];
+            self.source.error(Code::WrongValue, &place, &format!("{place}: {message}", place = place.join(".")))
+        };
+        if !debian::relation::is_package_name(&base.suite) {
+            return Err(wrong("suite", tr!("`{suite}` is no suite, such as `bookworm`", suite = base.suite)));
+        }
+        for (key, packages) in [("packages", &base.packages), ("without", &base.without)] {
+            if let Some(package) = packages.iter().find(|package| !debian::relation::is_package_name(package)) {
+                return Err(wrong(key, tr!("`{package}` is no name of a package", package)));
+            }
+        }
+        for (key, patterns) in [("exclude", &base.exclude), ("keep", &base.keep)] {
+            if let Some(pattern) = patterns.iter().find(|pattern| debian::Pattern::new(pattern).is_err()) {
+                return Err(wrong(key, tr!("`{pattern}` is no path below the root, such as `usr/share/man`", pattern)));
+            }
+        }
+        Ok(())
     }
 
     fn check_service(&self, name: &str, service: &Service) -> Result<()> {

@@ -4,6 +4,7 @@ use crate::digest::Digest;
 use crate::error::{Code, Result};
 use crate::files;
 use crate::tr;
+use protocol::Artifact;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,6 +25,9 @@ pub struct Pins {
     pub wheel_set: BTreeMap<String, Vec<WheelPin>>,
     #[serde(default)]
     pub model: BTreeMap<String, ModelPins>,
+    /// Debian base → `linux-amd64` → its whole closure.
+    #[serde(default)]
+    pub debian_base: BTreeMap<String, BTreeMap<String, Vec<DebianPin>>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +87,34 @@ pub struct FilePin {
     pub size_bytes: u64,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DebianPin {
+    pub name: String,
+    pub version: String,
+    /// Of the package: `amd64`, `all`.
+    pub architecture: String,
+    /// In which archive, and where: `base/pool/main/g/glibc/libc6_2.36-9_amd64.deb`.
+    pub path: String,
+    pub sha256: Digest,
+    pub size_bytes: u64,
+}
+
+impl DebianPin {
+    pub fn artifact(&self) -> Artifact {
+        let (path, sha256) = (self.path.clone(), self.sha256.to_string());
+        Artifact::Debian { path, sha256, size_bytes: self.size_bytes }
+    }
+
+    /// Whether its path is that of a package below an archive, as every index has it.
+    fn is_placed(&self) -> bool {
+        let pool = ["base/pool/", "security/pool/"].iter().find_map(|pool| self.path.strip_prefix(pool));
+        pool.is_some_and(files::stays_below)
+            && self.path.ends_with(".deb")
+            && !self.path.contains(['?', '#', '%', '\\'])
+    }
+}
+
 pub const VERSION: u32 = 1;
 
 impl Pins {
@@ -94,6 +126,12 @@ impl Pins {
             if let Some(outside) = files.chain([name.as_str()]).find(|path| !files::stays_below(path)) {
                 let message = tr!("`{outside}` is no path inside models/", outside);
                 return Err(source.error(Code::WrongValue, &["model", name, "file"], &message));
+            }
+        }
+        for (name, platforms) in &pins.debian_base {
+            if let Some(DebianPin { path, .. }) = platforms.values().flatten().find(|pin| !pin.is_placed()) {
+                let message = tr!("`{path}` is no path of a package below base/pool/ or security/pool/", path);
+                return Err(source.error(Code::WrongValue, &["debian-base", name], &message));
             }
         }
         Ok(pins)
@@ -146,6 +184,19 @@ impl Pins {
             }
             text.push_str("]\n");
         }
+        for (name, platforms) in &self.debian_base {
+            let _ = write!(text, "\n[debian-base.{name}]\n");
+            for (platform, packages) in platforms {
+                let _ = writeln!(text, "{platform} = [");
+                for DebianPin { name, version, architecture, path, sha256, size_bytes } in packages {
+                    let _ = writeln!(
+                        text,
+                        "  {{ name = \"{name}\", version = \"{version}\", architecture = \"{architecture}\", path = \"{path}\", sha256 = \"{sha256}\", size-bytes = {size_bytes} }},"
+                    );
+                }
+                text.push_str("]\n");
+            }
+        }
         text
     }
 }
@@ -172,6 +223,27 @@ mod tests {
     }
 
     #[test]
+    fn a_pinned_package_lies_in_the_pool_of_an_archive() {
+        let verdict = |path: &str| {
+            let digest = Digest::of(b"x");
+            let pin = format!("name = 'a', version = '1', architecture = 'all', sha256 = '{digest}', size-bytes = 1");
+            let text = format!("[debian-base.b]\nlinux-amd64 = [{{ {pin}, path = '{path}' }}]\n");
+            Pins::parse(Path::new("xtask.lock"), &text).map(drop).map_err(|error| error.code())
+        };
+        assert_eq!(verdict("security/pool/updates/main/a_1_all.deb"), Ok(()));
+        for path in [
+            "pool/a.deb",
+            "base/dists/a.deb",
+            "base/pool/../a.deb",
+            "base/pool/a",
+            "base/pool/a?.deb",
+            "base/pool//a.deb",
+        ] {
+            assert_eq!(verdict(path), Err(Code::WrongValue), "{path}");
+        }
+    }
+
+    #[test]
     fn what_is_written_reads_back_equal() {
         let pin = WheelPin {
             project: "six".into(),
@@ -181,6 +253,14 @@ mod tests {
         };
         let platform = BTreeMap::from([("linux-amd64".into(), GoPlatform { h1: "h1:x=".into(), wheel: pin.clone() })]);
         let file = FilePin { path: "config.json".into(), sha256: Digest::of(b"c"), size_bytes: 1 };
+        let package = DebianPin {
+            name: "libc6".into(),
+            version: "1:2.36-9+deb12u10~x".into(),
+            architecture: "amd64".into(),
+            path: "base/pool/main/g/glibc/libc6_2.36-9+deb12u10~x_amd64.deb".into(),
+            sha256: Digest::of(b"d"),
+            size_bytes: 1,
+        };
         let pins = Pins {
             version: VERSION,
             go: Some(Go { version: "1.27.3".into(), platform }),
@@ -192,6 +272,7 @@ mod tests {
             }),
             wheel_set: [("mock".to_owned(), vec![pin.clone()])].into(),
             model: [("mini".to_owned(), ModelPins { file: vec![file], wheel: Some(pin) })].into(),
+            debian_base: [("base".to_owned(), [("linux-amd64".to_owned(), vec![package])].into())].into(),
         };
         assert_eq!(Pins::parse(Path::new("xtask.lock"), &pins.render()).unwrap(), pins);
     }
