@@ -8,9 +8,12 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod archive;
+pub mod diff;
 pub mod digest;
 pub mod image;
 pub mod layer;
+pub mod layout;
 pub mod read;
 mod tar;
 pub mod tree;

@@ -5,6 +5,7 @@
 
 mod hostile;
 mod layers;
+mod layouts;
 mod tars;
 
 use std::fs;
