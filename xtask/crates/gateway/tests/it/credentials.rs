@@ -339,7 +339,7 @@ fn a_page_that_repeats_what_it_was_sent_is_cited_without_it() {
             let (own, proxy) = (got("authorization"), got("proxy-authorization"));
             let told = format!("“{spoken}” hunter%202%20%26%20you hunter 2 &amp; you {password} is wrong");
             let denied = |body: String| Reply::Whole { status: 403, headers: Vec::new(), body: body.into_bytes() };
-            match hit.target.split('/').nth(1) {
+            match hit.target.split(['/', '?']).nth(1) {
                 Some("page") => Reply::ok(format!("<!DOCTYPE html><p>{told}")).with("Content-Type", "text/html"),
                 Some("json") => Reply::ok(json!({ "name": told }).to_string()),
                 Some("token") => Reply::ok(r#"{"token":"hunter-made"}"#),
