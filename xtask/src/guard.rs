@@ -61,8 +61,9 @@ impl Proxy {
     /// Configuration, for one that speaks anything else: through it nobody could see where cargo is led.
     pub fn read(url: &str) -> Result<Self, Failure> {
         let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
-        let rest = rest.split('/').next().unwrap_or_default();
-        let (user, host) = rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
+        // A password may hold a `/`.
+        let (user, place) = rest.rsplit_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
+        let host = place.split('/').next().unwrap_or_default();
         if scheme != "http" || host.is_empty() {
             let shown = format!("{scheme}://{host}");
             let message = tr!("`mirrors-only` cannot be kept through the proxy {proxy}", proxy = shown);
@@ -358,6 +359,7 @@ mod tests {
     fn only_a_proxy_that_is_spoken_to_in_http_is_used() {
         for (url, authority, authorization) in [
             ("http://u:p%40@proxy:3128/", "proxy:3128", Some("Proxy-Authorization: Basic dTpwQA==\r\n")),
+            ("u:p/@proxy:3128", "proxy:3128", Some("Proxy-Authorization: Basic dTpwLw==\r\n")),
             ("proxy", "proxy:1080", None),
         ] {
             let proxy = Proxy::read(url).unwrap();
