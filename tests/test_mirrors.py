@@ -86,6 +86,10 @@ class Broken(unittest.TestCase):
             self.assertIn("mirror.html", {it["code"] for it in run.of("finding")})
             self.assertIn("Sign in to the network", run.stderr)
             self.assertRegex(run.stderr, r"http://127\.0\.0\.1:\d+")
+            self.assertIn("log in to this network in a browser", run.stderr)
+            pages = [it["message"] for it in run.of("finding") if it["code"] == "mirror.html"]
+            mirrors = [re.search(r"http://[^/: ]+:\d+", page)[0] for page in pages]
+            self.assertEqual(len(mirrors), len(set(mirrors)), pages)
 
     def test_a_truncated_body_is_never_kept(self):
         _, lines = self.rescued("*-1.lab/*.zip=trunc", "*-1.lab/*download=trunc", "*-1.lab/*.whl=trunc", seconds=10)
@@ -112,6 +116,14 @@ class Broken(unittest.TestCase):
         missing = [path for path in served if "/1.0.5/" in path]
         self.assertTrue(missing and all(served[path] == "crates-files-2" for path in missing), served)
         self.assertIn("absent", {line["verdict"] for line in lines})
+
+    def test_offline_names_all_that_is_missing(self):
+        repo, sandbox = fixture("offline"), Sandbox("offline")
+        with lab(repo):
+            run = xtask(ROOT, "build", "--offline", "--mirror", "lab", "--repo", repo, sandbox=sandbox)
+        self.assertEqual(run.exit_code, NETWORK, run)
+        self.assertIn("1 of 1 crates of", run.stderr)
+        self.assertIn("1 Go modules are not here: github.com/google/uuid@v1.6.0", run.stderr)
 
     def test_the_ledger_has_every_request_of_the_mirrors_log_and_no_other(self):
         _, entries, lines = self.healthy

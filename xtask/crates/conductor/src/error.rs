@@ -152,11 +152,9 @@ impl Error {
         let mut text = self.explained();
         for other in &self.0.others {
             text.push('\n');
-            // What the same helps against has one reason.
-            text.push_str(&match other.code() == self.code()
-                && !other.hints().is_empty()
-                && other.hints() == self.hints()
-            {
+            // What the same helps against has one reason, if it is the network.
+            let alike = other.code() == Code::Unreachable && self.code() == Code::Unreachable;
+            text.push_str(&match alike && other.hints() == self.hints() {
                 true => tr!("{message}: for the same reason", message = other.0.message),
                 false => other.explained(),
             });

@@ -252,7 +252,7 @@ impl Workshop<'_> {
 
     /// Go's own message with the mirror named by us. Go downloads side by side and does not always say which module failed, so it is asked
     /// once more in the form that does.
-    fn download_failed(&self, id: &str, finished: Finished, again: Invocation) -> Result<Error> {
+    fn download_failed(&self, id: &str, finished: Finished, mut again: Invocation) -> Result<Error> {
         // The gateway knows each mirror's part in it; offline there is none.
         let refused = self.outside.refused(id);
         if let Some(refused) = refused.filter(|_| !self.settings.offline.value) {
@@ -262,7 +262,16 @@ impl Workshop<'_> {
         // With -x Go names every request; those lines are in the log, and hide the reason here.
         finished.tail.retain(|line| !line.starts_with("# "));
         let mut failed = Vec::new();
+        let sums = self.project.declaration.go_binary.values().find_map(|binary| {
+            files::read_text(&self.settings.workspace.root.join(&binary.module).join("go.sum")).ok()
+        });
         let offline = self.settings.offline.value;
+        if offline {
+            // Where a single go.mod is missing Go knows no graph and names one module: it is asked for each that is pinned.
+            let pinned = go::sums(sums.as_deref().unwrap_or_default()).into_keys();
+            let zips = pinned.filter(|module| !module.ends_with("/go.mod"));
+            again.arguments.extend(zips.map(|module| module.replacen(' ', "@", 1).into()));
+        }
         if offline || finished.tail.iter().any(|line| go::is_integrity_failure(line)) {
             let mut text = String::new();
             self.child(id, &again, FETCH, |stream, line| {
@@ -280,9 +289,6 @@ impl Workshop<'_> {
             return Ok(self.outside.not_here(tr!("{count} Go modules are not here: {names}", count, names)));
         }
         let proxies = self.outside.go_proxies();
-        let sums = self.project.declaration.go_binary.values().find_map(|binary| {
-            files::read_text(&self.settings.workspace.root.join(&binary.module).join("go.sum")).ok()
-        });
         let said = finished.tail.iter().chain(failed.iter().map(|module| &module.error)).cloned().collect::<Vec<_>>();
         let integrity = said.iter().any(|line| go::is_integrity_failure(line));
         let Err(error) = finished.into_result("go mod download") else {
