@@ -26,6 +26,19 @@ fn cited(text: &str, max_chars: usize) -> String {
     cited
 }
 
+/// With what may be a server's own words treated as a message is.
+fn harmless(cause: Cause) -> Cause {
+    let cited = |text: String| cited(&secrets::masked(&text), MAX_MESSAGE_CHARS);
+    match cause {
+        Cause::Said { text } => Cause::Said { text: cited(text) },
+        Cause::Tls { issuer, text } => Cause::Tls { issuer, text: cited(text) },
+        Cause::Page { words } => Cause::Page { words: cited(words) },
+        Cause::Outside { url, host } => Cause::Outside { url: cited(url), host: cited(host) },
+        Cause::Proxy { because } => Cause::Proxy { because: Box::new(harmless(*because)) },
+        other => other,
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Our side: a malformed URL, an unusable proxy setting, an unreadable CA bundle.
@@ -115,7 +128,7 @@ impl Error {
     }
 
     pub fn told(mut self, cause: Cause) -> Self {
-        self.cause = Some(Box::new(cause));
+        self.cause = Some(Box::new(harmless(cause)));
         self
     }
 
@@ -241,6 +254,17 @@ mod tests {
             if let Kind::Hash { got, .. } = error.kind {
                 assert_eq!(got.chars().count(), MAX_HASH_CHARS + 1);
             }
+        }
+        let flood = || flood.clone();
+        for cause in [
+            Cause::Said { text: flood() },
+            Cause::Tls { issuer: None, text: flood() },
+            Cause::Page { words: flood() },
+            Cause::Outside { url: flood(), host: flood() },
+            Cause::Proxy { because: Box::new(Cause::Said { text: flood() }) },
+        ] {
+            let told = format!("{:?}", Error::new(Kind::Dead, "").told(cause).cause());
+            assert!(told.len() < 2 * MAX_MESSAGE_CHARS + 100 && !told.contains("\\u{1b}"), "{}", told.len());
         }
     }
 }
