@@ -4,7 +4,7 @@
 //! stays the evidence in logs and in answers to children.
 
 use crate::tr;
-use protocol::Cause;
+use protocol::{Cause, ProbeVerdict};
 
 /// A clause without its subject, which is an endpoint or a host.
 pub fn told(cause: &Cause) -> String {
@@ -57,6 +57,20 @@ pub fn told(cause: &Cause) -> String {
         Cause::Greeted => tr!("it answers; no lock file names anything public to ask it for"),
         Cause::NoDatabase => tr!("it passes on no checksum database"),
         Cause::Said { text } => text.clone(),
+    }
+}
+
+/// A verdict in one or two words.
+pub fn verdict(verdict: ProbeVerdict) -> String {
+    match verdict {
+        ProbeVerdict::Ok => tr!("ok"),
+        ProbeVerdict::Stale => tr!("stale"),
+        ProbeVerdict::Partial => tr!("partial"),
+        ProbeVerdict::Html => tr!("html"),
+        ProbeVerdict::Tls => tr!("tls"),
+        ProbeVerdict::Limited => tr!("limited"),
+        ProbeVerdict::Dead => tr!("dead"),
+        ProbeVerdict::NotMeasured => tr!("not measured"),
     }
 }
 

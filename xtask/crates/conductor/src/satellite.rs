@@ -367,9 +367,18 @@ pub fn explain(failure: &Failure, lists: &Lists) -> Error {
         FailureKind::Integrity => error.hint(
             tr!("the bytes are not the pinned ones and were thrown away; take that mirror out of the list, or use another with --mirror"),
         ),
-        FailureKind::Egress => error.hint(
-            tr!("add that host to `hosts` of the profile, or put an endpoint first that keeps its files itself"),
-        ),
+        FailureKind::Egress => {
+            let host = failure.attempts.iter().find_map(|it| match &it.cause {
+                Cause::Outside { host, .. } => Some(host.as_str()),
+                _ => None,
+            });
+            error.hint(tr!(
+                "add `hosts = [\"{host}\"]` to [mirror.{name}] in xtask.local.toml, set egress = \"prefer-mirrors\" there, or put an \
+                 endpoint first that keeps its files itself",
+                host = host.unwrap_or("HOST"),
+                name = profile_of(failure)
+            ))
+        }
         FailureKind::Configuration => error.hint(tr!("list one under {list} in xtask.local.toml", list)),
         FailureKind::Disk if code == Code::DiskFull => {
             error.hint(tr!("free some space there; what was received so far is kept and continued by the next run"))
@@ -380,10 +389,12 @@ pub fn explain(failure: &Failure, lists: &Lists) -> Error {
 
 /// The table of the profile in force whose endpoints were asked, as far as that is known: `[mirror.cn.go]`.
 fn list_of(failure: &Failure, lists: &Lists) -> String {
-    let attempts = || failure.attempts.iter();
-    let name = attempts().find_map(|it| it.origin.strip_prefix("mirror ")).unwrap_or("NAME");
-    let ecosystem = attempts().find_map(|it| lists.get(&it.endpoint)).map_or("ECOSYSTEM", String::as_str);
-    format!("[mirror.{name}.{ecosystem}]")
+    let ecosystem = failure.attempts.iter().find_map(|it| lists.get(&it.endpoint)).map_or("ECOSYSTEM", String::as_str);
+    format!("[mirror.{name}.{ecosystem}]", name = profile_of(failure))
+}
+
+fn profile_of(failure: &Failure) -> &str {
+    failure.attempts.iter().find_map(|it| it.origin.strip_prefix("mirror ")).unwrap_or("NAME")
 }
 
 /// What helps where nobody delivered. Where all failed alike it is not their choice that is wrong.
@@ -513,6 +524,19 @@ mod tests {
             let error = explain(&failure, &[("http://a".to_owned(), "go".to_owned())].into());
             assert!(error.hints()[0].contains(hint), "{hint}: {}", error.render());
         }
+    }
+
+    #[test]
+    fn a_host_outside_the_profile_is_answered_with_the_line_that_lets_it_in() {
+        let outside = Cause::Outside { url: "https://cdn.example/x".into(), host: "cdn.example".into() };
+        let attempts = vec![attempt("http://a", outside)];
+        let (subject, message) = ("crate x 1".to_owned(), "y".to_owned());
+        let error = explain(&Failure { kind: FailureKind::Egress, subject, message, attempts }, &Lists::new());
+        assert!(
+            error.hints()[0].starts_with("add `hosts = [\"cdn.example\"]` to [mirror.lab] in"),
+            "{}",
+            error.render()
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use super::print;
 use crate::cache::measured::{Measured, circumstances};
-use crate::cause::of_report;
+use crate::cause::{of_report, verdict};
 use crate::cli;
 use crate::doctor::gather;
 use crate::document::did_you_mean;
@@ -204,7 +204,7 @@ fn table(found: &[Found]) -> String {
         let row = [
             if last == Some(report.ecosystem) { String::new() } else { name },
             report.url.clone(),
-            satellite::name(&report.verdict),
+            verdict(report.verdict),
             milliseconds(report.connect_milliseconds),
             milliseconds(report.first_byte_milliseconds),
             report.bytes_per_second.map_or_else(|| "-".to_owned(), |speed| format!("{}/s", report::bytes(speed))),
