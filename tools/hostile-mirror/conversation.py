@@ -30,6 +30,7 @@ CHUNK_BYTES = 256 * 1024
 IDLE_TIMEOUT_SECONDS = 60
 DRIP_BYTES_A_SECOND = 1
 RATE_STEPS_A_SECOND = 20
+LINK_STEPS_A_SECOND = 200
 CREDENTIALS = re.compile(r"(proxy-)?authorization|cookie|x-api-key|(.*-)?(token|auth)(-.*)?", re.IGNORECASE)
 HOP_HEADERS = {"connection", "proxy-connection", "proxy-authorization", "keep-alive"}
 UNREACHABLE = {"dead": 502, "blackhole": 504}
@@ -42,6 +43,7 @@ class Conversation(BaseHTTPRequestHandler):
 
     def __init__(self, connection: socket.socket, mirror: "HostileMirror", endpoint: "Endpoint", proxied: bool = False):
         self.mirror, self.arrived_at, self.tunnelled = mirror, endpoint, proxied
+        self.connected = False  # Whether the journey of a link's first packet is behind us.
         super().__init__(connection, connection.getpeername(), None)
 
     def version_string(self) -> str:
@@ -174,9 +176,13 @@ class Conversation(BaseHTTPRequestHandler):
     def _send(self, answer: Answer) -> None:
         """The log line is written before the last bytes leave, so whoever has the whole answer also finds its line."""
         sending = self.sending.name if self.sending else None
-        amount = int(self.sending.argument) if self.sending and self.sending.argument else 0
+        numbers = self.sending.argument.split(":") if self.sending and self.sending.argument else ["0"]
+        amount = int(numbers[-1])
         if sending == "slow":
             time.sleep(amount / 1000)
+        elif sending == "link":
+            time.sleep(int(numbers[0]) / 1000 * (1 if self.connected else 2))
+            self.connected = True
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         if answer.status != 304:
@@ -189,6 +195,8 @@ class Conversation(BaseHTTPRequestHandler):
         body = body[:cut_at]
         bytes_a_second = {"drip": DRIP_BYTES_A_SECOND, "rate": amount}.get(sending)
         piece_bytes = max(1, bytes_a_second // RATE_STEPS_A_SECOND) if bytes_a_second else CHUNK_BYTES
+        if sending == "link":
+            piece_bytes = max(1, amount // LINK_STEPS_A_SECOND)
         in_one_piece = len(body) <= piece_bytes
         sent_bytes, started = 0, time.monotonic()
         try:
@@ -199,6 +207,8 @@ class Conversation(BaseHTTPRequestHandler):
                 sent_bytes += len(piece)
                 if sent_bytes == len(body) and not in_one_piece:
                     self._log(answer.status, sent_bytes)
+                if sending == "link":
+                    time.sleep(self.mirror.plan.passage(self.sending, len(piece)))
                 self._write(piece)
                 if bytes_a_second:
                     time.sleep(max(0.0, started + sent_bytes / bytes_a_second - time.monotonic()))

@@ -19,6 +19,8 @@ Never: opens a socket or reads a file. hostile_mirror.py plays what is decided h
     slow:MS              request   that long before the first byte
     drip                 request   headers, then one byte a second
     rate:BYTES           request   so many bytes a second
+    link:MS:BYTES        request   a sound line: a journey of MS there and back before each answer, one more on a new
+                                   connection, and so many bytes a second for all connections together
     trunc                request   half of the announced body, then the end of the connection
     reset:BYTES          request   that much of the announced body arrives, then a TCP reset
 """
@@ -36,14 +38,21 @@ from protocols.simple import SIMPLE_JSON
 
 CONNECTION_FAULTS = {"dead", "blackhole", "tls"}
 COUNTING_FAULTS = {"429", "5xx-then-fine"}
-SENDING_FAULTS = {"slow", "drip", "rate", "trunc", "reset"}
+SENDING_FAULTS = {"slow", "drip", "rate", "link", "trunc", "reset"}
 ALIASES = {"refuse": "dead", "502-then-ok": "5xx-then-fine"}
 DEFAULT_ARGUMENTS = {
     **dict.fromkeys([*sorted(CONNECTION_FAULTS), "silent", "html", "flip", "leak", "norange", "drip", "trunc"], ""),
     **dict.fromkeys(sorted(COUNTING_FAULTS), "1"),
     "proxy-required": "407",
 }
-NEEDS_ARGUMENT = {"redirect": "URL", "stale": "VERSION", "slow": "MS", "rate": "BYTES", "reset": "BYTES"}
+NEEDS_ARGUMENT = {
+    "redirect": "URL",
+    "stale": "VERSION",
+    "slow": "MS",
+    "rate": "BYTES",
+    "link": "MS:BYTES",
+    "reset": "BYTES",
+}
 NUMBERS = {*COUNTING_FAULTS, "proxy-required", "slow", "rate", "reset"}
 CDN_HOST = "upstream-cdn.test"
 """Where `leak` leads: /<host><path> there is what <host> has at <path>. Its lines in the access log are the count."""
@@ -88,6 +97,8 @@ class Fault:
         argument = argument or DEFAULT_ARGUMENTS[name]
         if name in NUMBERS and not (argument.isdecimal() and int(argument) > 0):
             raise FaultError(f"fault `{text}`: `{name}` takes a number")
+        if name == "link" and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", argument):
+            raise FaultError(f"fault `{text}`: `link` takes two numbers, for example link:40:12500000")
         if name == "proxy-required" and argument not in PROXY_REFUSALS:
             raise FaultError(f"fault `{text}`: `{name}` takes 407 or 403")
         path = f"/{path}" if slash else "/*"
@@ -114,6 +125,7 @@ class FaultPlan:
         self.faults = list(faults)
         self._lock = threading.Lock()
         self._refusals: dict[tuple[Fault, str, str], list[float]] = {}
+        self._links_free: dict[Fault, float] = {}
 
     def of_connection(self, host: str) -> str | None:
         return next((f.name for f in self.faults if f.name in CONNECTION_FAULTS and f.hits_host(host)), None)
@@ -142,6 +154,14 @@ class FaultPlan:
             case "stale" if names_version(path, fault.argument):
                 return NOT_FOUND
         return None
+
+    def passage(self, link: Fault, size_bytes: int) -> float:
+        """Seconds until so many bytes have come through a link, behind those that others sent before them."""
+        bytes_a_second, now = int(link.argument.partition(":")[2]), time.monotonic()
+        with self._lock:
+            free = max(now, self._links_free.get(link, now)) + size_bytes / bytes_a_second
+            self._links_free[link] = free
+        return free - now
 
     def _refuse_until(self, fault: Fault, host: str, path: str) -> bool:
         now = time.monotonic()

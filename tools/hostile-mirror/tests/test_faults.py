@@ -186,6 +186,24 @@ class LoopbackFaults(LoopbackTest):
         self.assertEqual(self.fetch()[2], CONTENT)
         self.assertTrue(0.4 <= time.monotonic() - started < 10)
 
+    def test_link_takes_its_journeys_and_is_shared(self):
+        mirror = self.serve(f"*=link:200:{2 * len(CONTENT)}")
+        started = time.monotonic()
+        with ThreadPoolExecutor(2) as pool:
+            for answer in [pool.submit(self.fetch), pool.submit(self.fetch)]:
+                self.assertEqual(answer.result()[2], CONTENT)
+        # Connecting and asking, and both bodies one after the other.
+        self.assertTrue(1.4 <= time.monotonic() - started < 10)
+        connection = http.client.HTTPConnection("127.0.0.1", int(mirror.url("rsproxy.cn", "http").rpartition(":")[2]))
+        waits = []
+        for _ in range(2):
+            started = time.monotonic()
+            connection.request("HEAD", CRATE)
+            connection.getresponse().read()
+            waits.append(time.monotonic() - started)
+        connection.close()
+        self.assertTrue(0.4 <= waits[0] and 0.2 <= waits[1] < waits[0], waits)
+
     def test_reset_delivers_its_bytes_each_time_so_that_ranges_come_to_an_end(self):
         step = 30_000
         for scheme in ("http", "https"):

@@ -83,6 +83,7 @@ class Tables(TimedTest):
             "a/*=429:soon": "takes a number",
             "a/*=reset": "reset:BYTES",
             "a/*=rate:0": "takes a number",
+            "a/*=link:40": "takes two numbers",
             "a/*=proxy-required:500": "takes 407 or 403",
         }
         for text, message in cases.items():
