@@ -5,10 +5,10 @@
 //! Rules: the Cargo book, "Registry Index".
 
 use crate::Gateway;
-use crate::documents::{Kept, Sought, Standing, seek};
+use crate::documents::{self, Kept, Sought, Standing, seek};
 use crate::downloads::{Pin, Verified};
 use crate::error::{Error, Kind};
-use crate::fetch::{blocking, fetch, parsed};
+use crate::fetch::{Fetched, blocking, fetch, parsed};
 use crate::reply::{Reply, absent, delivered, text, typed, whole};
 use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
 use crate::server::Asked;
@@ -21,33 +21,33 @@ use hyper::{Response, StatusCode};
 use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use serde::Deserialize;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
-use tokio::sync::Mutex;
 
 /// The index entry of the largest crates is a few megabytes.
 const MAX_ENTRY_BYTES: usize = 32 << 20;
+/// One version's line; the longest, with thousands of features, have some ten thousand.
+const MAX_LINE_BYTES: usize = 1 << 20;
 /// Entries that are asked for at once: as many connections to one mirror as are kept.
 const AHEAD: usize = 8;
 
+/// Lower-case name → version → sha256.
+type Pins = HashMap<String, BTreeMap<String, String>>;
+
 #[derive(Default)]
 pub struct Crates {
-    /// Lower-case name → version → sha256.
-    pub pins: HashMap<String, BTreeMap<String, String>>,
+    pub pins: Pins,
     /// Index URL → its `dl`.
     downloads: RefCell<HashMap<String, String>>,
-    /// sha256 of the crate files that were read in this run and found harmless.
-    examined: RefCell<HashSet<String>>,
-    /// Path of an index entry → held by whoever asks for it.
-    turns: RefCell<HashMap<String, Rc<Mutex<()>>>>,
     asked_ahead: Cell<bool>,
+    brought_ahead: Cell<bool>,
 }
 
 impl Crates {
     /// `pins`: `name version` → sha256 in hex.
     pub fn new(pins: &BTreeMap<String, String>) -> Self {
-        let mut by_name: HashMap<String, BTreeMap<String, String>> = HashMap::new();
+        let mut by_name = Pins::new();
         for (package, sha256) in pins {
             if let Some((name, version)) = package.split_once(' ') {
                 by_name
@@ -115,9 +115,7 @@ async fn entry(gateway: &Rc<Gateway>, child: &Child, path: &str, name: &str) -> 
         headers: child.1.clone(),
         max_bytes: MAX_ENTRY_BYTES,
     };
-    // Whoever comes second finds it in the store.
-    let turn = gateway.crates.turns.borrow_mut().entry(path.to_owned()).or_default().clone();
-    let _turn = turn.lock().await;
+    let _turn = gateway.turns.take(&format!("crates {path}")).await;
     let locate = async |upstream: &Upstream| {
         ask_ahead(gateway, child);
         Url::parse(&upstream.url)?.below(path)
@@ -191,32 +189,102 @@ async fn download(
         ));
     }
     let pin = Pin::sha256(pinned).map_err(|error| error.failure(&subject, Vec::new()))?;
-    let wanted = asked.wanted(Ecosystem::Crates, subject, pin.clone(), None);
-    let (own, name, version) = (gateway.clone(), name.to_owned(), version.to_owned());
-    let fetching = async move {
-        let upstreams = own.upstreams(Ecosystem::Crates, &name).await;
-        let fetched = fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| {
-            let template = download_template(&own, &wanted.step, upstream).await?;
+    let fetching = fetching(gateway.clone(), asked, name, version, pin.clone());
+    delivered(gateway, asked, Vec::new(), &pin, None, fetching).await
+}
+
+fn fetching(
+    gateway: Rc<Gateway>,
+    asked: &Asked,
+    name: &str,
+    version: &str,
+    pin: Pin,
+) -> impl Future<Output = Result<Fetched, Failure>> + use<> {
+    let wanted = asked.wanted(Ecosystem::Crates, format!("crate {name} {version}"), pin, None);
+    let (asked, name, version) = (asked.clone(), name.to_owned(), version.to_owned());
+    async move {
+        let upstreams = gateway.upstreams(Ecosystem::Crates, &name).await;
+        let fetched = fetch(&gateway, &wanted, &upstreams, async |upstream: &Upstream| {
+            bring_ahead(&gateway, &asked);
+            let template = download_template(&gateway, &wanted.step, upstream).await?;
             let home = Url::parse(&upstream.url)?.origin;
             home.led_to(Url::parse(&fill(&template, &name, &version, wanted.pin.text()))?)
         })
         .await?;
-        examine(&own, &wanted.subject, &fetched.verified, format!("{name}-{version}")).await?;
+        examine(&gateway, &wanted.subject, &fetched.verified, format!("{name}-{version}")).await?;
         Ok(fetched)
-    };
-    delivered(gateway, asked, Vec::new(), &pin, None, fetching).await
+    }
+}
+
+/// Brings the crates that every target needs, once a run, as soon as one is missing: see [`ask_ahead`].
+fn bring_ahead(gateway: &Rc<Gateway>, asked: &Asked) {
+    if gateway.crates.brought_ahead.replace(true) {
+        return;
+    }
+    let (gateway, asked, pins) = (gateway.clone(), asked.clone(), gateway.crates.pins.clone());
+    let place = |name: &String| gateway.documents.path(Ecosystem::Crates, &format!("{}/{name}", prefix(name)));
+    let entries: Vec<_> = pins.keys().map(|name| (name.clone(), place(name))).collect();
+    tokio::task::spawn_local(async move {
+        let needed = blocking(move || {
+            let entries = entries.into_iter().filter_map(|(name, place)| Some((name, documents::load(&place)?.bytes)));
+            Ok(needed_everywhere(&pins, entries))
+        });
+        let needed = Rc::new(RefCell::new(needed.await.unwrap_or_default()));
+        for _ in 0..AHEAD {
+            let (gateway, asked, needed) = (gateway.clone(), asked.clone(), needed.clone());
+            tokio::task::spawn_local(async move {
+                loop {
+                    let Some((name, version, pin)) = needed.borrow_mut().pop_front() else { return };
+                    // Whoever needs it asks again, and hears why it failed.
+                    let _ = fetching(gateway.clone(), &asked, &name, &version, pin).await;
+                }
+            });
+        }
+    });
+}
+
+/// The pinned crates, as the index spells them, that are reached from those that no other one names, past no dependency of
+/// some targets only: nobody on Linux needs the libraries of Windows. What is left out is brought when cargo asks for it.
+fn needed_everywhere(pins: &Pins, entries: impl Iterator<Item = (String, Bytes)>) -> VecDeque<(String, String, Pin)> {
+    let (mut crates, mut named) = (BTreeMap::<String, Vec<(Described, Pin)>>::new(), HashSet::new());
+    for (name, entry) in entries {
+        for (version, sha256) in &pins[&name] {
+            let (spelled, pin) = (format!("\"{version}\""), Pin::sha256(sha256));
+            let lines = std::str::from_utf8(&entry).unwrap_or_default().lines();
+            let mut lines = lines.filter(|line| line.len() < MAX_LINE_BYTES && line.contains(&spelled));
+            // A mirror wrote it: it spells the pinned name and no other, which could be a path or somebody's private one.
+            let is_it = |it: &Described| it.vers == *version && it.name.eq_ignore_ascii_case(&name);
+            let line = lines.find_map(|line| serde_json::from_str(line).ok().filter(is_it));
+            let Some((mut line, pin)) = line.zip(pin.ok()) else { continue };
+            line.deps.retain(|it| it.kind.as_deref() != Some("dev") && it.crate_name() != name);
+            named.extend(line.deps.iter().map(Dependency::crate_name));
+            crates.entry(name.clone()).or_default().push((line, pin));
+        }
+    }
+    let mut left: Vec<String> = crates.keys().filter(|name| !named.contains(*name)).cloned().collect();
+    let mut needed = VecDeque::new();
+    while let Some(name) = left.pop() {
+        for (line, pin) in crates.remove(&name).unwrap_or_default() {
+            left.extend(line.deps.iter().filter(|it| it.target.is_none()).map(Dependency::crate_name));
+            needed.push_back((line.name, line.vers, pin));
+        }
+    }
+    needed
 }
 
 /// # Errors: Integrity for a crate that would write outside its own folder, whatever its hash.
 async fn examine(gateway: &Gateway, subject: &str, file: &Verified, root: String) -> Result<(), Failure> {
-    if gateway.crates.examined.borrow().contains(&file.sha256) {
+    // Reading it means inflating it, which takes longer than all else that a stored crate costs.
+    let harmless = format!("harmless by rules {} as {root}: {}", tarball::RULES, file.sha256);
+    if gateway.documents.recall(Ecosystem::Crates, &harmless).is_some() {
         return Ok(());
     }
     let path = file.path.clone();
     let examined = blocking(move || tarball::examine(&path, &root).map_err(|cause| Error::disk("read", &path, &cause)));
     match examined.await.map_err(|error| error.failure(subject, Vec::new()))? {
+        // Whoever cannot note it examines it again.
         Ok(()) => {
-            gateway.crates.examined.borrow_mut().insert(file.sha256.clone());
+            let _ = gateway.documents.remember(Ecosystem::Crates, &harmless, Bytes::new());
             Ok(())
         }
         Err(why) => Err(Failure {
@@ -287,6 +355,31 @@ pub struct Line {
     cksum: String,
 }
 
+/// A version with what it depends on.
+#[derive(Deserialize)]
+struct Described {
+    name: String,
+    vers: String,
+    deps: Vec<Dependency>,
+}
+
+/// The Cargo book, "Index files".
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    /// Its own name where `name` is another one.
+    package: Option<String>,
+    /// `cfg(…)` or a triple.
+    target: Option<String>,
+    kind: Option<String>,
+}
+
+impl Dependency {
+    fn crate_name(&self) -> String {
+        self.package.as_ref().unwrap_or(&self.name).to_ascii_lowercase()
+    }
+}
+
 /// # Errors: Html, Malformed, Absent for an entry older than the lock file, Hash for one that contradicts it.
 fn check_entry(bytes: &[u8], pinned: Option<&BTreeMap<String, String>>) -> Result<(), Error> {
     if looks_like_a_web_page(bytes) {
@@ -351,5 +444,36 @@ mod tests {
         assert_eq!(verdict("{\"vers\":\"1.0.0\",\"cksum\":\"bb\"}\n"), Err("mirror.hash"));
         assert_eq!(verdict("<html>Welcome</html>"), Err("mirror.html"));
         assert_eq!(verdict("no json"), Err("mirror.malformed"));
+    }
+
+    #[test]
+    fn needed_everywhere_is_what_no_condition_stands_before() {
+        let needs = |name: &str, target: &str, more: &str| format!(r#"{{"name":"{name}","target":{target}{more}}}"#);
+        let unix = needs("unix", "\"cfg(unix)\"", "");
+        let tested = needs("tested", "null", r#","kind":"dev""#);
+        let renamed = needs("alias", "null", r#","kind":"normal","package":"Shared""#);
+        let entries = [
+            ("root", "Root", format!("{unix},{tested},{renamed}")),
+            ("shared", "Shared", needs("root", "null", r#","kind":"dev""#)),
+            ("unix", "unix", needs("below-unix", "null", "")),
+            ("below-unix", "below-unix", String::new()),
+            ("tested", "tested", String::new()),
+            ("liar", "../liar", String::new()),
+        ];
+        let pins: Pins = entries
+            .iter()
+            .map(|(name, ..)| ((*name).to_owned(), BTreeMap::from([("1.0.0".to_owned(), "a".repeat(64))])))
+            .collect();
+        let entries = entries.map(|(name, spelled, deps)| {
+            let line =
+                |version: &str, deps: &str| format!(r#"{{"name":"{spelled}","vers":"{version}","deps":[{deps}]}}"#);
+            let other = needs("below-unix", "null", "");
+            (name.to_owned(), Bytes::from(format!("{}\n{}\n", line("0.9.0", &other), line("1.0.0", &deps))))
+        });
+        let mut needed: Vec<_> =
+            needed_everywhere(&pins, entries.into_iter()).into_iter().map(|(name, ..)| name).collect();
+        needed.sort();
+        // A crate that only tests of others use is in a lock file because something of ours uses it.
+        assert_eq!(needed, ["Root", "Shared", "tested"]);
     }
 }

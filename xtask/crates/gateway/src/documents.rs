@@ -291,13 +291,13 @@ impl Documents {
         load(&self.path(ecosystem, key)).map(|kept| kept.bytes)
     }
 
-    fn path(&self, ecosystem: Ecosystem, key: &str) -> PathBuf {
+    pub fn path(&self, ecosystem: Ecosystem, key: &str) -> PathBuf {
         self.root.join(hex(&Sha256::digest(format!("{ecosystem:?} {key}"))))
     }
 }
 
 /// `None`: there is none, or it is not what was written.
-fn load(path: &Path) -> Option<Kept> {
+pub fn load(path: &Path) -> Option<Kept> {
     let bytes = Bytes::from(fs::read(path).ok()?);
     let end = bytes.iter().position(|byte| *byte == b'\n')?;
     let note: Note = serde_json::from_slice(&bytes[..end]).ok()?;

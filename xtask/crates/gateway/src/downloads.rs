@@ -11,7 +11,8 @@
 //!   quarantine/<64 hex>.<n>  what was found under a name that it does not deserve
 //! ```
 //! Owns: these names, their locks, publishing. Never: give out bytes that were not hashed by this process since they were
-//! opened, or put anything under a final name that is not complete, verified and on the disk.
+//! opened, put anything under a final name that is not complete and verified, or tell the conductor of bytes that are not on
+//! the disk.
 //! All calls block; callers are on blocking threads.
 
 use crate::error::{Error, Kind};
@@ -284,8 +285,8 @@ impl Downloads {
     /// Gives verified bytes their final name.
     /// The caller has compared [`Partial::sha256`], and for a Go module its directory hash, with the pin.
     ///
-    /// `lasting`: whether the name itself must survive a power cut. Its contents are on the disk before it in any case; a name
-    /// that is lost costs a child another download, and syncing a folder for each of a thousand crates costs every build.
+    /// `lasting`: whether it must survive a power cut. What is lost or torn costs a child another download, since no bytes are
+    /// given out that were not hashed again; waiting for the disk at each of a thousand crates costs every build.
     pub fn publish(&self, partial: &Partial, pin: &Pin, lasting: bool) -> Result<Verified, Error> {
         let sha256 = partial.sha256();
         let path = self.final_path(&sha256);
@@ -299,7 +300,9 @@ impl Downloads {
         } else {
             settle(&self.root.join("sha256")).map_err(failed)?;
         }
-        partial.file.sync_all().map_err(failed)?;
+        if lasting {
+            partial.file.sync_all().map_err(failed)?;
+        }
         // What was hashed came from the network; what counts is what is in the file. They differ where a file system
         // grants the lock to two processes at once, or where memory or disk is failing.
         if partial.sha256_on_disk().map_err(failed)? != sha256 {
@@ -314,12 +317,25 @@ impl Downloads {
             let beside = partial.path.with_extension("pointer");
             let failed = |cause| Error::disk("publish", &pointer, &cause);
             let mut file = File::create(&beside).map_err(failed)?;
-            file.write_all(sha256.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+            file.write_all(sha256.as_bytes()).map_err(failed)?;
+            if lasting {
+                file.sync_all().map_err(failed)?;
+            }
             let names = pointer.parent().unwrap_or(&self.root);
             fs::rename(&beside, &pointer).and_then(|()| settle(names)).map_err(failed)?;
         }
         let _ = fs::remove_file(source_path(&partial.path));
         Ok(Verified { path, sha256, size_bytes: partial.len })
+    }
+
+    /// Makes what a child brought as lasting as what the conductor asks for.
+    pub fn settle(&self, verified: &Verified) -> Result<(), Error> {
+        let path = &verified.path;
+        let folder = path.parent().unwrap_or(&self.root);
+        let settled = File::open(path).and_then(|file| file.sync_all()).and_then(|()| sync_folder(folder));
+        settled
+            .and_then(|()| sync_folder(&self.root.join("sha256")))
+            .map_err(|cause| Error::disk("publish", path, &cause))
     }
 
     fn final_path(&self, sha256: &str) -> PathBuf {

@@ -6,7 +6,7 @@
 
 use crate::Gateway;
 use crate::documents::{gave, remains};
-use crate::downloads::{Downloads, Found, Holder, Partial, Pin, Source, Verified};
+use crate::downloads::{Found, Holder, Partial, Pin, Source, Verified};
 use crate::error::{Error, Kind};
 use crate::go;
 use crate::ledger::emit;
@@ -17,9 +17,10 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
 use protocol::{Ecosystem, Event, Failure, FailureKind, Upstream};
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedMutexGuard;
 
 /// No artifact of ours comes near it; an upstream that does not stop is stopped here.
 const MAX_UNSIZED_BYTES: u64 = 4 << 30;
@@ -42,6 +43,24 @@ pub struct Wanted {
     pub size_bytes: Option<u64>,
     /// Whose progress events these are; children's downloads have none.
     pub job: Option<u64>,
+}
+
+impl Wanted {
+    /// What the conductor asked for is reported as done.
+    fn lasting(&self) -> bool {
+        self.job.is_some()
+    }
+}
+
+/// Who is fetching what: whoever wants the same waits for the first, and then finds it here.
+#[derive(Default)]
+pub struct Turns(RefCell<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    pub async fn take(&self, what: &str) -> OwnedMutexGuard<()> {
+        let turn = self.0.borrow_mut().entry(what.to_owned()).or_default().clone();
+        turn.lock_owned().await
+    }
 }
 
 /// On whose behalf the conductor asks, and how its answers are told apart.
@@ -76,6 +95,7 @@ pub async fn fetch(
     if pinned && let Some(verified) = find(gateway, wanted).await.map_err(fail)? {
         return here(verified);
     }
+    let _turn = gateway.turns.take(wanted.pin.text()).await;
     let partial = adopt(gateway, wanted).await.map_err(fail)?;
     // Whoever held the lock before us may have finished it.
     if pinned && let Some(verified) = find(gateway, wanted).await.map_err(fail)? {
@@ -172,8 +192,12 @@ fn discard(partial: &Shared) {
 }
 
 async fn find(gateway: &Gateway, wanted: &Wanted) -> Result<Option<Verified>, Error> {
-    let (downloads, pin) = (gateway.downloads.clone(), wanted.pin.clone());
-    match blocking(move || downloads.find(&pin)).await? {
+    let (downloads, pin, lasting) = (gateway.downloads.clone(), wanted.pin.clone(), wanted.lasting());
+    let found = blocking(move || match downloads.find(&pin)? {
+        Found::Verified(verified) if lasting => downloads.settle(&verified).map(|()| Found::Verified(verified)),
+        found => Ok(found),
+    });
+    match found.await? {
         Found::Verified(verified) => Ok(Some(verified)),
         Found::Absent => Ok(None),
         Found::Quarantined(place) => {
@@ -269,9 +293,7 @@ async fn directory_hash(partial: &Shared, prefix: &str) -> Result<String, Error>
 }
 
 async fn publish(gateway: &Gateway, partial: Shared, wanted: &Wanted) -> Result<Verified, Error> {
-    let (downloads, pin): (Downloads, Pin) = (gateway.downloads.clone(), wanted.pin.clone());
-    // What the conductor asked for is reported as done.
-    let lasting = wanted.job.is_some();
+    let (downloads, pin, lasting) = (gateway.downloads.clone(), wanted.pin.clone(), wanted.lasting());
     blocking(move || downloads.publish(&lock(&partial), &pin, lasting)).await
 }
 

@@ -26,15 +26,19 @@ use protocol::coding::{base64, percent_decode};
 use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::rc::Rc;
+use tokio::sync::Semaphore;
 
 /// Lists of versions and go.mod files; Go itself stops reading a go.mod at 16 MiB.
 const MAX_DOCUMENT_BYTES: usize = 16 << 20;
 /// More than Go itself accepts in a module zip (500 MiB), so that we are never the stricter one.
 const MAX_ZIP_CONTENT_BYTES: u64 = 1 << 30;
 const MAX_ZIP_ENTRIES: u64 = 1 << 18;
+/// Modules that are asked for before Go does, at once.
+const AHEAD: usize = 8;
 
 pub async fn module(
     gateway: &Gateway,
@@ -129,7 +133,7 @@ fn place(module: &str, question: &Question) -> String {
 
 /// Everything about a module but its zip.
 async fn about(
-    gateway: &Gateway,
+    gateway: &Rc<Gateway>,
     asked: &Asked,
     module: &str,
     question: &Question,
@@ -153,7 +157,7 @@ async fn about(
         headers: asked.forwarded(&[]),
         max_bytes: MAX_DOCUMENT_BYTES,
     };
-    let stale = std::cell::RefCell::new(None);
+    let stale = RefCell::new(None);
     let accept = async |document: &Document| {
         let kept = Kept::of(document);
         check(&kept.bytes, module, question, sums).inspect_err(|error| {
@@ -167,7 +171,13 @@ async fn about(
         let checked = check(&kept.bytes, module, question, sums);
         checked.unwrap_or_else(|error| Standing::of::<()>(Err(error), false))
     };
-    let locate = async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&place);
+    let locate = async |upstream: &Upstream| {
+        if let Question::Info(version) | Question::Mod(version) = question {
+            ask_ahead(gateway, asked, module, version);
+        }
+        Url::parse(&upstream.url)?.below(&place)
+    };
+    let _turn = gateway.turns.take(&format!("go {place}")).await;
     let found = seek(gateway, &sought, locate, accept, settled).await?;
     // A tag that went away everywhere: the list without it is the truth.
     let found = found.or(stale.into_inner());
@@ -249,13 +259,44 @@ fn is_release(version: &str) -> bool {
     core.split('.').count() == 3 && core.split('.').all(digits) && !pseudo
 }
 
+/// What was asked for before anybody wanted it.
+pub struct Ahead {
+    /// `module version`
+    modules: RefCell<HashSet<String>>,
+    lanes: Semaphore,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Self { modules: RefCell::default(), lanes: Semaphore::new(AHEAD) }
+    }
+}
+
+/// Brings a module's description and zip once its go.mod is missing, where go.sum names the zip and so the build needs it.
+/// Go asks for the former one by one and for the latter as many as the machine has cores, each a journey to the mirror.
+fn ask_ahead(gateway: &Rc<Gateway>, asked: &Asked, module: &str, version: &str) {
+    let name = format!("{module} {version}");
+    if !gateway.setup.pins.go_sums.contains_key(&name) || !gateway.go.modules.borrow_mut().insert(name) {
+        return;
+    }
+    let (gateway, asked, module, version) = (gateway.clone(), asked.clone(), module.to_owned(), version.to_owned());
+    tokio::task::spawn_local(async move {
+        let _lane = gateway.go.lanes.acquire().await;
+        // Whoever needs them asks again, and hears why it failed.
+        let _ = Box::pin(about(&gateway, &asked, &module, &Question::Info(version.clone()))).await;
+        if let Ok((_, fetching)) = zip(&gateway, &asked, &module, &version) {
+            let _ = fetching.await;
+        }
+    });
+}
+
 /// A module's zip: verified against go.sum, else against its own name only.
-async fn archive(
+fn zip(
     gateway: &Rc<Gateway>,
     asked: &Asked,
     module: &str,
     version: &str,
-) -> Result<Option<Response<Reply>>, Failure> {
+) -> Result<(Pin, impl Future<Output = Result<Fetched, Failure>> + use<>), Failure> {
     let subject = format!("module {module}@{version}");
     let pin = match gateway.setup.pins.go_sums.get(&format!("{module} {version}")) {
         Some(h1) => Pin::h1(h1).map_err(|error| error.failure(&subject, Vec::new()))?,
@@ -268,6 +309,16 @@ async fn archive(
         let upstreams = own.upstreams(Ecosystem::Go, &module).await;
         fetch(&own, &wanted, &upstreams, async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&place)).await
     };
+    Ok((pin, fetching))
+}
+
+async fn archive(
+    gateway: &Rc<Gateway>,
+    asked: &Asked,
+    module: &str,
+    version: &str,
+) -> Result<Option<Response<Reply>>, Failure> {
+    let (pin, fetching) = zip(gateway, asked, module, version)?;
     let headers = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/zip"))];
     let reply = delivered(gateway, asked, headers, &pin, None, fetching).await;
     match reply {

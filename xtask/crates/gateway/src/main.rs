@@ -47,7 +47,8 @@ use crate::crates::Crates;
 use crate::documents::Documents;
 use crate::downloads::Downloads;
 use crate::error::{Error, Kind};
-use crate::fetch::Errand;
+use crate::fetch::{Errand, Turns};
+use crate::go::Ahead;
 use crate::ledger::emit;
 use crate::picker::Races;
 use crate::request::Client;
@@ -84,6 +85,8 @@ pub struct Gateway {
     unpinned: RefCell<HashSet<String>>,
     /// Processes that hold partials and do nothing: pid → what it had done when it was found so.
     stopped: RefCell<HashMap<u32, u64>>,
+    turns: Turns,
+    go: Ahead,
 }
 
 impl Gateway {
@@ -112,6 +115,8 @@ impl Gateway {
             sizes: oci::Sizes::default(),
             unpinned: RefCell::default(),
             stopped: RefCell::default(),
+            turns: Turns::default(),
+            go: Ahead::default(),
             setup,
         })
     }

@@ -32,6 +32,7 @@ use tokio::task::AbortHandle;
 pub const HOST: &str = "xtask-gateway.invalid";
 
 /// A request of a child that proved to belong to this build.
+#[derive(Clone)]
 pub struct Asked {
     /// On whose behalf: the user name that the child was given.
     pub step: String,

@@ -11,6 +11,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Component, Path};
 
+/// Raised with each rule: what an earlier set let pass is examined again.
+pub const RULES: u32 = 1;
 const BLOCK_BYTES: usize = 512;
 /// Of a name that does not fit into a header.
 const MAX_NAME_BYTES: u64 = 64 * 1024;

@@ -362,6 +362,57 @@ fn entries_that_a_lock_file_needs_are_asked_for_ahead_and_once() {
 }
 
 #[test]
+fn crates_that_a_build_needs_are_brought_before_cargo_asks_and_once() {
+    let folder = Folder::new();
+    let registry = Registry::new(&folder);
+    let good = registry.serve(None);
+    let server = Server::start(move |hit| {
+        if hit.target.ends_with("inner-1.0.0.crate") {
+            // Longer than a second process is waited for in silence.
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        good(hit)
+    });
+    let mut gateway = Gateway::start(&crates_setup(&folder, &registry, &[&server.url]));
+    let asked = |name: &str| server.hits().iter().filter(|hit| hit.target.ends_with(name)).count();
+    for path in ["in/ne/inner", "ou/te/outer"] {
+        assert_eq!(gateway.get(&format!("{INDEX}/{path}"), &gateway.password).0, 200);
+    }
+    let get = |name: &str| {
+        let checksum = sha256(&registry.crates[name]);
+        gateway.get(&format!("{INDEX}/dl/{name}/1.0.0/{checksum}"), &gateway.password).1
+    };
+    assert_eq!(get("outer"), registry.crates["outer"]);
+    let started = Instant::now();
+    while asked("inner-1.0.0.crate") == 0 {
+        assert!(started.elapsed() < Duration::from_secs(20), "nobody asks for what `outer` needs");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(get("inner"), registry.crates["inner"]);
+    assert_eq!((asked("inner-1.0.0.crate"), asked("outer-1.0.0.crate")), (1, 1));
+    gateway.close();
+    assert!(gateway.findings().is_empty(), "{:?}", gateway.findings());
+}
+
+#[test]
+fn a_crate_that_is_harmless_under_one_name_is_examined_under_another() {
+    let folder = Folder::new();
+    let registry = Registry::new(&folder);
+    let (body, checksum) = (registry.crates["inner"].clone(), sha256(&registry.crates["inner"]));
+    let server = Server::start(registry.serve(None));
+    let mut setup = crates_setup(&folder, &registry, &[&server.url]);
+    setup.pins.crates.insert("other 1.0.0".to_owned(), checksum.clone());
+    let get = |name: &str| {
+        let gateway = Gateway::start(&setup);
+        gateway.get(&format!("{INDEX}/dl/{name}/1.0.0/{checksum}"), &gateway.password)
+    };
+    assert_eq!(get("inner"), (200, body.clone()));
+    let (status, told) = get("other");
+    assert!(status == 502 && String::from_utf8_lossy(&told).contains("is not below `other-1.0.0/`"), "{status}");
+    assert_eq!(get("inner"), (200, body));
+}
+
+#[test]
 fn connections_without_the_password_keep_nobody_out() {
     let folder = Folder::new();
     let gateway = Gateway::start(&setup(&folder, Ecosystem::Crates, &[]));

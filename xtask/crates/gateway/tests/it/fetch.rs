@@ -400,6 +400,24 @@ fn what_is_here_is_hashed_again_and_quarantined_if_it_was_altered() {
     }
 }
 
+/// What a power cut leaves of things whose flush nobody waits for.
+#[test]
+fn a_torn_file_or_pointer_is_fetched_again() {
+    let body = tiny_module();
+    let (folder, server) = (Folder::new(), Server::start(good(&body)));
+    let setup = setup(&folder, Ecosystem::Go, &[&server.url]);
+    assert_eq!(Gateway::start(&setup).fetch(go_module()).unwrap(), body);
+    let pointer = folder.0.join("downloads/h1").join(folder.files("downloads/h1").remove(0));
+    let sha256 = sha256(&body);
+    let file = folder.0.join("downloads/sha256").join(&sha256[..2]).join(&sha256);
+    for (torn, asked) in [(&pointer, 2), (&file, 3)] {
+        fs::remove_file(torn).unwrap();
+        fs::write(torn, "").unwrap();
+        assert_eq!(Gateway::start(&setup).fetch(go_module()).unwrap(), body);
+        assert_eq!(server.hits().len(), asked, "{}", torn.display());
+    }
+}
+
 #[test]
 fn two_processes_share_one_download() {
     let (folder, body) = (Folder::new(), noise(4 << 20));

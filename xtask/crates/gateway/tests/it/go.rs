@@ -127,6 +127,35 @@ fn spoilt(
 }
 
 #[test]
+fn what_go_sum_names_is_brought_once_its_go_mod_is_asked_for() {
+    if !installed("go") {
+        return;
+    }
+    let folder = Folder::new();
+    let modules = Modules::new(&folder);
+    let server = Server::start(modules.serve());
+    let gateway = Gateway::start(&modules.setup(&folder, &[&server.url]));
+    let asked = |ending: &str| server.hits().iter().filter(|hit| hit.target.ends_with(ending)).count();
+    let tiny = |kind: &str| gateway.ask("GET", &format!("{PROXY}/example.com/!tiny/@v/v1.0.0.{kind}"), "").0;
+    assert_eq!(tiny("mod"), 200);
+    let started = std::time::Instant::now();
+    while asked(".zip") == 0 {
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "nobody asks for the zip");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!((tiny("info"), tiny("zip")), (200, 200));
+    assert_eq!(asked("/@v/v1.0.0.info") + asked("/@v/v1.0.0.zip"), 2, "{:?}", server.hits());
+    // Of a version that go.sum does not name, or whose zip it does not, nothing else is asked for.
+    let mut setup = modules.setup(&folder, &[&server.url]);
+    (setup.downloads, setup.pins.go_sums) = (folder.0.join("other"), BTreeMap::new());
+    let before = server.hits().len();
+    let gateway = Gateway::start(&setup);
+    assert_eq!(gateway.ask("GET", &format!("{PROXY}/example.com/leaf/@v/v0.1.0.mod"), "").0, 200);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(server.hits().len(), before + 1);
+}
+
+#[test]
 fn go_downloads_a_locked_project_whatever_fault_the_first_proxy_has() {
     if !installed("go") {
         return;
