@@ -50,7 +50,7 @@ fn verdict(findings: &[Finding]) -> Result<()> {
     let mut errors = findings.iter().filter(|it| it.severity == Severity::Error);
     let Some(first) = errors.next() else { return Ok(()) };
     let others = errors.count();
-    let message = format!("{}: {}", first.subject, first.message);
+    let message = tr!("{subject}: {message}", subject = first.subject, message = first.message);
     let error = Error::new(first.check.failure(), message).about(first.check.id());
     let error = first.fix.iter().fold(error, |error, fix| error.hint(fix.shown()));
     Err(if others == 0 { error } else { error.hint(tr!("further errors above: {others}", others)) })

@@ -106,7 +106,8 @@ fn endpoints(facts: &Facts, reports: &[ProbeReport]) -> Vec<Finding> {
         let fix = Fix::Yours("cargo xtask mirror probe".to_owned());
         findings.push(Finding::warning(Check::NotMeasured, subject, message, fix));
     }
-    for report in reports {
+    // Of who had no time there is nothing more to say.
+    for report in reports.iter().filter(|it| it.verdict != ProbeVerdict::NotMeasured) {
         let (check, subject, message) = (of_verdict(report.verdict), report.url.clone(), described(report));
         findings.push(match report.verdict {
             ProbeVerdict::Ok => Finding::ok(check, subject, message),
@@ -548,12 +549,12 @@ mod tests {
         let codes = |reports: Vec<ProbeReport>| -> Vec<_> {
             examine(&plugged(Measured::Reports(reports))).iter().map(|it| (it.check.id(), it.severity)).collect()
         };
-        let (unknown, spare) = (("network.not-measured", Severity::Warning), ("network.not-measured", Severity::Info));
-        assert_eq!(codes(vec![late.clone()]), [unknown, spare]);
+        let unknown = ("network.not-measured", Severity::Warning);
+        assert_eq!(codes(vec![late.clone()]), [unknown]);
         // One of a list that is dead leaves the other to be known.
         let alive = ProbeReport { ecosystem: Ecosystem::Go, ..of(ProbeVerdict::Ok) };
         let found = codes(vec![dead.clone(), late, alive]);
-        assert_eq!(found, [unknown, ("mirror.dead", Severity::Info), spare, ("mirror.ok", Severity::Ok)]);
+        assert_eq!(found, [unknown, ("mirror.dead", Severity::Info), ("mirror.ok", Severity::Ok)]);
         assert_eq!(codes(vec![dead])[0], ("network.blocked", Severity::Error));
     }
 

@@ -80,7 +80,7 @@ pub fn text(findings: &[Finding], style: Style, verbosity: Verbosity) -> String 
         let said = match finding.severity {
             Severity::Error => tr!("{word}: {subject}: {message}", word = tr!("error"), subject, message),
             Severity::Warning => tr!("{word}: {subject}: {message}", word = tr!("warning"), subject, message),
-            _ => format!("{subject}: {message}"),
+            _ => tr!("{subject}: {message}", subject, message),
         };
         text += &format!("  {mark} {said} [{code}]\n");
         if let Some(fix) = &finding.fix {
