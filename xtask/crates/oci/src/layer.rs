@@ -9,6 +9,7 @@ use crate::image::{Descriptor, media_type};
 use crate::tar::{self, Header, Type};
 use crate::tree::{Content, Entry, Kind, Tree, TreeError, TreePath, WHITEOUT_PREFIX};
 use flate2::{Compression, GzBuilder, write::GzEncoder};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -71,8 +72,8 @@ impl Codec {
     }
 }
 
-/// A layer that was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A layer that was written; what a cache keeps of it beside its blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
     /// Digest and size of what was written, and its media type.
     pub descriptor: Descriptor,

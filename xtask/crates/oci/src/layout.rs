@@ -17,7 +17,7 @@ use crate::image::{
     media_type,
 };
 use crate::read::LayerFile;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -202,6 +202,42 @@ pub fn publish(root: &Path, images: &[Named]) -> Result<Published, LayoutError> 
     manifests.sort_by(|a, b| (a.annotations.get(REF_NAME), a.digest).cmp(&(b.annotations.get(REF_NAME), b.digest)));
     replace(&index, &Index::new(manifests).blob().bytes)?;
     Ok(published)
+}
+
+/// Removes the blobs that no image of the layout needs any more, and says how many bytes they had. Whoever reads an image that
+/// has just been replaced may miss them, so this is not part of [`publish`].
+/// # Errors: those of [`Layout::open`] and [`Layout::document`] for what is reachable; then nothing is removed.
+pub fn prune(root: &Path) -> Result<u64, LayoutError> {
+    let folder = File::open(root).map_err(disk("open", root))?;
+    folder.lock().map_err(disk("lock", root))?;
+    let layout = Layout::open(root)?;
+    let mut needed = BTreeSet::new();
+    let mut open = layout.index.manifests.clone();
+    while let Some(descriptor) = open.pop() {
+        let digest = descriptor.digest;
+        if !needed.insert(digest.hex()) {
+            continue;
+        }
+        let failed = |cause| LayoutError::Document { digest, cause };
+        if media_type::is_index(&descriptor.media_type) {
+            let index = Index::parse(&layout.document(&descriptor)?, &descriptor.media_type).map_err(failed)?;
+            open.extend(index.manifests);
+        } else if media_type::is_manifest(&descriptor.media_type) {
+            let manifest = Manifest::parse(&layout.document(&descriptor)?, &descriptor.media_type).map_err(failed)?;
+            open.push(manifest.config);
+            open.extend(manifest.layers);
+        }
+    }
+    let blobs = root.join(BLOBS);
+    let mut removed_bytes = 0;
+    for entry in fs::read_dir(&blobs).map_err(disk("list", &blobs))? {
+        let entry = entry.map_err(disk("list", &blobs))?;
+        if !needed.contains(&*entry.file_name().to_string_lossy()) {
+            removed_bytes += entry.metadata().map_err(disk("read", &entry.path()))?.len();
+            fs::remove_file(entry.path()).map_err(disk("remove", &entry.path()))?;
+        }
+    }
+    Ok(removed_bytes)
 }
 
 fn refuse_foreign(root: &Path) -> Result<(), LayoutError> {

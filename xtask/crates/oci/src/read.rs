@@ -35,7 +35,7 @@ pub struct Limits {
     /// Unpacked to packed, beyond the first 16 MiB. Text deflates by 10, zeros by 1000.
     pub ratio: u64,
     pub entries: u64,
-    /// All paths together, since they are kept in memory.
+    /// All paths, targets of links and extended attributes together, since they are kept in memory.
     pub names_bytes: u64,
     /// Parts of a path.
     pub depth: usize,
@@ -191,7 +191,8 @@ impl<R: Read> Reader<R> {
         }
         let name = pax.path.or(before.path).unwrap_or(block.path);
         let link = pax.link.or(before.link).unwrap_or(block.link);
-        self.names_bytes += (name.len() + link.len()) as u64;
+        let xattrs_bytes: usize = pax.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.names_bytes += (name.len() + link.len() + xattrs_bytes) as u64;
         if self.names_bytes > self.limits.names_bytes {
             return Err(ReadError::Bound { what: "bytes of names", limit: self.limits.names_bytes });
         }

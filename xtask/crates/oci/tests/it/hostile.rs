@@ -218,6 +218,7 @@ fn bounds_and_ends() -> Vec<Case> {
     let long_path = ["x".repeat(200).as_str(); 15].join("/");
     let names: Vec<Part> =
         (0..25).flat_map(|i| [pax(&[("path", &format!("{i}{long_path}"))]), file("a", b"")]).collect();
+    let xattrs = pax(&[("SCHILY.xattr.user.a", &"x".repeat(70_000))]);
     let behind = |bytes: &[u8]| [tar(&two).as_slice(), bytes].concat();
     let cut = |bytes: Vec<u8>, length: usize| bytes[..length].to_vec();
     let lone = [open_ended(&two[..1]).as_slice(), &[0; 512], &open_ended(&two[1..]), &[0; 1024]].concat();
@@ -225,6 +226,7 @@ fn bounds_and_ends() -> Vec<Case> {
         ("too many entries", tar(&many), "more entries"),
         ("one folder too often", tar(&folders), "more entries"),
         ("too many bytes of names", tar(&names), "more bytes of names"),
+        ("too many bytes of attributes", tar(&[xattrs, file("a", b"")]), "more bytes of names"),
         ("nothing", Vec::new(), "ends within a header"),
         ("an end after half a header", cut(tar(&two), 700), "ends within"),
         ("an end within content", cut(tar(&[file("a", &[1; 2000])]), 1000), "ends within its content"),
@@ -605,6 +607,24 @@ fn layers_that_are_not_what_was_vouched_for_are_refused() {
     ];
     let wrong: Vec<_> = cases.into_iter().filter(|(_, error, reason)| !error.contains(reason)).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn flipped_bytes_of_packed_layers_cause_no_panic_and_no_other_tar() {
+    let tar = sound();
+    let (diff_id, limits) = (Digest::of(&tar), Limits { unpacked_bytes: 64 << 20, ..limits() });
+    for (media_type, packed) in [(GZIP, gzipped(&tar)), (ZSTD, zstandard(&tar))] {
+        let mut accepted = 0;
+        for at in 0..packed.len() {
+            for bit in 0..8 {
+                let mut flipped = packed.clone();
+                flipped[at] ^= 1 << bit;
+                accepted += usize::from(layer(media_type, &flipped, diff_id, limits.clone()).is_ok());
+            }
+        }
+        // What is accepted has the same tar: the flip met a time in gzip's header, a window's size or a checksum of zstd.
+        assert!(accepted < packed.len(), "{media_type}: {accepted} of {} flips", 8 * packed.len());
+    }
 }
 
 #[test]

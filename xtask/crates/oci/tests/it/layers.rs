@@ -311,3 +311,33 @@ fn the_bounds_count_for_all_layers_of_an_image_together() {
     assert_eq!(error, "the archive has more entries than the 0 allowed");
     assert!(twice(Limits { unpacked_bytes: 8000, ..Limits::default() }).is_err());
 }
+
+/// The child of the test below: prints by how many bytes its memory grew at most.
+#[test]
+fn writes_and_reads_a_big_layer_for_the_test_of_memory() {
+    let Some(folder) = std::env::var_os("OCI_TEST_OF_MEMORY") else { return };
+    let file = std::path::Path::new(&folder).join("big");
+    let size_bytes = file.metadata().unwrap().len();
+    let mut tree = Tree::new();
+    tree.insert(path("big"), Entry::file(Content::File { path: file, size_bytes }, 0o644, 0)).unwrap();
+    let layer = std::path::Path::new(&folder).join("layer");
+    let Layer { descriptor, diff_id, .. } =
+        layer::write(&tree, Codec::Gzip(1), std::fs::File::create(&layer).unwrap()).unwrap();
+    let layer = LayerFile { path: layer, descriptor, diff_id };
+    flatten(&[layer], &Limits { ratio: 2000, ..Limits::default() }, hash).unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    println!("peak {}", peak.trim());
+}
+
+#[test]
+fn memory_does_not_grow_with_a_file() {
+    let folder = Folder::new();
+    // Holes of zeros: nothing to store, everything to pass through.
+    std::fs::File::create(folder.path("big")).unwrap().set_len(256 << 20).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "layers::writes_and_reads_a_big_layer_for_the_test_of_memory", "--nocapture"]);
+    let output = String::from_utf8(run(command.env("OCI_TEST_OF_MEMORY", folder.path(""))).stdout).unwrap();
+    let peak = output.split("peak ").nth(1).unwrap().split(' ').next().unwrap();
+    assert!(peak.parse::<u64>().unwrap() < 32 << 10, "{peak} KiB");
+}

@@ -3,7 +3,7 @@
 use crate::layers::{bytes, path};
 use crate::{Folder, installed, run};
 use oci::image::{Index, Written, media_type};
-use oci::layout::{Layout, LayoutError, Named, Published, Source, publish};
+use oci::layout::{Layout, LayoutError, Named, Published, Source, prune, publish};
 use oci::read::{Limits, flatten, hash};
 use oci::{Blob, Codec, Descriptor, Digest, Entry, Image, Layer, Platform, Tree, archive, diff, layer};
 use std::collections::BTreeMap;
@@ -84,19 +84,47 @@ fn a_second_run_adds_only_what_is_missing_and_other_images_stay() {
 }
 
 #[test]
+fn pruning_removes_what_no_image_needs_and_nothing_where_an_image_is_broken() {
+    let folder = Folder::new();
+    let (store, root) = (folder.path("store"), folder.path("layout"));
+    let of = |architecture: &str| {
+        let (written, places) = image(&store, architecture, &[tree(&[("arch", architecture)])]);
+        Named::new("", &written, &places).unwrap()
+    };
+    let many = Named::platforms("many:1", vec![of("amd64"), of("arm64")]);
+    let old = named(&store, "one:1", ["base", "old"]);
+    publish(&root, &[many, old.clone(), named(&store, "two:1", ["base", "two"])]).unwrap();
+    assert_eq!(prune(&root).unwrap(), 0);
+    publish(&root, &[named(&store, "one:1", ["base", "new"])]).unwrap();
+    let base = Digest::of(&fs::read(&places_of(&old)[0]).unwrap());
+    let gone = old.blobs.values().filter(|(it, _)| it.digest != base).map(|(it, _)| it.size).sum::<u64>();
+    let manifest = Layout::open(&root).unwrap().path(&Layout::open(&root).unwrap().images().next().unwrap().1.digest);
+    let sound = fs::read(&manifest).unwrap();
+    fs::write(&manifest, b"{}").unwrap();
+    assert!(prune(&root).is_err());
+    fs::write(&manifest, sound).unwrap();
+    assert_eq!(prune(&root).unwrap(), gone, "everything is still there, and the base is another image's too");
+    ["one:1", "two:1", "many:1"].iter().for_each(|name| drop(root_of(&root, name)));
+}
+
+/// Where its layers lie, bottom first.
+fn places_of(image: &Named) -> Vec<std::path::PathBuf> {
+    let Source::Bytes(manifest) = &image.blobs[&image.root.digest].1 else { panic!() };
+    let manifest = oci::image::Manifest::parse(manifest, media_type::MANIFEST).unwrap();
+    let place = |layer: &Descriptor| match &image.blobs[&layer.digest].1 {
+        Source::File(path) => path.clone(),
+        Source::Bytes(_) => panic!(),
+    };
+    manifest.layers.iter().map(place).collect()
+}
+
+#[test]
 fn a_layer_is_a_hard_link_or_a_verified_copy() {
     let folder = Folder::new();
     let store = folder.path("store");
     let image = named(&store, "a", ["base", "run"]);
-    let files = |image: &Named| -> Vec<_> {
-        let file = |(_, source): &(Descriptor, Source)| match source {
-            Source::File(path) => Some(path.clone()),
-            Source::Bytes(_) => None,
-        };
-        image.blobs.values().filter_map(file).collect()
-    };
     publish(&folder.path("layout"), std::slice::from_ref(&image)).unwrap();
-    for file in files(&image) {
+    for file in places_of(&image) {
         let linked = folder.path("layout/blobs/sha256").join(file.file_name().unwrap());
         assert_eq!(file.metadata().unwrap().ino(), linked.metadata().unwrap().ino());
     }
@@ -108,7 +136,7 @@ fn a_layer_is_a_hard_link_or_a_verified_copy() {
         let image = named(&elsewhere, "a", ["base", "run"]);
         publish(&folder.path("copy"), std::slice::from_ref(&image)).unwrap();
         assert_eq!(root_of(&folder.path("copy"), "a"), root_of(&folder.path("layout"), "a"));
-        let file = &files(&image)[0];
+        let file = &places_of(&image)[0];
         let mut altered = fs::read(file).unwrap();
         altered[20] ^= 1;
         fs::remove_file(file).unwrap();
@@ -124,8 +152,8 @@ fn a_layer_is_a_hard_link_or_a_verified_copy() {
         eprintln!("skipped: /dev/shm is no other file system");
     }
     let _ = fs::remove_dir_all(&elsewhere);
-    fs::remove_file(&files(&image)[0]).unwrap();
-    fs::write(&files(&image)[0], b"short").unwrap();
+    fs::remove_file(&places_of(&image)[0]).unwrap();
+    fs::write(&places_of(&image)[0], b"short").unwrap();
     let error = publish(&folder.path("short"), &[image]).unwrap_err().to_string();
     assert!(error.ends_with(" bytes") && error.contains("is 5 bytes, not"), "{error}");
 }
