@@ -319,8 +319,12 @@ fn silence(facts: &Facts, words: &[String], unresolved: bool, told: impl Fn(&str
         let host = proxy.host();
         // The gateway's words, and curl's inside of cargo.
         let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
-        let refused =
-            [format!("cannot connect to {host}"), format!("to {name} port {port}"), format!("to proxy {name}")];
+        let refused = [
+            format!("cannot connect to {host}"),
+            format!("cannot connect to the proxy {host}"),
+            format!("to {name} port {port}"),
+            format!("to proxy {name}"),
+        ];
         if words.iter().any(|line| refused.iter().any(|it| line.contains(it)) || says(line, &["resolve proxy"])) {
             return Finding::error(
                 Check::ProxyDead,
@@ -512,9 +516,11 @@ mod tests {
         )]);
         check(&plugged(page), "mirror.html", Severity::Error, &["Please log in", "browser"]);
 
-        let gone = dead("cannot connect to 10.0.0.1:3128: Connection refused");
-        let facts = Facts { proxy: proxy("http://10.0.0.1:3128", false), ..plugged(gone) };
-        check(&facts, "network.proxy-dead", Severity::Error, &["http://10.0.0.1:3128", "unset all_proxy"]);
+        for words in ["cannot connect to the proxy 10.0.0.1:3128: refused", "cannot connect to 10.0.0.1:3128: refused"]
+        {
+            let facts = Facts { proxy: proxy("http://10.0.0.1:3128", false), ..plugged(dead(words)) };
+            check(&facts, "network.proxy-dead", Severity::Error, &["http://10.0.0.1:3128", "unset all_proxy"]);
+        }
     }
 
     #[test]
