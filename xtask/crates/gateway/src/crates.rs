@@ -303,6 +303,7 @@ pub struct Config {
 
 /// Where an upstream's index says that crates are; asked once a run.
 async fn download_template(gateway: &Gateway, step: &str, upstream: &Upstream) -> Result<String, Error> {
+    let _turn = gateway.turns.take(&format!("crates config.json of {}", upstream.url)).await;
     if let Some(known) = gateway.crates.downloads.borrow().get(&upstream.url) {
         return Ok(known.clone());
     }
