@@ -341,3 +341,17 @@ fn memory_does_not_grow_with_a_file() {
     let peak = output.split("peak ").nth(1).unwrap().split(' ').next().unwrap();
     assert!(peak.parse::<u64>().unwrap() < 32 << 10, "{peak} KiB");
 }
+
+/// `cargo test -p oci --features zstd`
+#[cfg(feature = "zstd")]
+#[test]
+fn a_layer_in_zstd_has_one_digest_and_reads_back() {
+    let digests = [1, 3, 19].map(|level| {
+        let folder = Folder::new();
+        let layer = stored(&folder, "layer", &everything(), Codec::Zstd(level));
+        assert_eq!(layer.diff_id.hex()[..16], *DIFF_ID);
+        flatten(std::slice::from_ref(&layer), &Limits::default(), hash).unwrap();
+        format!("{} {}", Codec::Zstd(level), &layer.descriptor.digest.hex()[..16])
+    });
+    assert_eq!(digests, ["zstd-1 1e70711e939c85fb", "zstd-3 3f58b5cb24f4523d", "zstd-19 514d54e96e813127"]);
+}
