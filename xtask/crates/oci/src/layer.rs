@@ -10,7 +10,6 @@ use crate::tar::{self, Header, Type};
 use crate::tree::{Content, Entry, Kind, Tree, TreeError, TreePath, WHITEOUT_PREFIX};
 use flate2::{Compression, GzBuilder, write::GzEncoder};
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -157,19 +156,14 @@ fn write_entry(
     tar: &mut impl Write,
 ) -> Result<(), LayerError> {
     let output = LayerError::Output;
-    let marker = |name: Cow<str>, tar: &mut _| {
-        let (kind, modified_seconds) = (Type::File, entry.modified_seconds);
-        let parent = path.parent().map_or(String::new(), |parent| format!("{}/", parent.as_str()));
-        let path = if name == OPAQUE { format!("{}/{name}", path.as_str()) } else { format!("{parent}{name}") };
-        let (mode, uid, gid, size_bytes, xattrs) = (0o644, 0, 0, 0, Vec::new());
-        Header { kind, path: &path, link: "", mode, uid, gid, size_bytes, modified_seconds, xattrs }.write(tar)
-    };
     // Of all names of a file, the first one in the tree's order has the content; a reader must have it before the others.
     let (kind, link, shown) = match &entry.kind {
         Kind::Directory | Kind::OpaqueWhiteout => (Type::Directory, "", entry),
         Kind::Symlink(target) => (Type::Symlink, target.as_str(), entry),
         Kind::Whiteout => {
-            return marker(Cow::Owned(format!("{WHITEOUT_PREFIX}{}", path.name())), tar).map_err(output);
+            let folder = path.parent().map_or(String::new(), |parent| format!("{}/", parent.as_str()));
+            let marker = format!("{folder}{WHITEOUT_PREFIX}{}", path.name());
+            return write_marker(&marker, entry.modified_seconds, tar).map_err(output);
         }
         Kind::File(_) | Kind::Hardlink(_) => {
             let file = names.file(path);
@@ -207,16 +201,23 @@ fn write_entry(
     }
     tar::pad(size_bytes, tar).map_err(output)?;
     if entry.kind == Kind::OpaqueWhiteout {
-        marker(Cow::Borrowed(OPAQUE), tar).map_err(output)?;
+        write_marker(&format!("{}/{OPAQUE}", path.as_str()), entry.modified_seconds, tar).map_err(output)?;
     }
     Ok(())
+}
+
+/// An empty file whose name says that something is gone.
+fn write_marker(path: &str, modified_seconds: i64, tar: &mut impl Write) -> io::Result<()> {
+    let (kind, link, mode, uid, gid, size_bytes) = (Type::File, "", 0o644, 0, 0, 0);
+    Header { kind, path, link, mode, uid, gid, size_bytes, modified_seconds, xattrs: Vec::new() }.write(tar)
 }
 
 /// Exactly the size that the header says, whatever the file has become.
 fn copy(path: &TreePath, file: &PathBuf, expected_bytes: u64, tar: &mut impl Write) -> Result<(), LayerError> {
     let unreadable = |cause| LayerError::Content { path: path.clone(), file: file.clone(), cause };
     let mut reader = File::open(file).map_err(unreadable)?;
-    let mut buffer = vec![0; PIECE_BYTES];
+    // Most files are small; a byte more notices one that has grown.
+    let mut buffer = vec![0; usize::try_from(expected_bytes).unwrap_or(PIECE_BYTES).min(PIECE_BYTES - 1) + 1];
     let mut left = expected_bytes;
     loop {
         let length = match reader.read(&mut buffer) {

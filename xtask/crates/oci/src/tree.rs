@@ -396,6 +396,22 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_on_a_base_leaves_its_folders_as_they_are() {
+        let mut base = Tree::<()>::default();
+        base.insert(path("tmp"), Entry { uid: 7, ..Entry::directory(0o1777, 3) }).unwrap();
+        base.insert(path("usr"), Entry::new(Kind::OpaqueWhiteout, 0o700, 4)).unwrap();
+        let mut tree = Tree::new();
+        ["tmp/a/b", "usr/c", "new/d"].iter().for_each(|name| tree.insert(path(name), file()).unwrap());
+        tree.insert(path("usr"), Entry::directory(0o711, 5)).unwrap();
+        tree.add_parents_of(&base).unwrap();
+        assert_eq!(paths(&tree), ["new/d", "tmp", "tmp/a/b", "usr", "usr/c"]);
+        assert_eq!(tree.get("tmp").unwrap(), &Entry { uid: 7, ..Entry::directory(0o1777, 3) });
+        assert_eq!(tree.get("usr").unwrap(), &Entry::directory(0o711, 5), "what is declared counts");
+        tree.add_parents(9);
+        assert_eq!(tree.get("tmp/a").unwrap(), &Entry::directory(0o755, 9));
+    }
+
+    #[test]
     fn nothing_stands_twice_or_below_what_is_no_folder() {
         let mut tree = Tree::new();
         tree.insert(path("a"), Entry::symlink("/etc", 0)).unwrap();
