@@ -55,10 +55,11 @@ impl<R: Read> Deb<R> {
         let Some(compression) = compression else {
             return Err(self.malformed(&format!("where {name} is due it has `{}`", found.escape_debug())));
         };
-        let mut decoder = Decoder::new(compression, self.input.by_ref().take(size_bytes));
+        let decoder = Decoder::new(compression, self.input.by_ref().take(size_bytes));
+        let mut decoder = decoder.map_err(|cause| unreadable(&self.subject, &cause))?;
         let outcome = read(&mut decoder, size_bytes)?;
         let ended = decoder.ended();
-        if !ended.map_err(|cause| self.unreadable(&cause))? {
+        if !ended.map_err(|cause| unreadable(&self.subject, &cause))? {
             return Err(self.malformed(&format!("{found} has bytes after its end")));
         }
         if size_bytes % 2 == 1 {
@@ -76,7 +77,7 @@ impl<R: Read> Deb<R> {
         match self.input.read(&mut [0]) {
             Ok(0) => Ok(()),
             Ok(_) => Err(self.malformed("it goes on after its last member")),
-            Err(cause) => Err(self.unreadable(&cause)),
+            Err(cause) => Err(unreadable(&self.subject, &cause)),
         }
     }
 
@@ -94,14 +95,14 @@ impl<R: Read> Deb<R> {
     }
 
     fn exact(&mut self, buffer: &mut [u8]) -> Result<()> {
-        self.input.read_exact(buffer).map_err(|cause| self.unreadable(&cause))
+        self.input.read_exact(buffer).map_err(|cause| unreadable(&self.subject, &cause))
     }
 
     fn malformed(&self, why: &str) -> Error {
         Error::malformed(&self.subject, why)
     }
+}
 
-    fn unreadable(&self, cause: &std::io::Error) -> Error {
-        Error::malformed(&self.subject, format!("it cannot be read to its end: {cause}"))
-    }
+fn unreadable(subject: &str, cause: &std::io::Error) -> Error {
+    Error::malformed(subject, format!("it cannot be read to its end: {cause}"))
 }

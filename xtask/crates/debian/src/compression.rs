@@ -4,10 +4,13 @@
 
 use flate2::bufread::GzDecoder;
 use lzma_rust2::{Action, Status, XzStream};
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use std::io::{self, BufRead, BufReader, Read};
 
 /// xz of level 9 takes 65 MiB; Debian's packages have level 6.
 const MAX_XZ_KIBIBYTES: u32 = 96 << 10;
+/// Level 19, which Ubuntu's packages have, takes 8 MiB.
+const MAX_ZSTD_WINDOW_BYTES: u64 = 64 << 20;
 
 /// What the end of a member's or an index's name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +18,7 @@ pub enum Compression {
     Plain,
     Gzip,
     Xz,
+    Zstd,
 }
 
 impl Compression {
@@ -24,27 +28,34 @@ impl Compression {
             "" => Some(Self::Plain),
             ".gz" => Some(Self::Gzip),
             ".xz" => Some(Self::Xz),
+            ".zst" => Some(Self::Zstd),
             _ => None,
         }
     }
 }
 
-pub enum Decoder<R> {
+pub enum Decoder<R: Read> {
     Plain(BufReader<R>),
     Gzip(Box<GzDecoder<BufReader<R>>>),
     Xz(Box<Xz<R>>),
+    Zstd(Box<StreamingDecoder<BufReader<R>, FrameDecoder>>),
 }
 
 impl<R: Read> Decoder<R> {
-    pub fn new(compression: Compression, packed: R) -> Self {
+    /// # Errors: of reading the first bytes, which zstd needs at once.
+    pub fn new(compression: Compression, packed: R) -> io::Result<Self> {
         let packed = BufReader::with_capacity(64 << 10, packed);
-        match compression {
+        Ok(match compression {
             Compression::Plain => Self::Plain(packed),
             Compression::Gzip => Self::Gzip(Box::new(GzDecoder::new(packed))),
             Compression::Xz => {
                 Self::Xz(Box::new(Xz { packed, stream: XzStream::new_mem_limit(false, MAX_XZ_KIBIBYTES) }))
             }
-        }
+            Compression::Zstd => {
+                let decoder = StreamingDecoder::new_with_max_window_size(packed, MAX_ZSTD_WINDOW_BYTES);
+                Self::Zstd(Box::new(decoder.map_err(io::Error::other)?))
+            }
+        })
     }
 
     /// After the end: whether the packed bytes have ended too. A second stream would be content to one reader and rubbish to another.
@@ -53,6 +64,7 @@ impl<R: Read> Decoder<R> {
             Self::Plain(packed) => packed,
             Self::Gzip(decoder) => decoder.into_inner(),
             Self::Xz(decoder) => decoder.packed,
+            Self::Zstd(decoder) => decoder.into_inner(),
         };
         Ok(packed.fill_buf()?.is_empty())
     }
@@ -64,6 +76,7 @@ impl<R: Read> Read for Decoder<R> {
             Self::Plain(packed) => packed.read(buffer),
             Self::Gzip(decoder) => decoder.read(buffer),
             Self::Xz(decoder) => decoder.read(buffer),
+            Self::Zstd(decoder) => decoder.read(buffer),
         }
     }
 }

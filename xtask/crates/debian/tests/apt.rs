@@ -11,6 +11,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, UNIX_EPOCH};
 
 fn ask(program: &str, arguments: &[&str]) -> Option<Vec<u8>> {
@@ -23,7 +24,12 @@ fn text(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 /// The packages of every list here, with the architecture of the machine.
-fn index() -> Option<Index> {
+fn index() -> Option<&'static Index> {
+    static INDEX: OnceLock<Option<Index>> = OnceLock::new();
+    INDEX.get_or_init(read_index).as_ref()
+}
+
+fn read_index() -> Option<Index> {
     let architecture = text("dpkg", &["--print-architecture"])?;
     let format = ["indextargets", "--format", "$(FILENAME)", "Created-By: Packages"];
     let mut index = Index::new(architecture.trim());
@@ -61,7 +67,7 @@ fn closures_are_those_of_apt() {
             eprintln!("skipped: these lists have not all of {names:?}");
             continue;
         }
-        let ours = resolve(&index, &owned(names), &[]).unwrap_or_else(|error| panic!("{names:?}: {error}"));
+        let ours = resolve(index, &owned(names), &[]).unwrap_or_else(|error| panic!("{names:?}: {error}"));
         let ours: BTreeSet<_> = ours.iter().map(|it| format!("{} {}", it.name, it.version)).collect();
         assert!(ours.len() > names.len() || names == ["libc6"], "{ours:?}");
         assert_eq!(ours, apt(names), "{names:?}");
@@ -200,7 +206,7 @@ fn python_runs_in_a_base_without_a_shell() {
         return;
     };
     let closure =
-        resolve(&index, &owned(&packages), &owned(&["awk", "debconf", "libnsl2", "libreadline8", "openssl"])).unwrap();
+        resolve(index, &owned(&packages), &owned(&["awk", "debconf", "libnsl2", "libreadline8", "openssl"])).unwrap();
     let folder = Folder::new("python");
     let Some(sources) = download(&closure, &folder.0) else {
         eprintln!("skipped: apt reaches no archive");

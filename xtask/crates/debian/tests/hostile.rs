@@ -467,6 +467,29 @@ fn a_package_becomes_a_merged_tree_and_no_script_is_part_of_it() {
     assert!(gone.iter().all(|path| tree.get(path).is_none()));
 }
 
+/// A tar of `./usr/x` with the content `x`, as xz packs it.
+const XZ: &str = "fd377a585a000004e6d6b4460200210116000000742fe5a3e007ff003e5d00170bcb2789f2ed46d847103b086497b288d0673cdcf9b5273064b1891a865437bfde8a33ab1a5a9488b9f75515d4a14cc91c77a4bd3a2d5658ebbcec2c00000000cc7cf47f068126de00015a80100000004118bf8fb1c467fb020000000004595a";
+
+#[test]
+fn a_package_is_read_in_every_compression_and_nothing_may_follow() {
+    let plain = tar(&[file("./usr/x", "x")]);
+    let xz = (0..XZ.len()).step_by(2).map(|at| u8::from_str_radix(&XZ[at..at + 2], 16).unwrap()).collect();
+    let zstd = ruzstd::encoding::compress_to_vec(plain.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
+    for (ending, packed) in [("", plain.clone()), (".gz", gzip(&plain)), (".xz", xz), (".zst", zstd)] {
+        let name = format!("data.tar{ending}");
+        let deb = |data: &[u8]| ar(&[("debian-binary", b"2.0\n"), ("control.tar", &control("aa")), (&name, data)]);
+        let place = Place::new();
+        assert_eq!(text(&place.unpack(&[deb(&packed)]).unwrap(), "usr/x"), "x", "{name}");
+        let twice = [packed.as_slice(), &packed].concat();
+        let refusal = if ending.is_empty() { "it goes on after its end" } else { "has bytes after its end" };
+        refused(refusal, &[deb(&twice)]);
+        refused(
+            "cannot be read to its end",
+            &[deb(&packed[..packed.len() / 2 - 300 * usize::from(ending.is_empty())])],
+        );
+    }
+}
+
 #[test]
 fn users_that_passwd_cannot_hold_are_refused() {
     let place = Place::new();

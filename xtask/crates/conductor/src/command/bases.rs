@@ -108,8 +108,10 @@ impl<'a> Archives<'a> {
         let outside = &self.workshop.outside;
         let fetched = outside.gateway()?.fetch("lock", artifact, |_| {});
         let path = fetched.map_err(|error| outside.with_ways(error))?.path;
-        let file = File::open(&path).map_err(|error| Error::disk("read", &path, error))?;
-        let text = BufReader::new(Decoder::new(listed.compression, file).take(MAX_INDEX_BYTES));
+        let unreadable = |error| Error::disk("read", &path, error);
+        let file = File::open(&path).map_err(unreadable)?;
+        let text = Decoder::new(listed.compression, file).map_err(unreadable)?;
+        let text = BufReader::new(text.take(MAX_INDEX_BYTES));
         let subject = format!("Packages of {place} for {}", index.architecture);
         index.read(&subject, archive, text).map_err(|error| explain(name, error))
     }
