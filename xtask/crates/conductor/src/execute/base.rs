@@ -85,6 +85,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_base_has_the_users_of_its_declaration_and_a_pin_that_is_no_package_is_named() {
+        let declared = "suite = 'bookworm'\npackages = []\nusers.me = { id = 7, home = '/home/me' }\n";
+        let base: DebianBase = toml::from_str(declared).unwrap();
+        let folder = crate::files::temporary_folder(&std::env::temp_dir(), "base").unwrap();
+        let tree = base_tree("small", &base, &[], &[], 9, &folder).unwrap();
+        let home = tree.get("home/me").unwrap();
+        assert_eq!((home.uid, home.mode, home.modified_seconds), (7, 0o700, 9));
+        let pin = DebianPin {
+            name: "app".into(),
+            version: "1".into(),
+            architecture: "all".into(),
+            path: "base/pool/app.deb".into(),
+            sha256: crate::digest::Digest::of(b"!"),
+            size_bytes: 1,
+        };
+        let file = folder.join("app.deb");
+        crate::files::write(&file, b"!").unwrap();
+        let made = base_tree("small", &base, std::slice::from_ref(&pin), std::slice::from_ref(&file), 9, &folder);
+        let error = made.unwrap_err();
+        assert_eq!(error.code(), Code::BadPackage);
+        assert!(error.causes()[0].starts_with("app 1: "), "{error:?}");
+        crate::files::remove(&file).unwrap();
+        let made = base_tree("small", &base, &[pin], &[file], 9, &folder);
+        assert_eq!(made.unwrap_err().code(), Code::Disk);
+        crate::files::remove(&folder).unwrap();
+    }
+
+    #[test]
     fn each_failure_of_a_base_says_which_line_to_change() {
         use debian::Error as E;
         let chain = || vec!["app".to_owned(), "lib".to_owned()];

@@ -114,6 +114,16 @@ fn a_file_or_variable_that_cannot_be_used_ends_with_3() {
     check("XT0303", &demo("projekt = 1"), "plan", &[]);
     check("XT0304", &declared("project = 1"), "plan", &[]);
     check("XT0304", &with(&[("xtask.local.toml", "color = \"sometimes\"")]), "plan", &[]);
+    for base in [
+        "suite = 'a b', packages = []",
+        "suite = 'bookworm', packages = ['libc6 (= 1)']",
+        "suite = 'bookworm', packages = ['libc6'], without = ['a/b']",
+        "suite = 'bookworm', packages = ['libc6'], exclude = ['/usr/share/man']",
+        "suite = 'bookworm', packages = ['libc6'], keep = ['../etc']",
+    ] {
+        let ended = check("XT0304", &demo(&format!("debian-base.b = {{ {base} }}")), "plan", &[]);
+        assert!(ended.stderr.contains("debian-base.b."), "{}", ended.stderr);
+    }
     check("XT0305", &demo("suite.x = { about = \"\", models = [\"no\"] }"), "plan", &[]);
     check("XT0305", &with(&[("xtask.local.toml", "ports.envoy.http = 1")]), "plan", &[]);
     check("XT0306", &demo("wheel-set.'a b' = {}"), "plan", &[]);

@@ -201,6 +201,31 @@ fn a_pin_that_is_missing_or_another_is_drift() {
 }
 
 #[test]
+fn a_base_whose_pins_are_not_what_is_declared_is_drift() {
+    let project = Project::new();
+    let declaration = crate::read(project.0.0.join("xtask.toml"));
+    let base = "[debian-base.small]\nsuite = \"stable\"\npackages = [\"app\"]\nwithout = [\"debconf\"]\n";
+    project.0.write("xtask.toml", &format!("{declaration}\n{base}"));
+    let pin = |name: &str| {
+        let hash = "0".repeat(64);
+        format!(
+            "{{ name = \"{name}\", version = \"1\", architecture = \"all\", path = \"base/pool/{name}.deb\", sha256 = \"{hash}\", size-bytes = 1 }}"
+        )
+    };
+    let pins = format!("[debian-base.small]\nlinux-amd64 = [{}, {}]\n", pin("app"), pin("debconf"));
+    project.0.write("xtask.lock", &format!("version = 1\n{pins}[debian-base.gone]\n"));
+    let told = stderr(&project.lint(&["locks"]));
+    for line in [
+        "small: app for linux-arm64 is wanted and not pinned",
+        "small: debconf for linux-amd64 is pinned and not wanted",
+        "gone: pinned, and declared nowhere",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
+    assert!(!told.contains("app for linux-amd64"), "{told}");
+}
+
+#[test]
 fn a_linter_with_nothing_to_look_at_fails_and_names_its_declaration() {
     if !has_go() {
         return;
