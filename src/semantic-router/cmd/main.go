@@ -46,7 +46,7 @@ type settings struct {
 	checkConfig                bool
 	printEnvoy                 bool
 	envoyPort, envoyAdminPort  int
-	layout                     string
+	layout, routerHost         string
 	version                    bool
 }
 
@@ -74,6 +74,7 @@ func parseArguments(arguments []string, stdout io.Writer) (settings, error) {
 	flags.BoolVar(&s.printEnvoy, "print-envoy", false, "print the Envoy bootstrap for the configuration and exit")
 	flags.IntVar(&s.envoyPort, "envoy-port", 8801, "with --print-envoy: port for clients")
 	flags.IntVar(&s.envoyAdminPort, "envoy-admin-port", 19000, "with --print-envoy: port of the admin interface")
+	flags.StringVar(&s.routerHost, "router-host", "127.0.0.1", "with --print-envoy: `HOST` at which Envoy finds this router, an address or a name")
 	flags.StringVar(&s.layout, "layout", string(envoy.OriginalDst), "with --print-envoy: how Envoy finds backends, original-dst or cluster")
 	flags.BoolVar(&s.version, "version", false, "print the version and exit")
 	flags.SetOutput(io.Discard) // main prints errors, and --help is output that was asked for
@@ -131,7 +132,7 @@ func run(arguments []string, stdout io.Writer) error {
 	if s.printEnvoy {
 		bootstrap, err := envoy.Bootstrap(cfg, envoy.Options{
 			Layout: envoy.Layout(s.layout), ListenAddress: s.listenAddress,
-			Port: s.envoyPort, AdminPort: s.envoyAdminPort, RouterPort: s.port,
+			Port: s.envoyPort, AdminPort: s.envoyAdminPort, RouterHost: s.routerHost, RouterPort: s.port,
 		})
 		if err == nil {
 			_, err = stdout.Write(bootstrap)

@@ -7,6 +7,7 @@
 package envoy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -34,16 +35,21 @@ const (
 	DestinationHeader   = "x-vsr-destination-endpoint"
 )
 
+// lookupFamily: by Envoy's default a name with an IPv6 address is reached by that alone, listened on or not.
+const lookupFamily = "V4_PREFERRED"
+
 // MaxBodyBytes is the largest body that Envoy buffers for the router; larger ones are answered 413.
 const MaxBodyBytes = 50 << 20
 
-// Options are the addresses of the emitted stack. Ports are TCP ports on ListenAddress; the router is on loopback.
+// Options are the addresses of the emitted stack. Port and AdminPort are TCP ports on ListenAddress.
 type Options struct {
 	Layout        Layout
 	ListenAddress string
 	Port          int
 	AdminPort     int
-	RouterPort    int
+	// RouterHost is an IP address or a name, such as a compose service; empty means loopback.
+	RouterHost string
+	RouterPort int
 }
 
 // A message is JSON-shaped protobuf. Plain maps keep the emitted keys sorted and the generated Envoy types, hundreds of
@@ -56,6 +62,11 @@ type message = map[string]any
 func Bootstrap(cfg *config.Config, options Options) ([]byte, error) {
 	if _, err := netip.ParseAddr(options.ListenAddress); err != nil {
 		return nil, fmt.Errorf("print the Envoy configuration: --listen-address %s: %w", options.ListenAddress, err)
+	}
+	routerHost := cmp.Or(options.RouterHost, "127.0.0.1")
+	discovery := "STATIC"
+	if _, err := netip.ParseAddr(routerHost); err != nil {
+		discovery = "STRICT_DNS"
 	}
 	var routes, clusters []message
 	switch options.Layout {
@@ -74,8 +85,8 @@ func Bootstrap(cfg *config.Config, options Options) ([]byte, error) {
 		return nil, fmt.Errorf("print the Envoy configuration: unknown layout `%s`; valid: %s, %s", options.Layout, OriginalDst, PerModelCluster)
 	}
 	clusters = append(clusters, message{
-		"name": "router", "type": "STATIC", "connect_timeout": "5s",
-		"load_assignment": loadAssignment("router", message{"endpoint": message{"address": socket("127.0.0.1", options.RouterPort)}}),
+		"name": "router", "type": discovery, "dns_lookup_family": lookupFamily, "connect_timeout": "5s",
+		"load_assignment": loadAssignment("router", message{"endpoint": message{"address": socket(routerHost, options.RouterPort)}}),
 		"typed_extension_protocol_options": message{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
 			"extensions.upstreams.http.v3.HttpProtocolOptions", message{"explicit_http_config": message{"http2_protocol_options": message{
 				// A hung connection is noticed even while no request waits on it.
@@ -166,7 +177,7 @@ func perModel(cfg *config.Config) (routes, clusters []message) {
 		}
 		cluster := "model " + name
 		clusters = append(clusters, message{
-			"name": cluster, "type": "STRICT_DNS", "connect_timeout": "5s", "per_connection_buffer_limit_bytes": MaxBodyBytes,
+			"name": cluster, "type": "STRICT_DNS", "dns_lookup_family": lookupFamily, "connect_timeout": "5s", "per_connection_buffer_limit_bytes": MaxBodyBytes,
 			"load_assignment": loadAssignment(cluster, endpoints...),
 		})
 		sentNames := []string{name}

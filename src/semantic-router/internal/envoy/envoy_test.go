@@ -149,7 +149,11 @@ func startStack(t *testing.T, layout envoy.Layout, edit func(bootstrap []byte) [
 	go s.router.Serve(listener)
 	t.Cleanup(s.stopRouter)
 
-	bootstrap, err := envoy.Bootstrap(cfg, envoy.Options{Layout: layout, ListenAddress: "127.0.0.1", RouterPort: listener.Addr().(*net.TCPAddr).Port})
+	options := envoy.Options{Layout: layout, ListenAddress: "127.0.0.1", RouterPort: listener.Addr().(*net.TCPAddr).Port}
+	if layout == envoy.PerModelCluster {
+		options.RouterHost = "localhost" // a name, as between containers
+	}
+	bootstrap, err := envoy.Bootstrap(cfg, options)
 	if err != nil {
 		t.Fatal(err)
 	}
