@@ -143,6 +143,9 @@ fn ask_ahead(gateway: &Rc<Gateway>, child: &Child) {
         let (gateway, child, names) = (gateway.clone(), child.clone(), names.clone());
         tokio::task::spawn_local(async move {
             loop {
+                if gateway.client.is_limited() {
+                    return;
+                }
                 let Some(name) = names.borrow_mut().pop() else { return };
                 // Whoever needs it asks again, and hears why it failed.
                 let _ = entry(&gateway, &child, &format!("{}/{name}", prefix(&name)), &name).await;
@@ -234,6 +237,9 @@ fn bring_ahead(gateway: &Rc<Gateway>, asked: &Asked) {
             let (gateway, asked, needed) = (gateway.clone(), asked.clone(), needed.clone());
             tokio::task::spawn_local(async move {
                 loop {
+                    if gateway.client.is_limited() {
+                        return;
+                    }
                     let Some((name, version, pin)) = needed.borrow_mut().pop_front() else { return };
                     // Whoever needs it asks again, and hears why it failed.
                     let _ = fetching(gateway.clone(), &asked, &name, &version, pin).await;

@@ -26,7 +26,7 @@ use protocol::coding::{base64, percent_decode};
 use protocol::{Ecosystem, Failure, FailureKind, Upstream};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::rc::Rc;
@@ -171,14 +171,19 @@ async fn about(
         let checked = check(&kept.bytes, module, question, sums);
         checked.unwrap_or_else(|error| Standing::of::<()>(Err(error), false))
     };
+    let was_missing = Cell::new(false);
     let locate = async |upstream: &Upstream| {
-        if let Question::Info(version) | Question::Mod(version) = question {
-            ask_ahead(gateway, asked, module, version);
-        }
+        was_missing.set(true);
         Url::parse(&upstream.url)?.below(&place)
     };
     let _turn = gateway.turns.take(&format!("go {place}")).await;
     let found = seek(gateway, &sought, locate, accept, settled).await?;
+    if let Question::Info(version) | Question::Mod(version) = question
+        && was_missing.get()
+        && found.is_some()
+    {
+        ask_ahead(gateway, asked, module, version);
+    }
     // A tag that went away everywhere: the list without it is the truth.
     let found = found.or(stale.into_inner());
     match (found, question) {
@@ -276,7 +281,8 @@ impl Default for Ahead {
 /// Go asks for the former one by one and for the latter as many as the machine has cores, each a journey to the mirror.
 fn ask_ahead(gateway: &Rc<Gateway>, asked: &Asked, module: &str, version: &str) {
     let name = format!("{module} {version}");
-    if !gateway.setup.pins.go_sums.contains_key(&name) || !gateway.go.modules.borrow_mut().insert(name) {
+    let is_needed = gateway.setup.pins.go_sums.contains_key(&name) && !gateway.client.is_limited();
+    if !is_needed || !gateway.go.modules.borrow_mut().insert(name) {
         return;
     }
     let (gateway, asked, module, version) = (gateway.clone(), asked.clone(), module.to_owned(), version.to_owned());

@@ -122,6 +122,11 @@ pub struct Document {
 }
 
 impl Client {
+    /// Whether some host counts what it is asked: see [`Hosts::limit_anybody`].
+    pub fn is_limited(&self) -> bool {
+        self.hosts.limit_anybody()
+    }
+
     pub fn new(connector: Connector, limits: Limits, allowed_hosts: Option<BTreeSet<String>>) -> Self {
         Self {
             connector: Rc::new(connector),

@@ -226,6 +226,8 @@ struct Host {
     state: RefCell<State>,
     /// When it may be asked again, and how often in a row it put that off.
     asleep: Cell<Option<(Instant, u32)>>,
+    /// Whether it ever told anybody to wait.
+    limits: Cell<bool>,
     /// Whether a text of it came too slowly while others were left.
     slow: Cell<bool>,
     /// Held by the first request to a host: fifty modules must not wait fifty times for the same silence.
@@ -278,9 +280,16 @@ impl Hosts {
         self.learn(origin, State::Alive);
     }
 
+    /// Whether some host counts what it is asked: nothing is asked of such a one before a child wants it, since what is asked ahead would
+    /// use up the patience of what is wanted now.
+    pub fn limit_anybody(&self) -> bool {
+        self.0.borrow().values().any(|host| host.limits.get())
+    }
+
     /// It answers, and asks everybody to wait. Who has done so often enough for nothing does so for no one else.
     pub fn asleep(&self, origin: &Origin, wait: Duration) {
         let host = self.host(origin);
+        host.limits.set(true);
         let (until, naps) = host.asleep.get().unwrap_or((Instant::now(), 0));
         // What was under way when it fell asleep hears the same, and is no new putting-off.
         if until <= Instant::now() {
