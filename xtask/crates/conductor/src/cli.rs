@@ -6,7 +6,9 @@ use crate::language::foreign;
 use crate::tr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -73,6 +75,12 @@ pub enum Command {
         after_help = "Examples:\n  cargo xtask build\n  cargo xtask build router --mirror cn\n  cargo xtask build --mirror cn --dry-run --format json"
     )]
     Build(Build),
+    /// Make container images out of what `build` makes
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest"
+    )]
+    Images(Images),
     /// Run the test suites
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test rust go\n  cargo xtask test --require end-to-end"
@@ -136,12 +144,16 @@ pub enum Command {
 
 // Value names that stand for names of the project at hand; completions put those in their place.
 pub const TARGET: &str = "TARGET";
+pub const IMAGE: &str = "IMAGE";
 pub const SUITE: &str = "SUITE";
 pub const LINTER: &str = "LINTER";
 pub const PIN: &str = "PIN";
 pub const PROFILE: &str = "PROFILE";
 pub const FEATURES: &str = "FEATURES";
 const MIRROR: &str = "PROFILE|auto|off";
+
+/// Where images go where nobody says otherwise, below the checkout.
+pub const IMAGES_TARGET: &str = "oci:dist/images";
 
 /// What is built where nobody says otherwise.
 const DEFAULT_PROFILE: &str = "release";
@@ -179,6 +191,99 @@ pub struct Build {
     /// Build again even where the result is known
     #[arg(long)]
     pub fresh: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Images {
+    #[command(subcommand)]
+    pub command: Option<ImagesCommand>,
+    /// Images to make [default: all]
+    #[arg(value_name = IMAGE)]
+    pub images: Vec<String>,
+    #[command(flatten)]
+    pub variant: Variant,
+    /// Where they go; repeatable. `oci:DIR` is an OCI layout, `tar:FILE` an archive for `docker load` and `podman load`
+    #[arg(long, value_name = "TARGET", default_value = IMAGES_TARGET)]
+    pub to: Vec<ImageTarget>,
+    /// Tag of each image [default: latest]
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<String>,
+}
+
+/// Where images go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageTarget {
+    /// An OCI layout that holds each image under its reference.
+    Layout(PathBuf),
+    /// One archive of all images, for `docker load` and its like.
+    Archive(PathBuf),
+}
+
+impl fmt::Display for ImageTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layout(folder) => write!(f, "oci:{}", folder.display()),
+            Self::Archive(file) => write!(f, "tar:{}", file.display()),
+        }
+    }
+}
+
+/// An image in an OCI layout: `oci:DIR`, `oci:DIR:NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImagePlace {
+    pub folder: PathBuf,
+    pub name: Option<String>,
+}
+
+impl FromStr for ImagePlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.strip_prefix("oci:").map(|rest| rest.split_once(':').unwrap_or((rest, ""))) {
+            Some((folder, name)) if !folder.is_empty() => {
+                Ok(Self { folder: folder.into(), name: Some(name.to_owned()).filter(|name| !name.is_empty()) })
+            }
+            _ => Err(tr!("write oci:DIR:IMAGE, as in oci:dist/images:extproc:latest")),
+        }
+    }
+}
+
+impl fmt::Display for ImagePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "oci:{}", self.folder.display())?;
+        self.name.iter().try_for_each(|name| write!(f, ":{name}"))
+    }
+}
+
+impl FromStr for ImageTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once(':').filter(|(_, place)| !place.is_empty()) {
+            Some(("oci", folder)) => Ok(Self::Layout(folder.into())),
+            Some(("tar", file)) => Ok(Self::Archive(file.into())),
+            _ => Err(tr!("write oci:DIR for an OCI layout, or tar:FILE for an archive that engines load")),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImagesCommand {
+    /// Name what differs between two images, file by file; fails if anything does
+    #[command(
+        after_help = "Examples:\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images diff oci:a oci:b"
+    )]
+    Diff(ImagesDiff),
+}
+
+#[derive(Debug, Args)]
+pub struct ImagesDiff {
+    /// `oci:DIR:IMAGE`, or `oci:DIR` where there is only one
+    #[arg(value_name = "A")]
+    pub left: ImagePlace,
+    /// The image that it is compared with
+    #[arg(value_name = "B")]
+    pub right: ImagePlace,
 }
 
 #[derive(Debug, Args)]

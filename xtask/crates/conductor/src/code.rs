@@ -231,6 +231,25 @@ silence would give you something else than you asked for. Nothing was done.
 Unset it; the hint says what to write instead. docs/variables.md has all of them.
 ";
 
+    BadImage = 318, "an image cannot be made as it is declared", "
+Two things of an image want the same path, a path cannot be in an image, a Debian package holds what no image may hold (a
+device, a path that leads outside), or the image is larger than its `max-megabytes`.
+
+The message names the path or the size. Change `[image.NAME]` or `[debian-base.NAME]` in xtask.toml.
+";
+    WouldNotStart = 319, "a program would not start in the image", "
+Before an image is put anywhere, every ELF file in it is looked at as the dynamic linker would: its interpreter, the libraries
+that it needs, the symbol versions that it wants of them, the kind of processor. Something of that is not in the image.
+
+A library that is missing belongs into `packages` of the base, or into a layer. A symbol version that is newer than what the
+base offers (`GLIBC_2.38`) means that it was built on a newer system than the base: use a base of a newer suite, or build on
+an older system.
+";
+    ImagesDiffer = 907, "two images differ", "
+`images diff` found files that are not the same in both. It is a result, not a fault.
+
+Each line says what differs: kind, mode, owner, time or content.
+";
     Unreachable = 401, "nothing usable could be reached", "
 Each endpoint was tried, in the profile's order, with a bound on every wait. The lines below the message say of each: address,
 proxy, how it ended. Usual causes: no network, a proxy that has to be named in `HTTPS_PROXY`, a firewall that drops packets

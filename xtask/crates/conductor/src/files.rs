@@ -23,6 +23,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| Error::disk("read", path, error))
 }
 
+/// Whether a file begins with these bytes.
+pub fn begins_with(path: &Path, bytes: &[u8]) -> Result<bool> {
+    let error = |error| Error::disk("read", path, error);
+    let mut start = Vec::new();
+    fs::File::open(path).map_err(error)?.take(bytes.len() as u64).read_to_end(&mut start).map_err(error)?;
+    Ok(start == bytes)
+}
+
 pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|error| Error::disk("read", path, error))
 }
@@ -49,6 +57,11 @@ pub fn create_folder(path: &Path) -> Result<()> {
         made => made.and_then(|()| sync_folder(parent)),
     }
     .map_err(|error| Error::disk("create the folder", path, error))
+}
+
+/// A new file in a scratch folder, to be written in pieces; nobody else looks there before it is complete.
+pub fn create_scratch(path: &Path) -> Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| Error::disk("write", path, error))
 }
 
 /// A name beside `target` that no other process uses.
@@ -111,7 +124,7 @@ impl Draft {
 }
 
 /// Publishes what `fill` writes, under `path` with `mode`, making parent folders.
-fn publish_with(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+pub fn publish_with(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     Draft::write(parent(path)?, path.file_name().unwrap_or_default(), mode, fill)?.publish(path)
 }
 

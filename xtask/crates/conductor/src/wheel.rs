@@ -5,6 +5,7 @@
 
 use crate::error::{Code, Error};
 use crate::tr;
+use std::fmt;
 use std::str::FromStr;
 
 /// The interpreter and machine that wheels must suit.
@@ -16,6 +17,15 @@ pub struct Interpreter {
     pub architecture: String,
     /// glibc (2, 36); `None` on musl, where only pure wheels are chosen.
     pub glibc: Option<(u32, u32)>,
+}
+
+/// `cpython3.11-x86_64-glibc2.36`
+impl fmt::Display for Interpreter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = self.version;
+        write!(f, "cpython{major}.{minor}-{}", self.architecture)?;
+        self.glibc.map_or(Ok(()), |(major, minor)| write!(f, "-glibc{major}.{minor}"))
+    }
 }
 
 /// A wheel's file name, taken apart.

@@ -49,6 +49,10 @@ impl Workspace {
     pub fn dist_bin(&self) -> PathBuf {
         self.dist().join("bin")
     }
+    /// Where images go that are sent nowhere else.
+    pub fn images(&self) -> PathBuf {
+        self.dist().join("images")
+    }
     pub fn models(&self) -> PathBuf {
         self.root.join("models")
     }

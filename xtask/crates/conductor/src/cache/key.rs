@@ -23,6 +23,10 @@
 //! | library digest | Go binary, static linking | its bytes are copied in |
 //! | pinned hashes | toolchain, wheel set, model | they *are* the result |
 //! | files to be made executable | wheel set | modes belong to a result |
+//! | Debian packages by hash; what is left out of them, who is in `passwd` | Debian base | the layer is made of nothing else |
+//! | place, mode and digest of each file; keys of unpacked wheels | layer | they are the layer |
+//! | codec, time stamp | Debian base, layer, image | they are in the bytes |
+//! | keys of the layers, configuration | image | the manifest holds nothing else |
 //!
 //! Left out on purpose: **mtime** (checkouts differ), **absolute paths** (`--remap-path-prefix`, `-trimpath` keep them out of
 //! the bytes), **user, umask, locale, time** (cannot reach the bytes), **mirror, proxy, CA** (every byte that arrives has a pin:
@@ -35,7 +39,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Raised whenever our way of building changes the bytes of an unchanged declaration.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 /// Names one result of one step for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,6 +75,9 @@ pub enum Inputs {
     Toolchain(Pinned),
     WheelSet(Pinned),
     Model(Pinned),
+    DebianBase(DebianBase),
+    Layer(Layer),
+    Image(Image),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -128,6 +135,62 @@ pub struct Pinned {
     /// Files that are executable whatever their archive says.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub executable: Vec<String>,
+}
+
+/// A base layer out of Debian packages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DebianBase {
+    pub name: String,
+    /// `linux-amd64`
+    pub platform: String,
+    /// Package → version and sha256 of its file.
+    pub packages: BTreeMap<String, String>,
+    pub exclude: Vec<String>,
+    pub keep: Vec<String>,
+    /// `name id home`
+    pub users: Vec<String>,
+    pub codec: String,
+    pub modified_seconds: u64,
+}
+
+/// A layer of one image; two with the same contents are one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Layer {
+    /// Path in the image → mode and digest.
+    pub files: BTreeMap<String, String>,
+    /// Place in the image → key of the wheel set that is put there, and the file of it where it is one file.
+    pub wheels: BTreeMap<String, String>,
+    /// Path in the image → what prints it.
+    pub printed: BTreeMap<String, Printed>,
+    pub codec: String,
+    pub modified_seconds: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Printed {
+    pub mode: String,
+    pub binary: Digest,
+    pub libraries: Vec<Digest>,
+    pub arguments: Vec<String>,
+    /// Path in the checkout → digest.
+    pub reads: BTreeMap<String, Digest>,
+}
+
+/// Configuration and manifest over layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Image {
+    pub name: String,
+    pub platform: String,
+    /// The lowest first.
+    pub layers: Vec<Key>,
+    pub entrypoint: Vec<String>,
+    pub arguments: Vec<String>,
+    pub environment: BTreeMap<String, String>,
+    pub ports: Vec<u16>,
+    pub user: String,
+    pub working_directory: String,
+    pub labels: BTreeMap<String, String>,
+    pub created_seconds: u64,
 }
 
 impl Inputs {

@@ -8,6 +8,7 @@ mod doctor;
 mod explain;
 pub mod habits;
 mod help;
+mod images;
 mod lint;
 mod lock;
 mod mirror;
@@ -141,6 +142,7 @@ fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sin
         Command::Plan(targets) => plan(settings, project, sink, targets),
         Command::Why(why) => self::why(settings, project, sink, why),
         Command::Run(run) => run::run(settings, project, sink, run),
+        Command::Images(images) => images::images(settings, project, sink, images),
         Command::Test(test) => test::test(settings, project, sink, test),
         Command::Lint(lint) => lint::lint(settings, project, sink, lint),
         Command::Doctor(args) => doctor::doctor(settings, project, &sink, args),
@@ -192,6 +194,7 @@ fn describe(workshop: &Workshop, plan: &Plan, facts: &Facts, asked: bool) -> Eve
         Work::NativeLibrary { .. } => Some(Tool::Cargo),
         Work::GoModules { .. } | Work::GoBinary { .. } => Some(Tool::Go),
         Work::GoToolchain { .. } | Work::WheelSet { .. } | Work::Model { .. } => None,
+        Work::DebianBase { .. } | Work::Layer { .. } | Work::Image { .. } => None,
     };
     let tools = plan.running().filter_map(tool).collect();
     Event::Plan {
@@ -215,7 +218,9 @@ fn commands(workshop: &Workshop, step: &Step, facts: &Facts) -> Vec<String> {
         Work::NativeLibrary { name } => workshop.library_commands(name, step, facts),
         Work::GoBinary { name } => workshop.binary_commands(name),
         Work::GoModules { .. } => vec!["go mod download -x".to_owned()],
+        Work::Layer { image, layer } => workshop.layer_commands(image, layer),
         Work::GoToolchain { .. } | Work::WheelSet { .. } | Work::Model { .. } => Vec::new(),
+        Work::DebianBase { .. } | Work::Image { .. } => Vec::new(),
     }
 }
 

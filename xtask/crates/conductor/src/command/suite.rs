@@ -439,7 +439,7 @@ fn no_wheel(workshop: &Workshop, suite: &Suite) -> Result<Option<String>> {
     let Workshop { settings, project, .. } = *workshop;
     let premise = Premise { settings, project, facts: &facts, wants: &wants, fresh: None, view: workshop };
     for name in &suite.wheel_sets {
-        match plan::chosen_wheels(&premise, name) {
+        match plan::chosen_wheels(&premise, name, None) {
             Err(error) if error.exit() == ExitCode::Missing => return Ok(Some(error.to_string())),
             other => other.map(drop)?,
         }

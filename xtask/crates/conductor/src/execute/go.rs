@@ -464,9 +464,10 @@ fn name_headers(environment: &mut BTreeMap<String, OsString>, binary: &Binary) {
     }
 }
 
-/// The declared flags, and a run path that follows the binary wherever `dist/` is moved.
+/// The declared flags, and a run path that follows the binary wherever `dist/` is moved, and into an image, where the libraries lie in
+/// `lib/` beside it.
 fn ldflags(declared: &GoBinary) -> String {
-    let run_path = if declared.links.is_empty() { "" } else { " -r $ORIGIN/../lib" };
+    let run_path = if declared.links.is_empty() { "" } else { " -r $ORIGIN/../lib:$ORIGIN/lib" };
     format!("{}{run_path}", declared.ldflags.join(" ")).trim().to_owned()
 }
 

@@ -6,6 +6,7 @@
 
 pub mod base;
 mod go;
+pub mod image;
 pub mod measure;
 mod model;
 mod native;
@@ -72,6 +73,8 @@ pub struct Made {
 pub struct Results {
     pub plan: Plan,
     pub facts: Facts,
+    /// Keys of what this run made, rather than found.
+    pub made: BTreeSet<Key>,
 }
 
 impl View for Workshop<'_> {
@@ -120,6 +123,7 @@ impl<'a> Workshop<'a> {
     /// Makes everything that is wanted; `describe` turns the first plan into an event.
     pub fn make(&self, wants: &Wants, fresh: bool, describe: &dyn Fn(&Plan, &Facts) -> Event) -> Result<Results> {
         let mut done = HashSet::new();
+        let mut made = BTreeSet::new();
         let mut told = false;
         loop {
             interrupt::check()?;
@@ -157,12 +161,13 @@ impl<'a> Workshop<'a> {
                 if self.entered.get().is_some() {
                     self.collect_if_due();
                 }
-                return Ok(Results { plan, facts });
+                return Ok(Results { plan, facts, made });
             }
             self.tell_pins(&facts)?;
             self.outside.need(plan.running().flat_map(|step| ecosystems(self.project, step)));
             let result = self.run_round(&round, &facts);
             done.extend(round.iter().map(|step| step.id.clone()));
+            made.extend(round.iter().filter(|step| step.status == Status::Run).filter_map(|step| step.key));
             self.stats.save();
             result?;
         }
@@ -455,7 +460,10 @@ impl<'a> Workshop<'a> {
             Work::NativeLibrary { name } => self.native_library(step, name, facts, lock),
             Work::GoBinary { name } => self.go_binary(step, name, facts, lock),
             Work::GoToolchain { version, platform } => self.go_toolchain(step, version, platform, lock),
-            Work::WheelSet { name } => self.wheel_set(step, name, facts, lock),
+            Work::WheelSet { name, interpreter } => self.wheel_set(step, name, interpreter.as_ref(), facts, lock),
+            Work::DebianBase { name, platform } => self.debian_base(step, name, platform, lock),
+            Work::Layer { image, layer } => self.layer(step, image, layer, facts, lock),
+            Work::Image { name } => self.image(step, name, lock),
             Work::Model { name } => self.model(step, name, lock),
             Work::GoModules { .. } => Err(Error::bug(tr!("Go modules have no key"))),
         }
@@ -561,7 +569,8 @@ pub fn ecosystems(project: &Project, step: &Step) -> BTreeSet<Ecosystem> {
     match &step.work {
         Work::NativeLibrary { .. } => [Ecosystem::Crates].into(),
         Work::GoModules { .. } => [Ecosystem::Go].into(),
-        Work::GoBinary { .. } => BTreeSet::new(),
+        Work::GoBinary { .. } | Work::Layer { .. } | Work::Image { .. } => BTreeSet::new(),
+        Work::DebianBase { .. } => [Ecosystem::Apt].into(),
         Work::GoToolchain { .. } => [Ecosystem::Go, Ecosystem::Python].into(),
         Work::WheelSet { .. } => [Ecosystem::Python].into(),
         Work::Model { name } => {

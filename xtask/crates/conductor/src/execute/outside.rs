@@ -297,6 +297,7 @@ impl<'a> Outside<'a> {
         if self.settings.offline.value || ecosystems.is_empty() {
             return Vec::new();
         }
+        self.need(ecosystems.iter().copied());
         let (defaults, _) = self.direct();
         let by_ecosystem = match &self.profile {
             Some(profile) => profile.hosts(defaults),

@@ -9,6 +9,7 @@ use crate::plan::{self, Premise, Step};
 use crate::project::pins::WheelPin;
 use crate::report::{Done, Event};
 use crate::tr;
+use crate::wheel::Interpreter;
 use protocol::{Artifact, Unpack, UnpackedFile};
 use std::path::{Path, PathBuf};
 
@@ -17,11 +18,18 @@ const WHEEL_BYTES: u64 = 2 << 30;
 const WHEEL_FILES: u64 = 50_000;
 
 impl Workshop<'_> {
-    pub(super) fn wheel_set(&self, step: &Step, name: &str, facts: &Facts, lock: &Lock) -> Result<Made> {
+    pub(super) fn wheel_set(
+        &self,
+        step: &Step,
+        name: &str,
+        interpreter: Option<&Interpreter>,
+        facts: &Facts,
+        lock: &Lock,
+    ) -> Result<Made> {
         let wants = Wants::default();
         let premise =
             Premise { settings: self.settings, project: self.project, facts, wants: &wants, fresh: None, view: self };
-        let wheels = plan::chosen_wheels(&premise, name)?;
+        let wheels = plan::chosen_wheels(&premise, name, interpreter)?;
         let executable = self.project.declaration.wheel_set.get(name).map_or(&[][..], |set| &set.executable);
         let folder = self.store.new_tree(lock)?;
         let mut outputs = Vec::new();

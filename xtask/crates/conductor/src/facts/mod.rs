@@ -25,6 +25,7 @@ pub struct Wants {
     pub binaries: BTreeSet<String>,
     pub wheel_sets: BTreeSet<String>,
     pub models: BTreeSet<String>,
+    pub images: BTreeSet<String>,
     /// A Go toolchain, whatever it is for.
     pub go: bool,
     /// Cargo feature set and profile of the libraries.
@@ -40,6 +41,8 @@ pub struct Facts {
     pub python: Option<Python>,
     pub libraries: BTreeMap<String, Library>,
     pub binaries: BTreeMap<String, Binary>,
+    /// Files of the checkout that go into images or are read for them, by their path in it.
+    pub files: BTreeMap<String, Digest>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +169,11 @@ pub fn gather(settings: &Settings, project: &Project, wants: &Wants, stats: &Sta
             let mut binary = probe.binary(name)?;
             binary.seen.add(go.clone());
             facts.binaries.insert(name.clone(), binary);
+        }
+    }
+    for name in &wants.images {
+        for path in project.files_of(name) {
+            facts.files.insert(path.to_owned(), probe.file(name, path)?);
         }
     }
     if !wants.wheel_sets.is_empty() {

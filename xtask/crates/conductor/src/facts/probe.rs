@@ -50,6 +50,16 @@ impl<'a> Probe<'a> {
         self.seen.take()
     }
 
+    /// A file of the checkout that an image holds.
+    pub(super) fn file(&self, image: &str, path: &str) -> Result<Digest> {
+        let whole = self.settings.workspace.root.join(path);
+        if whole.is_file() {
+            return self.digest(&whole);
+        }
+        let message = tr!("image.{image}: there is no file {path}", image, path);
+        Err(self.project.source.error(Code::Undeclared, &["image", image, path], &message))
+    }
+
     /// A declared variable may name a file, which then is as much an input as the variable.
     pub(super) fn environment_files(&self, variables: &[String]) -> Result<BTreeMap<String, Digest>> {
         let named = |name: &String| {

@@ -26,6 +26,7 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("document", include_str!("zh/document.toml")),
     ("error", include_str!("zh/error.toml")),
     ("execute", include_str!("zh/execute.toml")),
+    ("images", include_str!("zh/images.toml")),
     ("launcher", include_str!("zh/launcher.toml")),
     ("mirror", include_str!("zh/mirror.toml")),
     ("probe", include_str!("zh/probe.toml")),

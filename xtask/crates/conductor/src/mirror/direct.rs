@@ -46,8 +46,8 @@ pub enum Answer {
 pub type ReadText<'a> = dyn Fn(&Path) -> io::Result<String> + Sync + 'a;
 pub type Run<'a> = dyn Fn(&[&str], &BTreeMap<String, String>) -> io::Result<Output> + Sync + 'a;
 
-/// How long one tool may think: every answer is a line that it has at hand.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one tool may think: every answer is a line that it has at hand, but a machine that is busy building is slow to give it.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What this module may ask of the machine. The only spawner of processes stays the caller's.
 pub struct Machine<'a> {

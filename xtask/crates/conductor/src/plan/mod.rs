@@ -4,6 +4,7 @@
 //! A Go binary's key needs the interface of the library that it links. While that library still has to be made, the
 //! binary's step is *provisional*: it waits for the next round, in which the plan is made anew and knows.
 
+mod images;
 mod steps;
 
 use crate::cache::key::{Inputs, Key};
@@ -14,9 +15,11 @@ use crate::facts::{Facts, Wants};
 use crate::project::Project;
 use crate::report::{PlannedStep, Status};
 use crate::settings::Settings;
+use crate::wheel::Interpreter;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
+pub use images::{CODEC, layers_of, placed};
 pub use steps::{build, chosen_wheels, go_toolchain_pins, inputs_again};
 
 /// What a plan may know of the results that exist.
@@ -69,7 +72,7 @@ pub struct Step {
     pub entry: Option<Entry>,
     /// Files of the store to be set aside first.
     pub broken: Vec<PathBuf>,
-    /// The libraries that a binary links, as the store has them.
+    /// What a binary links and what a layer holds, as the store has them.
     pub linked: Vec<Entry>,
 }
 
@@ -93,12 +96,39 @@ impl Place {
 /// What a step does, by the name of what it makes; the details are in the declaration, the pins and the facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
-    GoToolchain { version: String, platform: String },
-    GoModules { binary: String },
-    NativeLibrary { name: String },
-    GoBinary { name: String },
-    WheelSet { name: String },
-    Model { name: String },
+    GoToolchain {
+        version: String,
+        platform: String,
+    },
+    GoModules {
+        binary: String,
+    },
+    NativeLibrary {
+        name: String,
+    },
+    GoBinary {
+        name: String,
+    },
+    /// For the interpreter of this machine, or of the base of an image.
+    WheelSet {
+        name: String,
+        interpreter: Option<Interpreter>,
+    },
+    Model {
+        name: String,
+    },
+    /// The lowest layer of images, out of Debian packages.
+    DebianBase {
+        name: String,
+        platform: String,
+    },
+    Layer {
+        image: String,
+        layer: String,
+    },
+    Image {
+        name: String,
+    },
 }
 
 impl Work {
@@ -110,6 +140,9 @@ impl Work {
             Self::GoBinary { .. } => "go-binary",
             Self::WheelSet { .. } => "wheel-set",
             Self::Model { .. } => "model",
+            Self::DebianBase { .. } => "debian-base",
+            Self::Layer { .. } => "layer",
+            Self::Image { .. } => "image",
         }
     }
 }

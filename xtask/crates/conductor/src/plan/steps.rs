@@ -1,6 +1,6 @@
 //! From declaration and facts to steps: one function a kind.
 
-use super::{Place, Plan, Premise, Step, Work};
+use super::{Place, Plan, Premise, Step, Work, images};
 use crate::cache::key::{GoBinary, Inputs, NativeLibrary, Pinned};
 use crate::cache::reason::Reason;
 use crate::cache::store::Lookup;
@@ -11,7 +11,7 @@ use crate::project::pins::WheelPin;
 use crate::report::Status;
 use crate::settings::env;
 use crate::tr;
-use crate::wheel;
+use crate::wheel::{self, Interpreter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
@@ -37,10 +37,13 @@ pub fn build(premise: &Premise) -> Result<Plan> {
         plan.steps.push(binary);
     }
     for name in &premise.wants.wheel_sets {
-        plan.steps.push(wheel_set(premise, name)?);
+        plan.steps.push(wheel_set(premise, name, None)?);
     }
     for name in &premise.wants.models {
         plan.steps.push(model(premise, name)?);
+    }
+    for name in &premise.wants.images {
+        images::image(premise, name, &mut plan)?;
     }
     Ok(plan)
 }
@@ -68,7 +71,7 @@ fn distinct_files(premise: &Premise) -> Result<()> {
 }
 
 /// A step with a key: its status follows from what the store and its place hold.
-fn keyed(premise: &Premise, work: Work, name: &str, inputs: Inputs, place: Place) -> Result<Step> {
+pub(super) fn keyed(premise: &Premise, work: Work, name: &str, inputs: Inputs, place: Place) -> Result<Step> {
     let mut step = Step { status: Status::Run, place, ..Step::skipped(work, name) };
     // Only what is compiled can come out differently; pinned bytes cannot.
     let compiled = matches!(step.work, Work::NativeLibrary { .. } | Work::GoBinary { .. });
@@ -106,7 +109,7 @@ fn keyed(premise: &Premise, work: Work, name: &str, inputs: Inputs, place: Place
 }
 
 /// One reason for several: the first, with the count of the others.
-fn smallest(reasons: &[Reason]) -> Reason {
+pub(super) fn smallest(reasons: &[Reason]) -> Reason {
     match reasons {
         [] => Reason::because(tr!("its result is gone from the store")),
         [only] => only.clone(),
@@ -123,7 +126,7 @@ fn environment(premise: &Premise, names: &[impl AsRef<str>]) -> BTreeMap<String,
     premise.settings.environment.only(names).into_iter().map(|(name, value)| (name, plain(value))).collect()
 }
 
-fn unknown(what: &str, name: &str) -> Error {
+pub(super) fn unknown(what: &str, name: &str) -> Error {
     Error::bug(tr!("the facts about {what} {name} were not gathered", what, name))
 }
 
@@ -281,9 +284,14 @@ fn go_modules(binary: &Work, toolchain: Option<String>, wanted: bool) -> Step {
     step
 }
 
-/// The pinned files of a wheel set that suit this interpreter, one a project.
-pub fn chosen_wheels<'a>(premise: &'a Premise, name: &str) -> Result<Vec<&'a WheelPin>> {
-    let python = premise.facts.python.as_ref().ok_or_else(|| unknown("the", "Python interpreter"))?;
+/// The pinned files of a wheel set that suit an interpreter, one a project; this machine's where none is named.
+pub fn chosen_wheels<'a>(
+    premise: &'a Premise,
+    name: &str,
+    interpreter: Option<&'a Interpreter>,
+) -> Result<Vec<&'a WheelPin>> {
+    let ours = premise.facts.python.as_ref().map(|python| &python.interpreter);
+    let interpreter = interpreter.or(ours).ok_or_else(|| unknown("the", "Python interpreter"))?;
     let pins = premise.project.pins.wheel_set.get(name).map_or(&[][..], Vec::as_slice);
     let projects: BTreeSet<&String> = pins.iter().map(|pin| &pin.project).collect();
     if projects.is_empty() {
@@ -292,7 +300,6 @@ pub fn chosen_wheels<'a>(premise: &'a Premise, name: &str) -> Result<Vec<&'a Whe
     let mut chosen = Vec::new();
     for project in projects {
         let files: Vec<&WheelPin> = pins.iter().filter(|pin| pin.project == *project).collect();
-        let interpreter = &python.interpreter;
         let (major, minor) = interpreter.version;
         let best = wheel::choose(&files, |pin| &pin.filename, interpreter).ok_or_else(|| {
             Error::new(
@@ -312,7 +319,7 @@ pub fn chosen_wheels<'a>(premise: &'a Premise, name: &str) -> Result<Vec<&'a Whe
     Ok(chosen)
 }
 
-fn not_pinned(premise: &Premise, table: &str, name: &str) -> Error {
+pub(super) fn not_pinned(premise: &Premise, table: &str, name: &str) -> Error {
     let message = tr!("xtask.lock pins nothing for {table}.{name}", table, name);
     let error = premise.project.source.error(Code::NotPinned, &[table, name], &message);
     error.hint(tr!("run `cargo xtask lock update {name}`", name))
@@ -333,8 +340,8 @@ fn pinned_as_declared(premise: &Premise, place: &[&str], wanted: &str, pins: &[W
     Err(error.hint(tr!("run `cargo xtask lock update {name}`", name)))
 }
 
-fn wheel_set(premise: &Premise, name: &str) -> Result<Step> {
-    let wheels = chosen_wheels(premise, name)?;
+pub(super) fn wheel_set(premise: &Premise, name: &str, interpreter: Option<Interpreter>) -> Result<Step> {
+    let wheels = chosen_wheels(premise, name, interpreter.as_ref())?;
     let pins = premise.project.pins.wheel_set.get(name).map_or(&[][..], Vec::as_slice);
     for wanted in premise.project.declaration.wheel_set.get(name).into_iter().flat_map(|set| &set.projects) {
         pinned_as_declared(premise, &["wheel-set", name, "projects", wanted], wanted, pins)?;
@@ -343,7 +350,11 @@ fn wheel_set(premise: &Premise, name: &str) -> Result<Step> {
     let declared = premise.project.declaration.wheel_set.get(name);
     let executable = declared.map(|set| set.executable.clone()).unwrap_or_default();
     let inputs = Inputs::WheelSet(Pinned { name: name.to_owned(), pins, executable });
-    keyed(premise, Work::WheelSet { name: name.to_owned() }, name, inputs, Place::Store)
+    let id = match &interpreter {
+        None => name.to_owned(),
+        Some(it) => format!("{name}@{it}"),
+    };
+    keyed(premise, Work::WheelSet { name: name.to_owned(), interpreter }, &id, inputs, Place::Store)
 }
 
 fn model(premise: &Premise, name: &str) -> Result<Step> {
@@ -482,6 +493,7 @@ mod tests {
             python: None,
             libraries: [("binding".to_owned(), library)].into(),
             binaries: [("router".to_owned(), binary)].into(),
+            files: BTreeMap::new(),
         };
         let wants = Wants {
             libraries: ["binding".to_owned()].into(),

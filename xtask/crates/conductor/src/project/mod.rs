@@ -4,6 +4,7 @@
 //! services around them); names, paths, crates, tags and flags come from here. Nothing in this module touches the machine
 //! except [`Project::read`] and [`leaks::find`].
 
+pub mod image;
 pub mod leaks;
 pub mod pins;
 
@@ -14,6 +15,7 @@ use crate::language::translated;
 use crate::mirror;
 use crate::tr;
 use crate::workspace::Workspace;
+use image::{Base, Content, Image};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -41,6 +43,9 @@ pub struct Declaration {
     /// Root file systems made of Debian packages, pinned in `xtask.lock`, by name.
     #[serde(default)]
     pub debian_base: BTreeMap<String, DebianBase>,
+    /// Container images, by name.
+    #[serde(default)]
+    pub image: BTreeMap<String, Image>,
     /// Programs of a running stack, by name; started in the order of `after`.
     #[serde(default)]
     pub service: BTreeMap<String, Service>,
@@ -386,7 +391,9 @@ pub struct Project {
 impl Project {
     /// Every folder of a checkout that results are put into, innermost first.
     pub fn output_folders(&self, workspace: &Workspace) -> Vec<PathBuf> {
-        let mut folders = vec![workspace.dist_lib(), workspace.dist_bin(), workspace.dist()];
+        let images = workspace.images();
+        let mut folders = vec![workspace.dist_lib(), workspace.dist_bin()];
+        folders.extend([images.join("blobs/sha256"), images.join("blobs"), images, workspace.dist()]);
         for (name, pins) in &self.pins.model {
             let root = workspace.models().join(name);
             let parents = pins.file.iter().flat_map(|file| Path::new(&file.path).ancestors().skip(1));
@@ -433,6 +440,7 @@ impl Project {
             ("wheel-set", it.wheel_set.keys().collect()),
             ("model", it.model.keys().collect()),
             ("debian-base", it.debian_base.keys().collect()),
+            ("image", it.image.keys().collect()),
             ("service", it.service.keys().collect()),
             ("suite", it.suite.keys().collect()),
             ("linter", it.linter.keys().collect()),
@@ -458,6 +466,9 @@ impl Project {
         }
         for (name, base) in &it.debian_base {
             self.check_base(name, base)?;
+        }
+        for (name, image) in &it.image {
+            self.check_image(name, image)?;
         }
         for (name, service) in &it.service {
             self.check_service(name, service)?;
@@ -500,6 +511,72 @@ impl Project {
             }
         }
         Ok(())
+    }
+
+    fn check_image(&self, name: &str, image: &Image) -> Result<()> {
+        let it = &self.declaration;
+        let wrong = |place: &[&str], message: &str| self.source.error(Code::WrongValue, place, message);
+        match &image.base {
+            Some(Base::Debian(base)) => {
+                self.known(&["image", name, "base", "debian"], base, it.debian_base.keys())?;
+            }
+            None => {}
+        }
+        if image.entrypoint.is_empty() {
+            let message = tr!("image.{name} starts nothing", name);
+            return Err(wrong(&["image", name, "entrypoint"], &message)
+                .hint(tr!("name the program by its path in the image: entrypoint = [\"/app/server\"]")));
+        }
+        let is_id = |id: &str| id.parse::<u32>().is_ok();
+        if !image.user.split_once(':').is_some_and(|(user, group)| is_id(user) && is_id(group)) {
+            let message = tr!("image.{name}: `{user}` is not UID:GID", name, user = image.user);
+            return Err(wrong(&["image", name, "user", &image.user], &message).hint(tr!(
+                "write numbers, as in user = \"65532:65532\": a name may mean somebody else in another base"
+            )));
+        }
+        let mut names = BTreeSet::new();
+        for (index, layer) in image.layer.iter().enumerate() {
+            self.plain_name(&format!("image.{name}.layer"), &layer.name)?;
+            let index = index.to_string();
+            let place = ["image", name, "layer", &index];
+            if !names.insert(&layer.name) {
+                let message = tr!("image.{name} has two layers called {layer}", name, layer = layer.name);
+                return Err(self.source.error(Code::BadName, &place, &message));
+            }
+            for files in &layer.files {
+                let [table, image, layers, layer] = place;
+                let at = |key| [table, image, layers, layer, "files", "from", key];
+                match &files.from {
+                    Content::Library(library) => self.known(&at("library"), library, it.native_library.keys())?,
+                    Content::Binary(binary) | Content::Printed { binary, .. } => {
+                        self.known(&at("binary"), binary, it.go_binary.keys())?;
+                    }
+                    Content::WheelSet(wheel_set) | Content::Wheel { wheel_set, .. } => {
+                        self.known(&at("wheel-set"), wheel_set, it.wheel_set.keys())?;
+                    }
+                    Content::Path(_) => {}
+                }
+                if !files.to.starts_with('/') || !files::stays_below(files.to.trim_matches('/')) {
+                    let message = tr!("image.{name}: `{to}` is no absolute path", name, to = files.to);
+                    let place = [table, image, layers, layer, "files", "to", &files.to];
+                    return Err(wrong(&place, &message).hint(tr!("write `/{to}`", to = files.to.trim_matches('/'))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Files of the checkout that an image holds or is made with.
+    pub fn files_of(&self, image: &str) -> Vec<&String> {
+        let layers = self.declaration.image.get(image).into_iter().flat_map(|image| &image.layer);
+        layers
+            .flat_map(|layer| &layer.files)
+            .flat_map(|files| match &files.from {
+                Content::Path(path) => std::slice::from_ref(path),
+                Content::Printed { reads, .. } => reads,
+                _ => &[],
+            })
+            .collect()
     }
 
     fn check_service(&self, name: &str, service: &Service) -> Result<()> {

@@ -231,6 +231,11 @@ impl Voice for Human {
                 let path = self.workspace.relative(path).display().to_string();
                 self.say(&format!("{:>12} {path} sha256:{} {}", "", digest.short(), bytes(*size_bytes)));
             }
+            Event::Image(image) => {
+                let size_bytes = image.layers.iter().map(|layer| layer.size_bytes).sum();
+                let short = image.digest.get(..19).unwrap_or(&image.digest);
+                self.say(&format!("{:>12} {} {short} {}", "", image.reference, bytes(size_bytes)));
+            }
             Event::Ready { service, url, seconds } => {
                 self.verb(Tone::Good, &tr!("Ready"), &took(&format!("{service} {url}"), *seconds));
             }

@@ -54,6 +54,7 @@ impl<W: Write + Send> Voice for Json<W> {
             Event::Artifact { name, path, digest, size_bytes } => {
                 self.line("artifact", json!({ "name": name, "path": path, "sha256": digest, "size_bytes": size_bytes }))
             }
+            Event::Image(image) => self.line("image", serde_json::to_value(image).unwrap_or_default()),
             Event::Finding(finding) => self.line("finding", serde_json::to_value(finding).unwrap_or_default()),
             Event::Waiting { id, holder, seconds } => {
                 self.line("waiting", json!({ "id": id, "holder": holder, "seconds": seconds }));

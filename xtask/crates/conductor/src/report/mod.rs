@@ -110,6 +110,8 @@ pub enum Event {
         digest: Digest,
         size_bytes: u64,
     },
+    /// An image at one of its targets.
+    Image(Image),
     Finding(Finding),
     Contacted {
         ecosystem: String,
@@ -198,6 +200,31 @@ impl ToolMapping {
         lines.extend(self.notes.iter().map(|note| tr!("{subject}: {message}", subject = tr!("note"), message = note)));
         lines
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Image {
+    pub name: String,
+    /// Where it was put, as the target was written: `oci:dist/images`, with the tag behind it.
+    pub reference: String,
+    /// Of the manifest.
+    pub digest: String,
+    /// `linux/amd64`
+    pub platform: String,
+    pub layers: Vec<ImageLayer>,
+    pub builder: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ImageLayer {
+    /// Of the compressed blob.
+    pub digest: String,
+    /// Of the tar archive in it.
+    pub diff_id: String,
+    pub size_bytes: u64,
+    pub media_type: String,
+    /// Whether it was known before this run.
+    pub reused: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -68,6 +68,11 @@ pub const CONTACTED: &str = "XTASK_CONTACTED";
 pub const CORP_HOST: &str = "XTASK_CORP_HOST";
 pub const CORP_CA: &str = "XTASK_CORP_CA";
 pub const CORP_PROXY: &str = "XTASK_CORP_PROXY";
+/// Seconds since 1970 that everything in an image is dated with.
+pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// Old: what stands before the names of images, and their tag.
+pub const DOCKER_REGISTRY: &str = "DOCKER_REGISTRY";
+pub const DOCKER_TAG: &str = "DOCKER_TAG";
 /// For tests: names of parts that must not be skipped, separated by commas, or `all`.
 pub const REQUIRE: &str = "XTASK_REQUIRE";
 /// Old: the configuration of the running stack.

@@ -89,6 +89,8 @@ pub struct Settings {
     pub explain: bool,
     pub lock_timeout: Duration,
     pub cache_limits: Limits,
+    /// The time stamp of what goes into images, seconds since 1970.
+    pub source_date_epoch: u64,
     pub environment: Environment,
     pub local: Local,
     /// Started through the launcher: its path, for satellites.
@@ -224,6 +226,7 @@ impl Settings {
         let color = said.choice("color", args.color.as_ref(), env::COLOR, local.color.as_ref(), &words)?;
         let seconds = Words { parse: &|text| text.parse().ok(), valid: &tr!("a number of seconds"), known: &[] };
         let lock_timeout = said.setting("lock-timeout", None, env::LOCK_TIMEOUT, None, &seconds)?;
+        let epoch = said.setting("source-date-epoch", None, env::SOURCE_DATE_EPOCH, None, &seconds)?;
         let sizes = Words {
             parse: &|text| text.parse().ok(),
             valid: &tr!("a number with B, KB, MB, GB, KiB, MiB or GiB"),
@@ -257,6 +260,7 @@ impl Settings {
             // A result may honestly take long to make; a dead holder's lock is released by the kernel at once.
             lock_timeout: Duration::from_secs(lock_timeout.map_or(3600, |it| it.value)),
             cache_limits,
+            source_date_epoch: epoch.map_or(0, |it| it.value),
             launcher: environment.get(env::LAUNCHER).map(PathBuf::from),
             workspace,
             environment,

@@ -1,5 +1,6 @@
 //! What each tool is asked and how its answers are read: argv and parsing, no processes.
 
+pub mod abi;
 pub mod cargo;
 pub mod elf;
 pub mod go;

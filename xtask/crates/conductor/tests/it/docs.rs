@@ -112,6 +112,8 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("build --offline", "tests/test_build.py", "\"--offline\", wrapper=unplugged()"),
     ("mirror probe cn", "xtask/crates/conductor/tests/it/cli.rs", "mirror probe lab"),
     ("doctor", "tests/test_doctor.py", "\"doctor\""),
+    ("images", "tests/test_images.py", "\"images\", \"--repo\""),
+    ("images extproc --to tar:extproc.tar", "tests/test_images.py", "f\"tar:{cls.archive}\""),
     ("mirror use cn", "xtask/crates/conductor/tests/it/cli.rs", "mirror use"),
 ];
 

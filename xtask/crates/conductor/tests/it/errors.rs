@@ -84,6 +84,15 @@ fn with_tools(files: &[(&str, &str)], tools: &[&str]) -> Project {
     project
 }
 
+/// A project with one image out of the file `p`; `OPTIONS`, or `OPTIONS|FILES`.
+fn image(more: &str) -> Project {
+    let table = "image.i = { entrypoint = [\"/x\"], user = \"1:1\", MORE layer = [{ name = \"l\", files = FILES }] }";
+    let files = "[{ from = { path = \"p\" }, to = \"/x\", executable = true }]";
+    let (option, files) = more.split_once('|').unwrap_or((more, files));
+    let text = format!("project.name = \"demo\"\n{}", table.replace("MORE", option).replace("FILES", files));
+    with(&[("xtask.toml", &text), ("p", "text"), ("q", "other")])
+}
+
 #[test]
 fn a_command_line_that_cannot_be_used_ends_with_2() {
     let project = Project::new();
@@ -140,6 +149,20 @@ fn a_file_or_variable_that_cannot_be_used_ends_with_3() {
     check("XT0309", &project, "plan", &[("HOME", "")]);
     check("XT0310", &declared(STACK), "run --dry-run", &[]);
     check("XT0311", &demo("model.m.sources = [{ directory = \"no\" }]"), "lock update m", &[]);
+    let ended = check("XT0318", &image("max-megabytes = 0,"), "images", &[]);
+    assert!(ended.stderr.contains("image i has 1 MB, and may have 0"), "{}", ended.stderr);
+    let twice = "|[{ from = { path = \"p\" }, to = \"/x\" }, { from = { path = \"q\" }, to = \"/x/y\" }]";
+    check("XT0318", &image(twice), "images", &[]);
+    check("XT0305", &image("|[{ from = { path = \"no\" }, to = \"/x\" }]"), "images", &[]);
+    check("XT0305", &image("base = { debian = \"no\" },"), "images", &[]);
+    check("XT0304", &image("|[{ from = { path = \"p\" }, to = \"x\" }]"), "images", &[]);
+    check("XT0202", &image(""), "images j", &[]);
+    check("XT0201", &image(""), "images --to docker.io/x", &[]);
+    let program = image("");
+    fs::copy(std::env::current_exe().unwrap(), program.folder.0.join("p")).unwrap();
+    let ended = check("XT0319", &program, "images", &[]);
+    assert!(ended.stderr.contains("/x needs libc.so.6, which is in none of /lib/"), "{}", ended.stderr);
+    assert!(!program.folder.0.join("dist").exists(), "nothing is put anywhere before it was looked at");
     fs::remove_file(project.folder.0.join("hello/Cargo.lock")).unwrap();
     check("XT0312", &project, "plan", &[]);
     let reads = "pub const X: Option<&str> = option_env!(\"UNDECLARED\");";
@@ -301,6 +324,11 @@ fn a_failed_child_ends_with_9_and_its_last_lines_stay_on_screen() {
     let log = ended.stderr.split("hint: whole output: ").nth(1).unwrap().lines().next().unwrap();
     assert!(log.starts_with("[REPO]/target/xtask/logs/"), "{log}");
     let suite = "suite.s = { about = \"\", commands = [{ tool = \"cargo\", arguments = [\"no-such-command\"] }] }";
+    let differing = image("");
+    assert_eq!(differing.run("images --to oci:a").exit, 0);
+    differing.folder.write("p", "another text");
+    assert_eq!(differing.run("images --to oci:b").exit, 0);
+    check("XT0907", &differing, "images diff oci:a oci:b", &[]);
     check("XT0904", &with(&[("xtask.toml", &format!("project.name = \"demo\"\n{suite}"))]), "test", &[]);
     let edits = "fn main() { std::fs::write(\"src/lib.rs\", \"// edited\\n\").unwrap() }";
     check("XT0905", &with(&[("hello/build.rs", edits)]), "build", &[]);

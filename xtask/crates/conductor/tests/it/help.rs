@@ -122,7 +122,9 @@ fn help_of_a_command_is_what_the_flag_shows_and_needs_no_project() {
 #[test]
 fn an_old_target_leads_to_its_command_and_a_mistyped_one_to_the_nearest() {
     assert!(stdout(&["help", "--from-make", "run-router"]).starts_with("make run-router → cargo xtask run"));
-    assert!(stdout(&["help", "--from-make", "docker-build-extproc"]).contains("coming: cargo xtask images extproc"));
+    assert!(
+        stdout(&["help", "--from-make", "docker-push-extproc"]).contains("coming: cargo xtask images --to registry")
+    );
     let all = stdout(&["help", "--from-make"]);
     assert!(
         ["helm-rollback", "test-rust-flash-attn-module", "src/vllm-sr:docker-buildx-push"]

@@ -10,6 +10,7 @@ mod cli;
 mod docs;
 mod errors;
 mod help;
+mod images;
 mod language;
 mod lint;
 mod tidy;

@@ -1,0 +1,273 @@
+//! `images`: what is made, looked at before it goes anywhere, and put at its targets.
+
+use crate::cache::key::Key;
+use crate::cli::{self, ImagePlace, ImageTarget};
+use crate::digest::Digest;
+use crate::document::did_you_mean;
+use crate::error::{Code, Error, Result};
+use crate::execute::Workshop;
+use crate::execute::image::{MadeImage, MadeLayer};
+use crate::facts::Wants;
+use crate::files;
+use crate::project::Project;
+use crate::project::image::Content;
+use crate::report::{self, Event, Finding, ImageLayer, Severity, Sink};
+use crate::settings::{Settings, env};
+use crate::toolchain::abi::{self, Parts};
+use crate::tr;
+use oci::layout::LayoutError;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A made image with the name that it gets.
+struct Named<'a> {
+    name: &'a str,
+    made: MadeImage,
+    /// Under its reference: `extproc:latest`, with what DOCKER_REGISTRY says before it.
+    delivery: oci::layout::Named,
+}
+
+pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Images) -> Result<()> {
+    if let Some(cli::ImagesCommand::Diff(diff)) = &args.command {
+        return self::diff(settings, diff);
+    }
+    let names = chosen(project, &args.images)?;
+    let wants = wants(settings, project, &names, &args.variant)?;
+    let workshop = Workshop::new(settings, project, sink.clone())?;
+    if settings.dry_run {
+        return super::show_plan(&workshop, &wants, false);
+    }
+    let results = workshop.make(&wants, false, &|plan, facts| super::describe(&workshop, plan, facts, false))?;
+    let mut made = Vec::new();
+    for name in names {
+        let step = results.plan.step(&format!("image:{name}"));
+        let image = workshop.made_image(step.ok_or_else(|| Error::bug(tr!("image {name} was not planned", name)))?)?;
+        must_fit(project, name, &image)?;
+        must_start(&sink, name, &image)?;
+        let delivery = image.delivery(&reference(settings, name, args.tag.as_deref()))?;
+        made.push(Named { name, made: image, delivery });
+    }
+    for target in &args.to {
+        receive(settings, target, &made)?;
+        made.iter().for_each(|image| tell(&sink, target, image, &results.made));
+    }
+    Ok(())
+}
+
+/// Images by the names that were typed; all where there are none.
+fn chosen<'a>(project: &'a Project, named: &[String]) -> Result<Vec<&'a str>> {
+    let known = &project.declaration.image;
+    let nobody = || Error::new(Code::Undeclared, tr!("xtask.toml declares no image"));
+    if known.is_empty() {
+        return Err(nobody().hint(tr!("add a table [image.NAME]")));
+    }
+    if named.is_empty() {
+        return Ok(known.keys().map(String::as_str).collect());
+    }
+    let find = |name: &String| match known.get_key_value(name) {
+        Some((name, _)) => Ok(name.as_str()),
+        None => {
+            let list = known.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            let error = Error::new(
+                Code::UnknownName,
+                tr!("there is no image `{name}`; xtask.toml declares {list}", name, list),
+            );
+            Err(did_you_mean(error, name, known.keys().map(String::as_str)))
+        }
+    };
+    named.iter().map(find).collect()
+}
+
+/// The images, with everything that goes into them.
+fn wants(settings: &Settings, project: &Project, images: &[&str], variant: &cli::Variant) -> Result<Wants> {
+    let mut wants = super::no_wants(settings, project, variant)?;
+    for name in images {
+        wants.images.insert((*name).to_owned());
+        for files in project.declaration.image[*name].layer.iter().flat_map(|layer| &layer.files) {
+            match &files.from {
+                Content::Library(library) => drop(wants.libraries.insert(library.clone())),
+                Content::Binary(binary) | Content::Printed { binary, .. } => {
+                    super::want_binary(&mut wants, project, binary);
+                }
+                // Chosen for the image's own interpreter, by its own step.
+                Content::WheelSet(_) | Content::Wheel { .. } | Content::Path(_) => {}
+            }
+        }
+    }
+    Ok(wants)
+}
+
+fn reference(settings: &Settings, name: &str, tag: Option<&str>) -> String {
+    let set = |name| settings.environment.get(name).filter(|value| !value.is_empty());
+    let tag = tag.or_else(|| set(env::DOCKER_TAG)).unwrap_or("latest");
+    match set(env::DOCKER_REGISTRY) {
+        Some(registry) => format!("{}/{name}:{tag}", registry.trim_end_matches('/')),
+        None => format!("{name}:{tag}"),
+    }
+}
+
+/// What is larger than its budget goes nowhere.
+fn must_fit(project: &Project, name: &str, image: &MadeImage) -> Result<()> {
+    let Some(limit) = project.declaration.image[name].max_megabytes else { return Ok(()) };
+    let size_bytes: u64 = image.layers.iter().map(|layer| layer.record.descriptor.size).sum();
+    if size_bytes <= limit * 1_000_000 {
+        return Ok(());
+    }
+    let message =
+        tr!("image {name} has {size} MB, and may have {limit}", name, size = size_bytes.div_ceil(1_000_000), limit);
+    let error = project.source.error(Code::BadImage, &["image", name, "max-megabytes"], &message);
+    let largest = image.layers.iter().max_by_key(|layer| layer.record.descriptor.size);
+    let largest = largest.map_or(0, |layer| layer.record.descriptor.size);
+    Err(error.hint(tr!("its largest layer has {size}", size = report::bytes(largest))))
+}
+
+/// Every program finds its interpreter, its libraries and their symbols.
+fn must_start(sink: &Sink, name: &str, image: &MadeImage) -> Result<()> {
+    let mut parts = Parts::default();
+    image.layers.iter().for_each(|layer| parts.add_layer(&layer.parts));
+    let machine = if cfg!(target_arch = "aarch64") { abi::AARCH64 } else { abi::X86_64 };
+    let lacks = parts.lacks(machine);
+    let Some(first) = lacks.first() else { return Ok(()) };
+    for lack in &lacks {
+        sink.send(Event::Finding(Finding {
+            code: "image.would-not-start".to_owned(),
+            severity: Severity::Error,
+            subject: format!("{name}:{}", lack.subject),
+            message: lack.message.clone(),
+            fix: None,
+        }));
+    }
+    let lines: Vec<String> = lacks.iter().map(|lack| format!("  - {} {}", lack.subject, lack.message)).collect();
+    let message = tr!("{subject} would not start in image {name}", subject = first.subject, name);
+    let fix = match first.message.contains('@') {
+        true => tr!("use a base of a newer suite for image.{name}, or build on a system as old as the base", name),
+        false => tr!("add the package that has it to the base of image.{name}, or the file to a layer", name),
+    };
+    Err(Error::new(Code::WouldNotStart, message).excerpt(lines.join("\n")).hint(fix))
+}
+
+/// Puts images at a target.
+fn receive(settings: &Settings, target: &ImageTarget, made: &[Named]) -> Result<()> {
+    let images = made.iter().map(|image| &image.delivery).cloned().collect::<Vec<_>>();
+    match place(settings, target)? {
+        Place::Layout(folder) => {
+            oci::layout::publish(&folder, &images).map_err(|error| undelivered(target, error))?;
+            if folder.starts_with(settings.workspace.dist()) {
+                note_for_clean(settings, &folder)?;
+            }
+            Ok(())
+        }
+        Place::Archive(file) => files::publish_with(&file, 0o644, |output| {
+            let platform = oci::Platform::linux(architecture());
+            oci::archive::write(&images, &platform, std::io::BufWriter::new(output)).map_err(std::io::Error::other)
+        }),
+    }
+}
+
+fn undelivered(target: &ImageTarget, error: LayoutError) -> Error {
+    let message = tr!("cannot put images at {target}", target = target.to_string());
+    match error {
+        LayoutError::Disk { action, path, cause } => Error::disk(action, &path, cause).context(message),
+        error @ LayoutError::Foreign { .. } => Error::new(Code::BadImage, message)
+            .because(error)
+            .hint(tr!("name an empty folder, or one that does not exist")),
+        error => Error::new(Code::AlteredObject, message).because(error),
+    }
+}
+
+/// `clean` removes what lies where we put it with the bytes that we gave it.
+fn note_for_clean(settings: &Settings, layout: &Path) -> Result<()> {
+    let mut placed: BTreeMap<PathBuf, Digest> = BTreeMap::new();
+    for path in files::walk_with_hidden(layout)?.iter().map(|path| layout.join(path)) {
+        let (digest, _) = Digest::of_file(&path).map_err(|error| Error::disk("read", &path, error))?;
+        placed.insert(path, digest);
+    }
+    let bytes =
+        serde_json::to_vec(&placed).map_err(|error| Error::bug(tr!("cannot serialise outputs")).because(error))?;
+    files::write(&settings.workspace.placed("images"), &bytes)
+}
+
+enum Place {
+    Layout(PathBuf),
+    Archive(PathBuf),
+}
+
+/// What a person types belongs to the folder in which it is typed; the default belongs to the checkout.
+fn place(settings: &Settings, target: &ImageTarget) -> Result<Place> {
+    let default = target.to_string() == cli::IMAGES_TARGET;
+    let path = |path: &Path| match default {
+        true => Ok(settings.workspace.root.join(path)),
+        false => std::path::absolute(path).map_err(|error| Error::disk("read", path, error)),
+    };
+    Ok(match target {
+        ImageTarget::Layout(folder) => Place::Layout(path(folder)?),
+        ImageTarget::Archive(file) => Place::Archive(path(file)?),
+    })
+}
+
+fn architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+}
+
+fn tell(sink: &Sink, target: &ImageTarget, image: &Named, made_anew: &BTreeSet<Key>) {
+    let layer = |layer: &MadeLayer| {
+        let oci::Descriptor { digest, size, media_type, .. } = &layer.record.descriptor;
+        ImageLayer {
+            digest: digest.to_string(),
+            diff_id: layer.record.diff_id.to_string(),
+            size_bytes: *size,
+            media_type: media_type.clone(),
+            reused: !made_anew.contains(&layer.key),
+        }
+    };
+    sink.send(Event::Image(report::Image {
+        name: image.name.to_owned(),
+        reference: format!("{target}:{}", image.delivery.name),
+        digest: image.delivery.root.digest.to_string(),
+        platform: image.made.platform.clone(),
+        layers: image.made.layers.iter().map(layer).collect(),
+        builder: "embedded",
+    }));
+}
+
+/// Names what differs between two images; it is a failure if anything does.
+fn diff(settings: &Settings, args: &cli::ImagesDiff) -> Result<()> {
+    let (left, right) = (flattened(&args.left)?, flattened(&args.right)?);
+    let differences = oci::diff::diff(&left, &right);
+    let lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    let text = if lines.is_empty() { tr!("no difference") } else { lines.join("\n") };
+    super::print(settings, "images-diff", &serde_json::json!({ "differences": lines }), &text)?;
+    match differences.first() {
+        None => Ok(()),
+        Some(first) => Err(Error::new(
+            Code::ImagesDiffer,
+            tr!("{count} differences; the first is at {path}", count = differences.len(), path = first.path),
+        )),
+    }
+}
+
+/// Every file of an image, by path.
+fn flattened(image: &ImagePlace) -> Result<oci::Tree<oci::read::FileDigest>> {
+    let failed = |error: LayoutError| {
+        let code = if matches!(error, LayoutError::Absent { .. }) { Code::UnknownName } else { Code::AlteredObject };
+        match error {
+            LayoutError::Disk { action, path, cause } => Error::disk(action, &path, cause),
+            error => Error::new(code, tr!("cannot read the image {image}", image = image.to_string())).because(error),
+        }
+    };
+    let layout = oci::layout::Layout::open(&image.folder).map_err(failed)?;
+    let names: Vec<&str> = layout.images().map(|(name, _)| name).collect();
+    let name = match (&image.name, names.as_slice()) {
+        (Some(name), _) => name.as_str(),
+        (None, [only]) => only,
+        (None, several) => {
+            let message = tr!("{folder} holds several images", folder = image.folder.display());
+            let known = several.join(", ");
+            return Err(Error::new(Code::UnknownName, message).hint(tr!("say which behind a `:`: {known}", known)));
+        }
+    };
+    let found = layout.image(name, &oci::Platform::linux(architecture())).map_err(failed)?;
+    oci::read::flatten(&found.layers, &oci::read::Limits::default(), oci::read::hash).map_err(|error| {
+        Error::new(Code::AlteredObject, tr!("cannot read the image {image}", image = image.to_string())).because(error)
+    })
+}

@@ -1,0 +1,345 @@
+//! Making images: bases out of Debian packages, layers out of what other steps made, and the documents over them.
+//!
+//! A base and a layer each become three files of one result: the compressed blob, what is known of it, and what a dynamic linker
+//! could notice of its files. So nothing that is asked later has to unpack a layer again.
+
+use super::base::base_tree;
+use super::{Made, Workshop};
+use crate::cache::key::{Inputs, Key};
+use crate::cache::store::{Entry, Lock, Lookup, Product};
+use crate::digest::Digest;
+use crate::error::{Code, Error, Result};
+use crate::facts::Facts;
+use crate::files;
+use crate::plan::{self, Step};
+use crate::process::{self, Invocation};
+use crate::project::image::{Content, FileSet, Layer};
+use crate::project::pins::DebianPin;
+use crate::report::{Done, Event};
+use crate::settings::env;
+use crate::toolchain::abi::Parts;
+use crate::tr;
+use oci::image::{Written, media_type};
+use oci::layout::Named;
+use oci::{Tree, TreePath};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+
+/// Files of a result of kind `debian-base` or `layer`: the compressed tar, its [`oci::Layer`], its [`Parts`].
+const BLOB: &str = "blob";
+const RECORD: &str = "record.json";
+const PARTS: &str = "parts.json";
+/// Files of a result of kind `image`.
+const CONFIGURATION: &str = "config.json";
+const MANIFEST: &str = "manifest.json";
+
+/// A layer in the store.
+#[derive(Clone, Debug)]
+pub struct MadeLayer {
+    pub key: Key,
+    pub record: oci::Layer,
+    pub blob: PathBuf,
+    pub parts: Parts,
+}
+
+/// An image in the store: everything that has to be at its targets.
+#[derive(Clone, Debug)]
+pub struct MadeImage {
+    /// `linux/amd64`
+    pub platform: String,
+    pub documents: Written,
+    /// The lowest first.
+    pub layers: Vec<MadeLayer>,
+}
+
+impl MadeImage {
+    /// All that has to be at a target, under a name.
+    pub fn delivery(&self, name: &str) -> Result<Named> {
+        let places = self.layers.iter().map(|layer| (layer.record.descriptor.digest, layer.blob.clone())).collect();
+        Named::new(name, &self.documents, &places)
+            .map_err(|error| Error::bug(tr!("image {name} does not hang together", name)).because(error))
+    }
+}
+
+impl Workshop<'_> {
+    pub(super) fn debian_base(&self, step: &Step, name: &str, platform: &str, lock: &Lock) -> Result<Made> {
+        let unknown = || Error::bug(tr!("base {name} is not declared and pinned", name));
+        let declared = self.project.declaration.debian_base.get(name).ok_or_else(unknown)?;
+        let pins = self.project.pins.debian_base.get(name).and_then(|it| it.get(platform)).ok_or_else(unknown)?;
+        let mut packages = Vec::new();
+        for (index, pin) in pins.iter().enumerate() {
+            let (index, count) = (index + 1, pins.len());
+            packages.push(self.fetch_package(
+                step,
+                pin,
+                &tr!("package {index} of {count}: {name}", index, count, name = pin.name),
+            )?);
+        }
+        self.in_scratch(|scratch| {
+            let contents = scratch.join("contents");
+            files::create_folder(&contents)?;
+            let tree = base_tree(name, declared, pins, &packages, self.modified_seconds(), &contents)?;
+            self.publish_layer(step, lock, tree, scratch)
+        })
+    }
+
+    /// Of everything that nobody else dated.
+    fn modified_seconds(&self) -> i64 {
+        i64::try_from(self.settings.source_date_epoch).unwrap_or(i64::MAX)
+    }
+
+    fn fetch_package(&self, step: &Step, pin: &DebianPin, what: &str) -> Result<PathBuf> {
+        let progress = |text| self.sink.send(Event::Progress { id: step.id.clone(), text: format!("{what} {text}") });
+        let fetched = self.outside.gateway()?.fetch(&step.id, pin.artifact(), progress);
+        fetched.map(|fetched| fetched.path).map_err(|error| self.outside.with_ways(error))
+    }
+
+    pub(super) fn layer(&self, step: &Step, image: &str, layer: &str, facts: &Facts, lock: &Lock) -> Result<Made> {
+        let layer = self.declared_layer(image, layer)?;
+        let mut tree = Tree::new();
+        for files in &layer.files {
+            self.fill(&mut tree, files, step, facts)?;
+        }
+        self.in_scratch(|scratch| self.publish_layer(step, lock, tree, scratch))
+    }
+
+    fn declared_layer(&self, image: &str, layer: &str) -> Result<&Layer> {
+        let declared = self.project.declaration.image.get(image);
+        declared
+            .and_then(|image| image.layer.iter().find(|it| it.name == layer))
+            .ok_or_else(|| Error::bug(tr!("image {image} declares no layer {layer}", image, layer)))
+    }
+
+    /// Puts a set of files where it belongs.
+    fn fill(&self, tree: &mut Tree, files: &FileSet, step: &Step, facts: &Facts) -> Result<()> {
+        let mode = if files.executable { 0o755 } else { 0o644 };
+        match &files.from {
+            Content::Library(name) => {
+                self.add_output(tree, files, linked(step, &format!("native-library:{name}"))?, mode)
+            }
+            Content::Binary(name) => self.add_output(tree, files, linked(step, &format!("go-binary:{name}"))?, 0o755),
+            Content::Path(path) => {
+                let file = self.settings.workspace.root.join(path);
+                let bytes = files::read(&file)?;
+                if facts.files.get(path) != Some(&Digest::of(&bytes)) {
+                    return Err(Error::new(
+                        Code::InputsChanged,
+                        tr!("{what} changed while {id} was made", what = path, id = step.id),
+                    )
+                    .hint(tr!("nothing was published; run the command again")));
+                }
+                self.add(tree, &plan::placed(files, path), oci::Content::Bytes(bytes), mode)
+            }
+            Content::WheelSet(name) => {
+                let wheels = self.wheels_of(step, &files.to, name)?;
+                for output in &wheels.outputs {
+                    // Below the folder of its project.
+                    let Some((_, inside)) = output.path.split_once('/') else { continue };
+                    let file = self.store.file_of(&wheels, output);
+                    let content = oci::Content::File { path: file, size_bytes: output.size_bytes };
+                    let mode = if output.executable { 0o755 } else { 0o644 };
+                    self.add(tree, &format!("{}/{inside}", files.to.trim_end_matches('/')), content, mode)?;
+                }
+                Ok(())
+            }
+            Content::Wheel { wheel_set, path } => {
+                let place = plan::placed(files, path);
+                let wheels = self.wheels_of(step, &place, wheel_set)?;
+                let output = wheels.outputs.iter().find(|output| output.path == *path).ok_or_else(|| {
+                    let message = tr!("wheel set {wheel_set} has no file {path}", wheel_set, path);
+                    self.project.source.error(Code::Undeclared, &["image", path], &message)
+                })?;
+                let file = self.store.file_of(&wheels, output);
+                self.add(tree, &place, oci::Content::File { path: file, size_bytes: output.size_bytes }, mode)
+            }
+            Content::Printed { binary, arguments, .. } => {
+                let text = process::ask(&self.printing(binary, arguments))?;
+                self.add(tree, &files.to, oci::Content::Bytes(text.into_bytes()), mode)
+            }
+        }
+    }
+
+    fn printing(&self, binary: &str, arguments: &[String]) -> Invocation {
+        Invocation {
+            program: self.settings.workspace.dist_bin().join(binary),
+            arguments: arguments.iter().map(Into::into).collect(),
+            directory: self.settings.workspace.root.clone(),
+            environment: self.settings.environment.only(env::PASSED),
+        }
+    }
+
+    /// The children that a layer starts.
+    pub fn layer_commands(&self, image: &str, layer: &str) -> Vec<String> {
+        let files = self.declared_layer(image, layer).map(|layer| layer.files.as_slice()).unwrap_or_default();
+        let command = |files: &FileSet| match &files.from {
+            Content::Printed { binary, arguments, .. } => Some(format!("{binary} {}", arguments.join(" "))),
+            _ => None,
+        };
+        files.iter().filter_map(command).collect()
+    }
+
+    fn add_output(&self, tree: &mut Tree, files: &FileSet, entry: &Entry, mode: u32) -> Result<()> {
+        for output in &entry.outputs {
+            let content = oci::Content::File { path: self.store.file_of(entry, output), size_bytes: output.size_bytes };
+            self.add(tree, &plan::placed(files, &output.path), content, mode)?;
+        }
+        Ok(())
+    }
+
+    fn add(&self, tree: &mut Tree, place: &str, content: oci::Content, mode: u32) -> Result<()> {
+        let entry = oci::Entry::file(content, mode, self.modified_seconds());
+        TreePath::new(place.trim_start_matches('/')).and_then(|path| tree.insert(path, entry)).map_err(|error| {
+            Error::new(Code::BadImage, tr!("{place} cannot be put into an image", place)).because(error)
+        })
+    }
+
+    /// The wheel set that belongs at a place of a layer.
+    fn wheels_of(&self, step: &Step, place: &str, name: &str) -> Result<Entry> {
+        let unknown = || Error::bug(tr!("wheel set {name} of {id} was not made", name, id = step.id));
+        let Some(Inputs::Layer(inputs)) = &step.inputs else { return Err(unknown()) };
+        let key = inputs.wheels.get(place).and_then(|text| text.split(' ').find_map(|word| word.parse().ok()));
+        self.result(&key.ok_or_else(unknown)?)
+    }
+
+    fn result(&self, key: &Key) -> Result<Entry> {
+        match self.store.lookup(key, &self.stats, false)? {
+            Lookup::Hit(entry) => Ok(entry),
+            _ => Err(Error::bug(tr!("the result {key} was not made", key))),
+        }
+    }
+
+    /// With a folder that is gone afterwards, whatever happens.
+    fn in_scratch(&self, work: impl FnOnce(&Path) -> Result<Made>) -> Result<Made> {
+        let scratch = files::temporary_folder(&self.settings.workspace.build(), "layer")?;
+        let made = work(&scratch);
+        let _ = files::remove(&scratch);
+        made
+    }
+
+    fn publish_layer(&self, step: &Step, lock: &Lock, mut tree: Tree, scratch: &Path) -> Result<Made> {
+        tree.add_parents(self.modified_seconds());
+        let parts = parts(&tree)?;
+        let blob = scratch.join(BLOB);
+        let output = files::create_scratch(&blob)?;
+        let record = oci::layer::write(&tree, plan::CODEC, output).map_err(|error| {
+            Error::new(Code::BadImage, tr!("cannot write the layer {id}", id = step.id)).because(error)
+        })?;
+        let product = |path: &str, expected| Product {
+            path: path.to_owned(),
+            file: scratch.join(path),
+            executable: false,
+            expected,
+        };
+        write_json(&scratch.join(RECORD), &record)?;
+        write_json(&scratch.join(PARTS), &parts)?;
+        let digest = record.descriptor.digest.hex().parse().ok();
+        let products = [product(BLOB, digest), product(RECORD, None), product(PARTS, None)];
+        let entry = self.store.publish(lock, &step.id, step.flat_inputs(), Default::default(), &products)?;
+        Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds: 0.0 })
+    }
+
+    /// Reads a layer that was made.
+    pub fn made_layer(&self, key: &Key) -> Result<MadeLayer> {
+        let entry = self.result(key)?;
+        let blob = self.file(&entry, BLOB)?;
+        Ok(MadeLayer {
+            key: *key,
+            record: read_json(&self.file(&entry, RECORD)?)?,
+            blob,
+            parts: read_json(&self.file(&entry, PARTS)?)?,
+        })
+    }
+
+    fn file(&self, entry: &Entry, path: &str) -> Result<PathBuf> {
+        let output = entry.outputs.iter().find(|output| output.path == path);
+        let output = output.ok_or_else(|| Error::bug(tr!("{step} has no file {path}", step = entry.step, path)))?;
+        Ok(self.store.file_of(entry, output))
+    }
+
+    pub(super) fn image(&self, step: &Step, name: &str, lock: &Lock) -> Result<Made> {
+        let Some(Inputs::Image(inputs)) = &step.inputs else {
+            return Err(Error::bug(tr!("image {name} has no inputs", name)));
+        };
+        let architecture = inputs.platform.rsplit('-').next().unwrap_or_default();
+        let mut image = oci::Image {
+            platform: oci::Platform::linux(architecture),
+            created_seconds: i64::try_from(inputs.created_seconds).unwrap_or(i64::MAX),
+            ..oci::Image::default()
+        };
+        for (key, made_by) in inputs.layers.iter().zip(&step.needs) {
+            image.push(&self.made_layer(key)?.record, &format!("cargo xtask images: {made_by}"));
+        }
+        for (variable, value) in &inputs.environment {
+            image.set_env(variable, value);
+        }
+        image.execution.entrypoint.clone_from(&inputs.entrypoint);
+        image.execution.cmd.clone_from(&inputs.arguments);
+        image.execution.user.clone_from(&inputs.user);
+        image.execution.working_dir.clone_from(&inputs.working_directory);
+        image.execution.labels.clone_from(&inputs.labels);
+        image.execution.exposed_ports = inputs.ports.iter().map(|port| format!("{port}/tcp")).collect();
+        let written = image.write();
+        self.in_scratch(|scratch| {
+            files::write(&scratch.join(CONFIGURATION), &written.config.bytes)?;
+            files::write(&scratch.join(MANIFEST), &written.manifest.bytes)?;
+            let product = |path: &str| Product {
+                path: path.to_owned(),
+                file: scratch.join(path),
+                executable: false,
+                expected: None,
+            };
+            let products = [product(CONFIGURATION), product(MANIFEST)];
+            let entry = self.store.publish(lock, &step.id, step.flat_inputs(), Default::default(), &products)?;
+            Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds: 0.0 })
+        })
+    }
+
+    /// Reads an image of a finished plan.
+    pub fn made_image(&self, step: &Step) -> Result<MadeImage> {
+        let unmade = || Error::bug(tr!("{id} was not made", id = step.id));
+        let entry = step.entry.as_ref().ok_or_else(unmade)?;
+        let Some(Inputs::Image(inputs)) = &step.inputs else { return Err(unmade()) };
+        let blob = |media_type, path| Ok(oci::Blob::new(media_type, files::read(&self.file(entry, path)?)?));
+        Ok(MadeImage {
+            platform: inputs.platform.replace('-', "/"),
+            documents: Written {
+                config: blob(media_type::CONFIG, CONFIGURATION)?,
+                manifest: blob(media_type::MANIFEST, MANIFEST)?,
+            },
+            layers: inputs.layers.iter().map(|key| self.made_layer(key)).collect::<Result<_>>()?,
+        })
+    }
+}
+
+fn linked<'s>(step: &'s Step, id: &str) -> Result<&'s Entry> {
+    let unmade = || Error::bug(tr!("{id} was not made", id));
+    step.linked.iter().find(|entry| entry.step == id).ok_or_else(unmade)
+}
+
+/// What a dynamic linker could notice of a tree.
+fn parts(tree: &Tree) -> Result<Parts> {
+    let mut parts = Parts::default();
+    for (path, entry) in tree.iter() {
+        match &entry.kind {
+            oci::Kind::File(oci::Content::Bytes(bytes)) => parts.add_file(path.as_str(), bytes),
+            oci::Kind::File(oci::Content::File { path: file, .. }) if files::begins_with(file, b"\x7fELF")? => {
+                parts.add_file(path.as_str(), &files::read(file)?);
+            }
+            oci::Kind::Symlink(target) => drop(parts.links.insert(path.to_string(), target.clone())),
+            oci::Kind::Hardlink(target) => drop(parts.links.insert(path.to_string(), format!("/{target}"))),
+            _ => {}
+        }
+    }
+    Ok(parts)
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let bytes = serde_json::to_vec(value).map_err(|error| Error::bug(tr!("cannot serialise")).because(error))?;
+    files::write(path, &bytes)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_slice(&files::read(path)?)
+        .map_err(|error| Error::bug(tr!("cannot read {path}", path = path.display())).because(error))
+}

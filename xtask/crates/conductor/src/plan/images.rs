@@ -1,0 +1,248 @@
+//! From declared images to steps: base, layers, image.
+//!
+//! A layer's key has the digests of what it holds, so it waits, like a binary for its library, until that is made: a rebuilt library
+//! with the same bytes costs no layer. An image's key has its layers' keys, and is known as soon as they are.
+
+use super::steps::{keyed, not_pinned, unknown, wheel_set};
+use super::{Place, Plan, Premise, Step, Work};
+use crate::cache::key::{self, Inputs, Key};
+use crate::cache::reason::Reason;
+use crate::cache::store::Entry;
+use crate::error::Result;
+use crate::facts;
+use crate::project::image::{Base, Content, FileSet, Image, Layer};
+use crate::project::pins::DebianPin;
+use crate::report::Status;
+use crate::tr;
+use crate::wheel::Interpreter;
+use std::collections::BTreeSet;
+
+/// Of every layer: each engine reads it, however old.
+pub const CODEC: oci::Codec = oci::Codec::Gzip(6);
+
+/// How layers are compressed, and by whom: both decide their bytes.
+fn codec() -> String {
+    format!("{CODEC} {}", CODEC.encoder())
+}
+
+/// Modes of what images hold: nobody but root may write.
+const FILE: &str = "0644";
+const PROGRAM: &str = "0755";
+
+/// Adds the image's steps, and those that only its layers need.
+pub(super) fn image(premise: &Premise, name: &str, plan: &mut Plan) -> Result<()> {
+    let image = premise.project.declaration.image.get(name).ok_or_else(|| unknown("image", name))?;
+    let platform = facts::go_platform();
+    let mut layers = Vec::new();
+    let mut interpreter = None;
+    if let Some(Base::Debian(base)) = &image.base {
+        interpreter = Some(interpreter_of_base(premise, base, &platform)?);
+        let step = debian_base(premise, base, &platform)?;
+        layers.push(step.id.clone());
+        add(plan, step);
+    }
+    for layer in &image.layer {
+        let step = self::layer(premise, name, layer, interpreter.as_ref(), plan)?;
+        layers.push(step.id.clone());
+        add(plan, step);
+    }
+    let keys: Option<Vec<Key>> = layers.iter().map(|id| plan.step(id).and_then(|step| step.key)).collect();
+    let step = match keys {
+        Some(keys) => {
+            let work = Work::Image { name: name.to_owned() };
+            keyed(premise, work, name, Inputs::Image(inputs(premise, name, image, &platform, keys)), Place::Store)?
+        }
+        None => waiting(premise, Work::Image { name: name.to_owned() }, name, &layers),
+    };
+    plan.steps.push(Step { needs: layers, ..step });
+    Ok(())
+}
+
+/// Images share bases and wheel sets.
+fn add(plan: &mut Plan, step: Step) {
+    if plan.step(&step.id).is_none() {
+        plan.steps.push(step);
+    }
+}
+
+/// Ids of the steps that make an image's layers, the lowest first.
+pub fn layers_of(plan: &Plan, image: &str) -> Vec<String> {
+    plan.step(&format!("image:{image}")).map(|step| step.needs.clone()).unwrap_or_default()
+}
+
+fn inputs(premise: &Premise, name: &str, image: &Image, platform: &str, layers: Vec<Key>) -> key::Image {
+    key::Image {
+        name: name.to_owned(),
+        platform: platform.to_owned(),
+        layers,
+        entrypoint: image.entrypoint.clone(),
+        arguments: image.arguments.clone(),
+        environment: image.environment.clone(),
+        ports: image.ports.clone(),
+        user: image.user.clone(),
+        working_directory: image.working_directory.clone(),
+        labels: image.labels.clone(),
+        created_seconds: premise.settings.source_date_epoch,
+    }
+}
+
+/// A step that is decided in the next round.
+fn waiting(premise: &Premise, work: Work, name: &str, unmade: &[String]) -> Step {
+    let step = Step { status: Status::Run, provisional: true, ..Step::skipped(work, name) };
+    let reason = match premise.view.last_inputs(&step.id) {
+        None => tr!("first time in this checkout"),
+        Some(_) => tr!("{unmade} is made first", unmade = unmade.join(", ")),
+    };
+    Step { reason: Some(Reason::because(reason)), ..step }
+}
+
+fn debian_base(premise: &Premise, name: &str, platform: &str) -> Result<Step> {
+    let declared = premise.project.declaration.debian_base.get(name).ok_or_else(|| unknown("base", name))?;
+    let pins = pins_of_base(premise, name, platform)?;
+    let inputs = Inputs::DebianBase(key::DebianBase {
+        name: name.to_owned(),
+        platform: platform.to_owned(),
+        packages: pins.iter().map(|pin| (pin.name.clone(), format!("{} {}", pin.version, pin.sha256))).collect(),
+        exclude: declared.exclude.clone(),
+        keep: declared.keep.clone(),
+        users: declared.users.iter().map(|(name, user)| format!("{name} {} {}", user.id, user.home)).collect(),
+        codec: codec(),
+        modified_seconds: premise.settings.source_date_epoch,
+    });
+    let work = Work::DebianBase { name: name.to_owned(), platform: platform.to_owned() };
+    keyed(premise, work, &format!("{name}/{platform}"), inputs, Place::Store)
+}
+
+fn pins_of_base<'a>(premise: &'a Premise, name: &str, platform: &str) -> Result<&'a [DebianPin]> {
+    let pins = premise.project.pins.debian_base.get(name).and_then(|base| base.get(platform));
+    pins.map(Vec::as_slice).filter(|pins| !pins.is_empty()).ok_or_else(|| not_pinned(premise, "debian-base", name))
+}
+
+/// The interpreter that wheels in an image on this base must suit, told by its packages. Without a Python among them only wheels
+/// that need none of a certain version do.
+fn interpreter_of_base(premise: &Premise, name: &str, platform: &str) -> Result<Interpreter> {
+    let pins = pins_of_base(premise, name, platform)?;
+    let python = pins.iter().find_map(|pin| {
+        let minor = pin.name.strip_prefix("libpython3.")?.strip_suffix("-minimal")?;
+        Some((3, minor.parse().ok()?))
+    });
+    let glibc = pins.iter().find(|pin| pin.name == "libc6").and_then(|pin| {
+        let (major, rest) = pin.version.split_once('.')?;
+        let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    });
+    let architecture = match platform.rsplit_once('-') {
+        Some((_, "amd64")) => "x86_64",
+        Some((_, "arm64")) => "aarch64",
+        _ => platform,
+    };
+    Ok(Interpreter { version: python.unwrap_or((3, 0)), architecture: architecture.to_owned(), glibc })
+}
+
+/// A layer's step; steps that only it needs are added to the plan.
+fn layer(
+    premise: &Premise,
+    image: &str,
+    layer: &Layer,
+    interpreter: Option<&Interpreter>,
+    plan: &mut Plan,
+) -> Result<Step> {
+    let mut inputs =
+        key::Layer { codec: codec(), modified_seconds: premise.settings.source_date_epoch, ..key::Layer::default() };
+    let mut sources = Sources::default();
+    for files in &layer.files {
+        let mode = if files.executable { PROGRAM } else { FILE };
+        match &files.from {
+            Content::Library(name) => {
+                if let Some(entry) = sources.made(format!("native-library:{name}"), plan)?
+                    && let Some(output) = entry.outputs.first()
+                {
+                    inputs.files.insert(placed(files, &output.path), format!("{mode} {}", output.digest));
+                }
+            }
+            Content::Binary(name) => {
+                if let Some(entry) = sources.made(format!("go-binary:{name}"), plan)?
+                    && let Some(output) = entry.outputs.first()
+                {
+                    inputs.files.insert(placed(files, &output.path), format!("{PROGRAM} {}", output.digest));
+                }
+            }
+            Content::Path(path) => {
+                let digest = premise.facts.files.get(path).ok_or_else(|| unknown("file", path))?;
+                inputs.files.insert(placed(files, path), format!("{mode} {digest}"));
+            }
+            Content::WheelSet(name) | Content::Wheel { wheel_set: name, .. } => {
+                let step = wheel_set(premise, name, interpreter.cloned())?;
+                let id = step.id.clone();
+                if plan.step(&id).is_none() {
+                    plan.steps.push(step);
+                }
+                let key = plan.step(&id).and_then(|step| step.key).ok_or_else(|| unknown("wheel set", name))?;
+                let (place, held) = match &files.from {
+                    Content::Wheel { path, .. } => (placed(files, path), format!("{mode} {key} {path}")),
+                    _ => (files.to.clone(), key.to_string()),
+                };
+                inputs.wheels.insert(place, held);
+                sources.needs.insert(id);
+            }
+            Content::Printed { binary, arguments, reads } => {
+                let declared = premise.project.declaration.go_binary.get(binary);
+                let mut libraries = Vec::new();
+                for library in declared.into_iter().flat_map(|it| &it.links) {
+                    if let Some(entry) = sources.made(format!("native-library:{library}"), plan)? {
+                        libraries.extend(entry.outputs.iter().map(|output| output.digest));
+                    }
+                }
+                let Some(entry) = sources.made(format!("go-binary:{binary}"), plan)? else { continue };
+                let Some(output) = entry.outputs.first() else { continue };
+                let digest = |path: &String| {
+                    let digest = premise.facts.files.get(path).ok_or_else(|| unknown("file", path))?;
+                    Ok((path.clone(), *digest))
+                };
+                let printed = key::Printed {
+                    mode: mode.to_owned(),
+                    binary: output.digest,
+                    libraries,
+                    arguments: arguments.clone(),
+                    reads: reads.iter().map(digest).collect::<Result<_>>()?,
+                };
+                inputs.printed.insert(files.to.clone(), printed);
+            }
+        }
+    }
+    let work = Work::Layer { image: image.to_owned(), layer: layer.name.clone() };
+    let name = format!("{image}/{}", layer.name);
+    let needs = sources.needs.into_iter().collect();
+    if sources.unmade.is_empty() {
+        let step = keyed(premise, work, &name, Inputs::Layer(inputs), Place::Store)?;
+        return Ok(Step { needs, linked: sources.made, ..step });
+    }
+    Ok(Step { needs, ..waiting(premise, work, &name, &sources.unmade) })
+}
+
+/// What a layer is filled from, as far as it is made.
+#[derive(Default)]
+struct Sources {
+    needs: BTreeSet<String>,
+    made: Vec<Entry>,
+    unmade: Vec<String>,
+}
+
+impl Sources {
+    /// The result of a step, if there is one yet.
+    fn made<'p>(&mut self, id: String, plan: &'p Plan) -> Result<Option<&'p Entry>> {
+        let step = plan.step(&id).ok_or_else(|| unknown("step", &id))?;
+        match &step.entry {
+            Some(entry) => self.made.push(entry.clone()),
+            None => self.unmade.push(id.clone()),
+        }
+        self.needs.insert(id);
+        Ok(step.entry.as_ref())
+    }
+}
+
+/// Where a file of this path lies in the image.
+pub fn placed(files: &FileSet, path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    if files.to.ends_with('/') { format!("{}{name}", files.to) } else { files.to.clone() }
+}
