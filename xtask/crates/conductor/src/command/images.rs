@@ -152,7 +152,9 @@ fn receive(settings: &Settings, target: &ImageTarget, made: &[Named]) -> Result<
     match place(settings, target)? {
         Place::Layout(folder) => {
             oci::layout::publish(&folder, &images).map_err(|error| undelivered(target, error))?;
+            // Ours alone: blobs of replaced images would pile up there, and only `clean` would ever take them.
             if folder.starts_with(settings.workspace.dist()) {
+                oci::layout::prune(&folder).map_err(|error| undelivered(target, error))?;
                 note_for_clean(settings, &folder)?;
             }
             Ok(())

@@ -102,6 +102,13 @@ fn a_layout_keeps_the_images_that_it_had_and_clean_takes_what_is_ours() {
     assert_eq!(project.run("images --tag v2").exit, 0);
     let index = fs::read_to_string(project.folder.0.join("dist/images/index.json")).unwrap();
     assert!(index.contains("small:latest") && index.contains("small:v2"), "{index}");
+    let blobs = || fs::read_dir(project.folder.0.join("dist/images/blobs/sha256")).unwrap().count();
+    assert_eq!(blobs(), 4, "both names are of one image");
+    project.folder.write("settings.toml", "a = 3\n");
+    for tag in ["latest", "v2"] {
+        assert_eq!(project.run(&format!("images --tag {tag}")).exit, 0);
+    }
+    assert_eq!(blobs(), 4, "nothing of the replaced image is left");
     project.folder.write("dist/images/notes", "mine");
     assert_eq!(project.run("clean").exit, 0);
     let left: Vec<_> = fs::read_dir(project.folder.0.join("dist/images")).unwrap().flatten().collect();
