@@ -23,7 +23,7 @@
 //! | library digest | Go binary, static linking | its bytes are copied in |
 //! | pinned hashes | toolchain, wheel set, model | they *are* the result |
 //! | files to be made executable | wheel set | modes belong to a result |
-//! | Debian packages by hash; what is left out of them, who is in `passwd` | Debian base | the layer is made of nothing else |
+//! | Debian packages by hash, their suite; what is left out of them, who is in `passwd` | Debian base | the layer is made of nothing else |
 //! | place, mode and digest of each file; keys of unpacked wheels | layer | they are the layer |
 //! | codec, time stamp | Debian base, layer, image | they are in the bytes |
 //! | keys of the layers, configuration | image | the manifest holds nothing else |
@@ -143,6 +143,8 @@ pub struct DebianBase {
     pub name: String,
     /// `linux-amd64`
     pub platform: String,
+    /// What `os-release` says where no package has one.
+    pub suite: String,
     /// Package → version and sha256 of its file.
     pub packages: BTreeMap<String, String>,
     pub exclude: Vec<String>,

@@ -65,11 +65,6 @@ fn add(plan: &mut Plan, step: Step) {
     }
 }
 
-/// Ids of the steps that make an image's layers, the lowest first.
-pub fn layers_of(plan: &Plan, image: &str) -> Vec<String> {
-    plan.step(&format!("image:{image}")).map(|step| step.needs.clone()).unwrap_or_default()
-}
-
 fn inputs(premise: &Premise, name: &str, image: &Image, platform: &str, layers: Vec<Key>) -> key::Image {
     key::Image {
         name: name.to_owned(),
@@ -102,6 +97,7 @@ fn debian_base(premise: &Premise, name: &str, platform: &str) -> Result<Step> {
     let inputs = Inputs::DebianBase(key::DebianBase {
         name: name.to_owned(),
         platform: platform.to_owned(),
+        suite: declared.suite.clone(),
         packages: pins.iter().map(|pin| (pin.name.clone(), format!("{} {}", pin.version, pin.sha256))).collect(),
         exclude: declared.exclude.clone(),
         keep: declared.keep.clone(),

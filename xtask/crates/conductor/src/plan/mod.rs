@@ -19,7 +19,7 @@ use crate::wheel::Interpreter;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-pub use images::{CODEC, layers_of, placed};
+pub use images::{CODEC, placed};
 pub use steps::{build, chosen_wheels, go_toolchain_pins, inputs_again};
 
 /// What a plan may know of the results that exist.
