@@ -176,9 +176,15 @@ impl<'a> Tool<'a> {
         let verdicts = if probed { probe(&asked) } else { vec![Ok(()); asked.len()] };
         let mut round = asked.into_iter().zip(verdicts).collect::<Vec<_>>();
         for bounds in [HASTY, PATIENT] {
+            // Whoever chose mirrors is sent past one that was reached and is slow only after it was given time.
+            let (mut reached_slow, mut last_resort) = (false, None);
             for (index, (endpoint, verdict)) in round.iter().enumerate() {
                 if let Err(outcome) = verdict {
                     failures.push((endpoint.clone(), outcome.clone()));
+                    continue;
+                }
+                if reached_slow && *endpoint == Endpoint::Direct && bounds == HASTY {
+                    last_resort = Some(endpoint.clone());
                     continue;
                 }
                 let others = round[index + 1..].iter().any(|(_, verdict)| verdict.is_ok());
@@ -187,6 +193,7 @@ impl<'a> Tool<'a> {
                 let outcome = self.cargo(endpoint, &Try { reach, bounds, offline: false, others, guard })?;
                 let Outcome::Built(binary) = outcome else {
                     contacted.extend(endpoint.host());
+                    reached_slow |= bounded && matches!(outcome, Outcome::Slow(_));
                     failures.push((endpoint.clone(), outcome));
                     continue;
                 };
@@ -200,14 +207,14 @@ impl<'a> Tool<'a> {
             // A network or a machine under load may be slower than our haste: better late than never.
             let is_slow = |(_, outcome): &(Endpoint, Outcome)| matches!(outcome, Outcome::Slow(_));
             let (slow, others) = failures.into_iter().partition::<Vec<_>, _>(is_slow);
-            if !bounded || bounds == PATIENT || slow.is_empty() || !routed() {
+            if !bounded || bounds == PATIENT || slow.is_empty() || (last_resort.is_none() && !routed()) {
                 failures = [others, slow].concat();
                 break;
             }
             failures = others;
             let shown = slow.iter().map(|(endpoint, _)| endpoint.to_string()).collect::<Vec<_>>().join(", ");
             eprintln!("{}", tr!("slow: {endpoints}; asked again with more patience", endpoints = shown));
-            round = slow.into_iter().map(|(endpoint, _)| (endpoint, Ok(()))).collect();
+            round = slow.into_iter().map(|(endpoint, _)| endpoint).chain(last_resort).map(|it| (it, Ok(()))).collect();
         }
         Err(self.unserved(&choice, request, &profiles, failures))
     }

@@ -773,7 +773,7 @@ fn what_an_endpoint_answers_is_told_with_its_status_and_without_the_password() {
 }
 
 #[test]
-fn where_everybody_is_slow_they_are_asked_again_with_more_patience() {
+fn where_every_mirror_is_slow_they_are_asked_again_with_more_patience_before_the_default_is() {
     let mut checkout = Checkout::new();
     let (bytes, index_line, _) = leaf(&checkout);
     // One try each time, so that the haste costs this test five seconds once.
@@ -790,9 +790,11 @@ fn where_everybody_is_slow_they_are_asked_again_with_more_patience() {
         }
     });
     let (_alive, _, dead) = alive_and_dead();
-    checkout.lab(&[&slow.url, &dead]);
-    let (stdout, stderr) = check(&checkout.run(&["--mirror", "lab", "--egress", "mirrors-only"]), 0);
+    checkout.lab(&[&slow.url, &dead, "direct"]);
+    let (stdout, stderr) = check(&checkout.run(&["--mirror", "lab"]), 0);
     assert_eq!(stdout, "42\n", "{stderr}");
     let told = format!("slow: {}; asked again with more patience\n", slow.url);
     assert!(stderr.contains(&told), "{told} is missing in: {stderr}");
+    let online: Vec<String> = checkout.calls().into_iter().filter(|call| !call.contains("--offline")).collect();
+    assert!(online.len() == 2 && online.iter().all(|call| call.ends_with(&source(&slow.url))), "{online:?}");
 }
