@@ -37,11 +37,14 @@ def why_no_engine() -> str | None:
 class Engine:
     """A Docker engine of its own: no bridge, no firewall rule, nothing outside its folder."""
 
-    def __init__(self):
+    def __init__(self, data: Path | None = None):
         self.folder = Path(tempfile.mkdtemp(prefix="docker-", dir=FOLDER))
-        self.socket = self.folder / "socket"
+        self.socket, self.data = self.folder / "socket", data or self.folder / "data"
+        self.start()
+
+    def start(self) -> None:
         options = {
-            "data-root": self.folder / "data",
+            "data-root": self.data,
             "exec-root": self.folder / "exec",
             "pidfile": self.folder / "pid",
             "host": f"unix://{self.socket}",

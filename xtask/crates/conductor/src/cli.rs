@@ -78,7 +78,7 @@ pub enum Command {
     /// Make container images out of what `build` makes
     #[command(
         args_conflicts_with_subcommands = true,
-        after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest"
+        after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --to docker\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images engine"
     )]
     Images(Images),
     /// Run the test suites
@@ -202,12 +202,16 @@ pub struct Images {
     pub images: Vec<String>,
     #[command(flatten)]
     pub variant: Variant,
-    /// Where they go; repeatable. `oci:DIR` is an OCI layout, `tar:FILE` an archive for `docker load` and `podman load`
+    /// Where they go; repeatable. `oci:DIR` is an OCI layout, `tar:FILE` an archive for `docker load` and
+    /// `podman load`, `docker` the engine of this machine
     #[arg(long, value_name = "TARGET", default_value = IMAGES_TARGET)]
     pub to: Vec<ImageTarget>,
     /// Tag of each image [default: latest]
     #[arg(long, value_name = "TAG")]
     pub tag: Option<String>,
+    /// Where the engine of `--to docker` listens: `unix:///PATH` or `tcp://HOST:PORT` [default: as for `docker`]
+    #[arg(long, value_name = "ADDRESS")]
+    pub engine: Option<String>,
 }
 
 /// Where images go.
@@ -217,6 +221,8 @@ pub enum ImageTarget {
     Layout(PathBuf),
     /// One archive of all images, for `docker load` and its like.
     Archive(PathBuf),
+    /// The store of a container engine.
+    Engine,
 }
 
 impl fmt::Display for ImageTarget {
@@ -224,6 +230,7 @@ impl fmt::Display for ImageTarget {
         match self {
             Self::Layout(folder) => write!(f, "oci:{}", folder.display()),
             Self::Archive(file) => write!(f, "tar:{}", file.display()),
+            Self::Engine => f.write_str("docker"),
         }
     }
 }
@@ -259,10 +266,15 @@ impl FromStr for ImageTarget {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "docker" {
+            return Ok(Self::Engine);
+        }
         match text.split_once(':').filter(|(_, place)| !place.is_empty()) {
             Some(("oci", folder)) => Ok(Self::Layout(folder.into())),
             Some(("tar", file)) => Ok(Self::Archive(file.into())),
-            _ => Err(tr!("write oci:DIR for an OCI layout, or tar:FILE for an archive that engines load")),
+            _ => Err(tr!(
+                "write oci:DIR for an OCI layout, tar:FILE for an archive that engines load, or docker for the engine of this machine"
+            )),
         }
     }
 }
@@ -274,6 +286,18 @@ pub enum ImagesCommand {
         after_help = "Examples:\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images diff oci:a oci:b"
     )]
     Diff(ImagesDiff),
+    /// Say which container engine answers, who named it, and what it can do
+    #[command(
+        after_help = "Examples:\n  cargo xtask images engine\n  cargo xtask images engine unix:///run/user/1000/docker.sock\n  cargo xtask images engine --format json"
+    )]
+    Engine(ImagesEngine),
+}
+
+#[derive(Debug, Args)]
+pub struct ImagesEngine {
+    /// Where it listens: `unix:///PATH` or `tcp://HOST:PORT` [default: as for `docker`]
+    #[arg(value_name = "ADDRESS")]
+    pub address: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -367,6 +367,21 @@ message has the system's words.
 
 If it is one of this project's own (`dist/bin`), build it again; otherwise install it, or correct `PATH`.
 ";
+    NoEngine = 807, "there is no container engine that answers", "
+`images --to docker` puts images into a container engine, and none answers. What was typed with `--engine` is asked alone, then
+what `DOCKER_HOST` names, then the Docker context in force, then the usual sockets of Docker, Colima, Rancher Desktop and podman.
+The message lists where was looked and why nobody answered there.
+
+Start the engine, or say where it listens: `--engine unix:///PATH`. No engine is needed to make images: `--to oci:DIR` and
+`--to tar:FILE` write them to disk.
+";
+    EngineFailed = 808, "the container engine did not do what it was asked", "
+The engine answered, and then refused, speaks an API that is too old, went away in the middle, or did nothing any more. Its own
+words are the cause in the message. Nothing half-loaded has a name in it.
+
+Look at its log (`journalctl --unit docker`), restart it if it is gone, and run the command again: what it has is not sent twice.
+`cargo xtask images engine` says which one it is.
+";
 
     ChildFailed = 901, "a program that was started failed", "
 A compiler or another tool ended with a failure. Its own exit code is in the message, its last lines are below, and the log that

@@ -7,7 +7,7 @@
 //! - [`doctor`]: what is wrong with machine, network and checkout: facts in, findings out.
 //! - [`execute`]: obeys a plan; the only caller of the rim.
 //! - [`plan`]: decides, purely.
-//! - [`satellite`]: speaks with the gateway, passes on what it tells.
+//! - [`satellite`], [`engine`]: speak with the gateway and with container engines, pass on what they tell.
 //! - [`cause`]: why an endpoint does not serve, in words.
 //! - [`report`]: receives events, tells people and programs.
 //! - [`settings`], [`project`], [`facts`]: what is meant, what is declared, what is there.
@@ -25,6 +25,7 @@ pub mod crash;
 pub mod digest;
 pub mod doctor;
 pub mod document;
+pub mod engine;
 pub mod error;
 pub mod execute;
 pub mod facts;

@@ -1,4 +1,4 @@
-//! What the conductor and the gateway say to each other.
+//! What the conductor and its satellites say to each other: the gateway here, the engine in [`engine`].
 //!
 //! The conductor starts the gateway as a child, writes one [`Setup`] line and then [`Request`] lines to its standard
 //! input, and reads [`Event`] lines from its standard output. End of input ends the gateway, so it never outlives a
@@ -9,6 +9,7 @@
 
 pub mod bypass;
 pub mod coding;
+pub mod engine;
 pub mod names;
 
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,12 @@
 //! `images`: what is made, looked at before it goes anywhere, and put at its targets.
 
+mod loading;
+
 use crate::cache::key::Key;
 use crate::cli::{self, ImagePlace, ImageTarget};
 use crate::digest::Digest;
 use crate::document::did_you_mean;
+use crate::engine;
 use crate::error::{Code, Error, Result};
 use crate::execute::Workshop;
 use crate::execute::image::{MadeImage, MadeLayer};
@@ -16,6 +19,7 @@ use crate::settings::{Settings, env};
 use crate::toolchain::abi::{self, Parts};
 use crate::tr;
 use oci::layout::LayoutError;
+use protocol::engine::Loaded;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -28,8 +32,16 @@ struct Named<'a> {
 }
 
 pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Images) -> Result<()> {
-    if let Some(cli::ImagesCommand::Diff(diff)) = &args.command {
-        return self::diff(settings, diff);
+    match &args.command {
+        Some(cli::ImagesCommand::Diff(diff)) => return self::diff(settings, diff),
+        Some(cli::ImagesCommand::Engine(engine)) => {
+            return loading::engine(settings, project, sink, engine.address.as_deref());
+        }
+        None => {}
+    }
+    if args.to.contains(&ImageTarget::Engine) {
+        // Said before anything is made.
+        engine::must_be_somewhere(&engine::place::places(args.engine.as_deref(), &settings.environment)?)?;
     }
     let names = chosen(project, &args.images)?;
     let wants = wants(settings, project, &names, &args.variant)?;
@@ -48,8 +60,14 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
         made.push(Named { name, made: image, delivery });
     }
     for target in &args.to {
-        receive(settings, target, &made)?;
-        made.iter().for_each(|image| tell(&sink, target, image, &results.made));
+        let there = match target {
+            ImageTarget::Engine => loading::load(&workshop, &sink, args.engine.as_deref(), &made)?,
+            target => {
+                receive(settings, target, &made)?;
+                vec![None; made.len()]
+            }
+        };
+        made.iter().zip(there).for_each(|(image, there)| tell(&sink, target, image, there, &results.made));
     }
     Ok(())
 }
@@ -208,6 +226,7 @@ fn place(settings: &Settings, target: &ImageTarget) -> Result<Place> {
     Ok(match target {
         ImageTarget::Layout(folder) => Place::Layout(path(folder)?),
         ImageTarget::Archive(file) => Place::Archive(path(file)?),
+        ImageTarget::Engine => return Err(Error::bug(tr!("an engine is no file"))),
     })
 }
 
@@ -215,7 +234,7 @@ fn architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
-fn tell(sink: &Sink, target: &ImageTarget, image: &Named, made_anew: &BTreeSet<Key>) {
+fn tell(sink: &Sink, target: &ImageTarget, image: &Named, there: Option<Loaded>, made_anew: &BTreeSet<Key>) {
     let layer = |layer: &MadeLayer| {
         let oci::Descriptor { digest, size, media_type, .. } = &layer.record.descriptor;
         ImageLayer {
@@ -233,6 +252,8 @@ fn tell(sink: &Sink, target: &ImageTarget, image: &Named, made_anew: &BTreeSet<K
         platform: image.made.platform.clone(),
         layers: image.made.layers.iter().map(layer).collect(),
         builder: "embedded",
+        id: there.as_ref().map(|it| it.id.clone()),
+        present: there.map(|it| it.present),
     }));
 }
 

@@ -331,7 +331,7 @@ impl<'a> Outside<'a> {
         if let Some(running) = &*gateway {
             return Ok(std::sync::Arc::clone(running));
         }
-        let program = self.gateway_program()?;
+        let program = self.satellite("gateway", &tr!("the gateway"))?;
         // Its own variables reach it through the setup; the environment only says where it is.
         let environment =
             self.settings.environment.only(&["PATH", "HOME", "TMPDIR", "LANG", "RUST_BACKTRACE", "XTASK_GATEWAY_LOG"]);
@@ -373,12 +373,13 @@ impl<'a> Outside<'a> {
         Some(if self.settings.offline.value { self.with_ways(refused) } else { refused })
     }
 
-    fn gateway_program(&self) -> Result<PathBuf> {
+    /// The program of a satellite, built if it is not there. `what`: as a person calls it.
+    pub fn satellite(&self, package: &str, what: &str) -> Result<PathBuf> {
         let Some(launcher) = &self.settings.launcher else {
-            return Err(Error::bug(tr!("the gateway is built by the launcher, which did not start this process"))
+            return Err(Error::bug(tr!("{what} is built by the launcher, which did not start this process", what))
                 .hint(tr!("start this program as `cargo xtask`")));
         };
-        let mut arguments: Vec<OsString> = vec!["--build-satellite".into(), "gateway".into()];
+        let mut arguments: Vec<OsString> = vec!["--build-satellite".into(), package.into()];
         if let Some(profile) = &self.profile {
             arguments.extend(["--mirror".into(), profile.name.clone().into()]);
         }
@@ -408,12 +409,12 @@ impl<'a> Outside<'a> {
             process::Stream::Err => self.sink.note(text),
         })?;
         let code = finished.status.code();
-        let failed = finished.into_result(&tr!("building the gateway"));
+        let failed = finished.into_result(&tr!("building {what}", what));
         match (failed, path) {
             (Ok(_), Some(path)) => Ok(path),
             (Err(error), _) if code == Some(ExitCode::Network as i32) => Err(self.unreachable(error)),
             (Err(error), _) => Err(error),
-            (Ok(_), None) => Err(Error::bug(tr!("the launcher named no gateway"))),
+            (Ok(_), None) => Err(Error::bug(tr!("the launcher did not say where {what} is", what))),
         }
     }
 

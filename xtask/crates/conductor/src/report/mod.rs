@@ -213,6 +213,11 @@ pub struct Image {
     pub platform: String,
     pub layers: Vec<ImageLayer>,
     pub builder: &'static str,
+    /// In an engine: by what it knows it, and whether it had it before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub present: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -73,6 +73,12 @@ pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Old: what stands before the names of images, and their tag.
 pub const DOCKER_REGISTRY: &str = "DOCKER_REGISTRY";
 pub const DOCKER_TAG: &str = "DOCKER_TAG";
+/// Docker's own: where its engine is, its certificates, its configuration and the context that is in force.
+pub const DOCKER_HOST: &str = "DOCKER_HOST";
+pub const DOCKER_TLS_VERIFY: &str = "DOCKER_TLS_VERIFY";
+pub const DOCKER_CERT_PATH: &str = "DOCKER_CERT_PATH";
+pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+pub const DOCKER_CONTEXT: &str = "DOCKER_CONTEXT";
 /// For tests: names of parts that must not be skipped, separated by commas, or `all`.
 pub const REQUIRE: &str = "XTASK_REQUIRE";
 /// Old: the configuration of the running stack.

@@ -46,12 +46,17 @@ fn the_conductor_links_no_tls_and_no_async_runtime_and_the_gateway_both() {
     // The same question finds them where they belong, so it would find them above.
     let gateway = crates("xtask/crates", "gateway", "normal,build");
     assert_eq!(linked(&gateway, &["rustls", "tokio"]), ["rustls", "tokio"]);
-    assert_eq!(linked(&gateway, &["aws-lc-rs", "openssl-sys"]), [""; 0], "one TLS provider, and no C build of minutes");
+    let engine = crates("xtask/crates", "engine", "normal,build");
+    assert_eq!(linked(&engine, &["bollard", "tokio"]), ["bollard", "tokio"]);
+    for satellite in [gateway, engine] {
+        let others = linked(&satellite, &["aws-lc-rs", "openssl-sys"]);
+        assert_eq!(others, [""; 0], "one TLS provider, and no C build of minutes");
+    }
 }
 
 #[test]
 fn neither_satellite_nor_library_depends_on_the_conductor() {
-    for package in ["debian", "gateway", "oci", "protocol"] {
+    for package in ["debian", "engine", "gateway", "oci", "protocol"] {
         assert_eq!(linked(&crates("xtask/crates", package, "all"), &["conductor"]), [""; 0], "{package}");
     }
 }

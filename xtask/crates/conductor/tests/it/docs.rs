@@ -114,6 +114,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("doctor", "tests/test_doctor.py", "\"doctor\""),
     ("images", "tests/test_images.py", "\"images\", \"--repo\""),
     ("images extproc --to tar:extproc.tar", "tests/test_images.py", "f\"tar:{cls.archive}\""),
+    ("images --to docker", "tests/test_engine.py", "\"--to\", \"docker\""),
     ("mirror use cn", "xtask/crates/conductor/tests/it/cli.rs", "mirror use"),
 ];
 

@@ -1,0 +1,75 @@
+//! `images --to docker` and `images engine`: made images into a container engine, and which one that is.
+
+use super::Named;
+use crate::command;
+use crate::engine::{self, place::places};
+use crate::error::{Error, Result};
+use crate::execute::Workshop;
+use crate::process::Invocation;
+use crate::project::Project;
+use crate::report::{Done, Event, Sink, bytes};
+use crate::settings::Settings;
+use crate::tr;
+use oci::layout::Source;
+use protocol::engine::{Image, Loaded};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// How the satellite is started, and its log.
+fn satellite(workshop: &Workshop) -> Result<(Invocation, PathBuf)> {
+    let program = workshop.outside.satellite("engine", &tr!("the engine satellite"))?;
+    let environment =
+        workshop.settings.environment.only(&["PATH", "HOME", "TMPDIR", "RUST_BACKTRACE", "SSL_CERT_FILE"]);
+    let directory = workshop.settings.workspace.root.clone();
+    Ok((Invocation { program, arguments: Vec::new(), directory, environment }, workshop.logs.join("engine.log")))
+}
+
+/// Who answers, and what it can do.
+pub fn engine(settings: &Settings, project: &Project, sink: Sink, typed: Option<&str>) -> Result<()> {
+    let places = places(typed, &settings.environment)?;
+    engine::must_be_somewhere(&places)?;
+    let workshop = Workshop::new(settings, project, sink)?;
+    let (invocation, log) = satellite(&workshop)?;
+    let engine = engine::probe(invocation, &log, places)?;
+    let lines = [vec![engine::told(&engine)], engine::abilities(&engine)].concat();
+    command::print(settings, "engine", &engine, &lines.join("\n  "))
+}
+
+/// What the engine has of each image afterwards.
+pub fn load(workshop: &Workshop, sink: &Sink, typed: Option<&str>, made: &[Named]) -> Result<Vec<Option<Loaded>>> {
+    let places = places(typed, &workshop.settings.environment)?;
+    let (invocation, log) = satellite(workshop)?;
+    let images = made.iter().map(image).collect::<Result<_>>()?;
+    let id = || "load:docker".to_owned();
+    let start = Instant::now();
+    sink.send(Event::Start { id: id(), reason: None });
+    let progress = |text| sink.send(Event::Progress { id: id(), text });
+    let result = engine::load(invocation, &log, places, images, progress);
+    let seconds = start.elapsed().as_secs_f64();
+    let (engine, loaded, sent_bytes) = result.inspect_err(|_| {
+        sink.send(Event::Fail { id: id(), seconds, given_up: false, log: Some(log.clone()) });
+    })?;
+    let done = if loaded.iter().all(|it| it.present) { Done::Hit } else { Done::Ran };
+    sink.send(Event::Done { id: id(), done, seconds, cpu_seconds: 0.0, key: None, reason: None, log: Some(log) });
+    let sent = if sent_bytes == 0 { tr!("nothing was sent") } else { tr!("{size} sent", size = bytes(sent_bytes)) };
+    sink.note(tr!("{engine}: {sent}", engine = engine::told(&engine), sent));
+    Ok(loaded.into_iter().map(Some).collect())
+}
+
+fn image(image: &Named) -> Result<Image> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec());
+    let documents = &image.made.documents;
+    let broken = |error| Error::bug(tr!("image {name} does not hang together", name = image.name)).because(error);
+    let file = |source: &Source| match source {
+        Source::File(path) => Some(Path::to_path_buf(path)),
+        Source::Bytes(_) => None,
+    };
+    let layers = image.delivery.blobs.iter();
+    Ok(Image {
+        reference: image.delivery.name.clone(),
+        architecture: image.made.platform.rsplit('/').next().unwrap_or_default().to_owned(),
+        config: text(&documents.config.bytes).map_err(broken)?,
+        manifest: text(&documents.manifest.bytes).map_err(broken)?,
+        layers: layers.filter_map(|(digest, (_, source))| Some((digest.to_string(), file(source)?))).collect(),
+    })
+}

@@ -1,0 +1,202 @@
+//! What the conductor and the engine satellite say to each other.
+//!
+//! As with the gateway the conductor writes [`Request`] lines to its standard input and reads [`Event`] lines from its standard
+//! output; end of input ends it. Requests are answered one after the other: any number of [`Event::Progress`], then
+//! [`Event::Done`] or [`Event::Failed`].
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Version of this conversation; both ends are built from one commit.
+pub const SCHEMA: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    pub schema: u32,
+    /// Where an engine may be: the first that answers is used.
+    pub places: Vec<Place>,
+    #[serde(flatten)]
+    pub job: Job,
+}
+
+/// Where a container engine may listen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// `unix:///run/docker.sock`, `tcp://HOST:PORT`
+    pub address: String,
+    /// Who named it, for messages: `DOCKER_HOST`, `context office`.
+    pub origin: String,
+    /// `None`: it is spoken to in plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    pub authority: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "kebab-case")]
+pub enum Job {
+    /// Who answers, and what it can do → [`Outcome::Probed`].
+    Probe,
+    /// Bring images into the engine's own store; of what is there already nothing is sent → [`Outcome::Loaded`].
+    Load { images: Vec<Image> },
+}
+
+/// An image of one platform that lies in files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// `extproc:latest`
+    pub reference: String,
+    /// `arm64`; the system is Linux.
+    pub architecture: String,
+    /// The two documents, byte for byte.
+    pub config: String,
+    pub manifest: String,
+    /// Digest of each layer's blob (`sha256:…`) → its file.
+    pub layers: BTreeMap<String, PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// At most ten a second.
+    Progress {
+        sent_bytes: u64,
+        total_bytes: u64,
+    },
+    Done {
+        engine: Engine,
+        outcome: Outcome,
+    },
+    Failed {
+        failure: Failure,
+    },
+}
+
+/// The engine that answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Engine {
+    /// As [`Place::address`] and [`Place::origin`].
+    pub address: String,
+    pub origin: String,
+    /// `Docker`, `Podman`
+    pub name: String,
+    pub version: String,
+    /// The newest version of Docker's API that it speaks: `1.41`.
+    pub api: String,
+    /// `linux/amd64`
+    pub platform: String,
+    pub store: Store,
+    /// Whether layers in zstd can be loaded.
+    pub zstd: bool,
+    /// Whether it builds with BuildKit.
+    pub buildkit: bool,
+}
+
+/// How an engine keeps images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Store {
+    /// By the digest of the configuration, layers unpacked: a layer that is there need not be sent again.
+    Docker,
+    /// By the digest of the manifest, layers as they came.
+    Containerd,
+    /// As podman does.
+    Containers,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    Probed,
+    /// In the order of the request.
+    Loaded {
+        images: Vec<Loaded>,
+        /// Of all archives together.
+        sent_bytes: u64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    pub reference: String,
+    /// By which this engine knows it: `sha256:…`.
+    pub id: String,
+    /// It was there before.
+    pub present: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Failure {
+    /// None of the places has an engine that answers.
+    NoEngine {
+        silent: Vec<Silent>,
+    },
+    /// It speaks an API that is older than what is needed.
+    TooOld {
+        engine: String,
+        api: String,
+        needed: String,
+    },
+    /// It answered, and did not do what it was asked.
+    Refused {
+        engine: String,
+        message: String,
+    },
+    /// The disk of the engine is full.
+    Full {
+        engine: String,
+        message: String,
+    },
+    /// It went away in the middle of an answer.
+    Lost {
+        engine: String,
+        message: String,
+    },
+    /// It did nothing for that long.
+    Stalled {
+        engine: String,
+        seconds: u64,
+    },
+    /// A file on our side could not be read.
+    Unreadable {
+        message: String,
+    },
+    Bug {
+        message: String,
+    },
+}
+
+/// A place without an engine, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silent {
+    pub address: String,
+    pub origin: String,
+    pub cause: SilentCause,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "kebab-case")]
+pub enum SilentCause {
+    /// There is no such socket.
+    Absent,
+    /// Nobody listens.
+    Refused,
+    /// This user may not open the socket.
+    Denied,
+    NoAnswer {
+        seconds: u64,
+    },
+    /// In the words of the system, of TLS, or of who answered.
+    Said {
+        text: String,
+    },
+}
