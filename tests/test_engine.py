@@ -1,8 +1,10 @@
 """`cargo xtask images --to docker`: a small image into a Docker engine of its own, and what happens when that fails."""
 
 import contextlib
+import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,6 +36,23 @@ def project(program: bytes) -> Path:
     (folder / "xtask.toml").write_text(DECLARATION)
     (folder / "start").write_bytes(program)
     (folder / "settings.toml").write_text("a = 1\n")
+    return folder
+
+
+def certificates(folder: Path) -> Path:
+    """An authority with a certificate for a server on loopback and one for a client, as Docker names them."""
+    folder.mkdir()
+
+    def openssl(*words):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    new = ["-newkey", "rsa:2048", "-nodes"]
+    openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=lab", "-days", "2")
+    for name, key, usage in (("server", "server.key", "serverAuth"), ("cert", "key.pem", "clientAuth")):
+        openssl("req", *new, "-keyout", key, "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (folder / "extensions").write_text(f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\n")
+        authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "extensions"]
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", "-days", "2", *authority)
     return folder
 
 
@@ -212,6 +231,34 @@ class WithAnEngine(unittest.TestCase):
         run = self.load(repo, sandbox, f"unix://{engine.socket}", exit_code=6)
         self.assertIn("XT0601", run.stderr)
         self.assertIn("the disk of the engine is full", run.stderr)
+
+    def test_a_context_with_tls_is_found_and_one_whose_authority_did_not_sign_is_refused(self):
+        repo, sandbox = project(b"#!/bin/sh\n"), Sandbox("tls")
+        good, other = (certificates(sandbox.folder / name) for name in ("good", "other"))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        files = {"tlscacert": "ca.pem", "tlscert": "server.pem", "tlskey": "server.key"}
+        tls = [f"--{option}={good / name}" for option, name in files.items()]
+        engine = Engine(further=[f"--host={address}", "--tlsverify", *tls])
+        self.addCleanup(engine.close)
+        for name, exit_code in (("good", 0), ("other", 8)):
+            folder, digest = sandbox.folder / f"{name}-docker", hashlib.sha256(name.encode()).hexdigest()
+            meta, material = folder / "contexts/meta" / digest, folder / "contexts/tls" / digest / "docker"
+            meta.mkdir(parents=True)
+            meta.joinpath("meta.json").write_text(
+                json.dumps({"Name": name, "Endpoints": {"docker": {"Host": address, "SkipTLSVerify": False}}})
+            )
+            material.mkdir(parents=True)
+            for file in ("ca.pem", "cert.pem", "key.pem"):
+                shutil.copy((good if name == "good" else other) / file, material / file)
+            (folder / "config.json").write_text(json.dumps({"currentContext": name}))
+            with self.subTest(name):
+                run = images(repo, sandbox, "--to", "docker", DOCKER_CONFIG=str(folder))
+                self.assertEqual(run.exit_code, exit_code, run)
+                self.assertIn(f"{address} (context {name})", run.stderr)
+        self.assertIn("invalid peer certificate", run.stderr)
+        self.assertIn("small", engine.run("image", "ls"))
 
     def test_ctrl_c_in_the_middle_ends_within_its_promise(self):
         repo, sandbox = project(os.urandom(LARGE_BYTES)), Sandbox("ctrl-c")

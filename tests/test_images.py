@@ -37,9 +37,10 @@ def why_no_engine() -> str | None:
 class Engine:
     """A Docker engine of its own: no bridge, no firewall rule, nothing outside its folder."""
 
-    def __init__(self, data: Path | None = None):
+    def __init__(self, data: Path | None = None, further: list[str] | None = None):
         self.folder = Path(tempfile.mkdtemp(prefix="docker-", dir=FOLDER))
         self.socket, self.data = self.folder / "socket", data or self.folder / "data"
+        self.further = further or []
         self.start()
 
     def start(self) -> None:
@@ -54,6 +55,7 @@ class Engine:
             "--bridge=none",
             "--iptables=false",
             *(f"--{name}={value}" for name, value in options.items()),
+            *self.further,
         ]
         with open(self.folder / "log", "wb") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
