@@ -320,7 +320,7 @@ impl Image {
             subject: None,
             annotations: self.annotations.clone(),
         };
-        let mut manifest = Blob::of(media_type::MANIFEST, &manifest);
+        let mut manifest = manifest.blob();
         manifest.descriptor.platform = Some(self.platform.clone());
         Written { config, manifest }
     }
@@ -343,6 +343,10 @@ impl fmt::Display for DocumentError {
 impl std::error::Error for DocumentError {}
 
 impl Manifest {
+    pub(crate) fn blob(&self) -> Blob {
+        Blob::of(media_type::MANIFEST, self)
+    }
+
     /// `expected`: the media type by which the document was found.
     /// # Errors: whatever has not exactly one meaning as an image manifest.
     pub fn parse(bytes: &[u8], expected: &str) -> Result<Self, DocumentError> {

@@ -17,6 +17,7 @@ use crate::image::{
     media_type,
 };
 use crate::read::LayerFile;
+use crate::referrer::Referrer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -48,6 +49,8 @@ pub struct Named {
     pub root: Descriptor,
     /// Each blob once.
     pub blobs: BTreeMap<Digest, (Descriptor, Source)>,
+    /// What is attached to it or to the image for one of its platforms.
+    pub referrers: Vec<Referrer>,
 }
 
 impl Named {
@@ -64,16 +67,18 @@ impl Named {
         for Blob { descriptor, bytes } in [&image.config, &image.manifest] {
             blobs.insert(descriptor.digest, (descriptor.clone(), Source::Bytes(bytes.clone())));
         }
-        Ok(Self { name: name.to_owned(), root: image.manifest.descriptor.clone(), blobs })
+        let root = image.manifest.descriptor.clone();
+        Ok(Self { name: name.to_owned(), root, blobs, referrers: Vec::new() })
     }
 
     /// One name for an image for several platforms, in this order.
     pub fn platforms(name: &str, images: Vec<Self>) -> Self {
         let index = Index::new(images.iter().map(|image| image.root.clone()).collect()).blob();
+        let referrers = images.iter().flat_map(|image| image.referrers.clone()).collect();
         let mut blobs: BTreeMap<_, _> = images.into_iter().flat_map(|image| image.blobs).collect();
         let root = index.descriptor.clone();
         blobs.insert(root.digest, (index.descriptor, Source::Bytes(index.bytes)));
-        Self { name: name.to_owned(), root, blobs }
+        Self { name: name.to_owned(), root, blobs, referrers }
     }
 }
 
@@ -173,8 +178,12 @@ pub fn publish(root: &Path, images: &[Named]) -> Result<Published, LayoutError> 
     replace(&root.join("oci-layout"), VERSION)?;
 
     let mut published = Published::default();
-    let wanted: BTreeMap<_, _> = images.iter().flat_map(|image| &image.blobs).collect();
-    for (digest, (descriptor, source)) in wanted {
+    let referrers = || images.iter().flat_map(|image| &image.referrers);
+    let attached = referrers().flat_map(|it| it.clone().into_blobs());
+    let attached = attached.map(|it| (it.descriptor.digest, (it.descriptor, Source::Bytes(it.bytes))));
+    let mut wanted: BTreeMap<_, _> = attached.collect();
+    wanted.extend(images.iter().flat_map(|image| image.blobs.clone()));
+    for (digest, (descriptor, source)) in &wanted {
         let path = blobs.join(digest.hex());
         if fs::symlink_metadata(&path).is_ok_and(|it| it.is_file() && it.len() == descriptor.size) {
             published.kept += 1;
@@ -198,8 +207,12 @@ pub fn publish(root: &Path, images: &[Named]) -> Result<Published, LayoutError> 
         root.annotations.insert(REF_NAME.to_owned(), image.name.clone());
         root
     }));
+    forget_referrers(root, &mut manifests, &referrers().collect::<Vec<_>>());
+    manifests.extend(referrers().map(|it| it.manifest.descriptor.clone()));
     // The order in which images came must not show.
     manifests.sort_by(|a, b| (a.annotations.get(REF_NAME), a.digest).cmp(&(b.annotations.get(REF_NAME), b.digest)));
+    // Two names of one image have what is attached to it in common.
+    manifests.dedup();
     replace(&index, &Index::new(manifests).blob().bytes)?;
     Ok(published)
 }
@@ -238,6 +251,32 @@ pub fn prune(root: &Path) -> Result<u64, LayoutError> {
         }
     }
     Ok(removed_bytes)
+}
+
+/// Takes out what refers to an image that is not there any more, and what `new` replaces: of the same type and about the same image.
+fn forget_referrers(root: &Path, manifests: &mut Vec<Descriptor>, new: &[&Referrer]) {
+    let layout = Layout { root: root.to_owned(), index: Index::new(manifests.clone()) };
+    let about = |bytes: &[u8]| Manifest::parse(bytes, media_type::MANIFEST).ok()?.subject.map(|it| it.digest);
+    let replaced: BTreeSet<_> =
+        new.iter().map(|it| (about(&it.manifest.bytes), it.manifest.descriptor.artifact_type.as_ref())).collect();
+    // Of an image for several platforms each has its own.
+    let mut present: BTreeSet<Digest> = manifests.iter().map(|it| it.digest).collect();
+    for index in manifests.iter().filter(|it| media_type::is_index(&it.media_type)) {
+        let parsed = layout.document(index).ok().and_then(|bytes| Index::parse(&bytes, &index.media_type).ok());
+        present.extend(parsed.into_iter().flat_map(|index| index.manifests).map(|it| it.digest));
+    }
+    manifests.retain(|it| {
+        if it.annotations.contains_key(REF_NAME) || !media_type::is_manifest(&it.media_type) {
+            return true;
+        }
+        match layout.document(it).ok().and_then(|bytes| about(&bytes)) {
+            Some(subject) => {
+                present.contains(&subject) && !replaced.contains(&(Some(subject), it.artifact_type.as_ref()))
+            }
+            // Not ours to judge.
+            None => true,
+        }
+    });
 }
 
 fn refuse_foreign(root: &Path) -> Result<(), LayoutError> {

@@ -15,10 +15,12 @@ pub mod image;
 pub mod layer;
 pub mod layout;
 pub mod read;
+pub mod referrer;
 mod tar;
 pub mod tree;
 
 pub use digest::Digest;
 pub use image::{Annotations, Blob, Descriptor, Execution, Image, Platform};
 pub use layer::{Codec, Layer};
+pub use referrer::Referrer;
 pub use tree::{Content, Entry, Kind, Tree, TreeError, TreePath};

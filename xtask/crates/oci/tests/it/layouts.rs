@@ -2,10 +2,10 @@
 
 use crate::layers::{bytes, path};
 use crate::{Folder, installed, run};
-use oci::image::{Index, Written, media_type};
+use oci::image::{Index, Manifest, Written, media_type};
 use oci::layout::{Layout, LayoutError, Named, Published, Source, prune, publish};
 use oci::read::{Limits, flatten, hash};
-use oci::{Blob, Codec, Descriptor, Digest, Entry, Image, Layer, Platform, Tree, archive, diff, layer};
+use oci::{Blob, Codec, Descriptor, Digest, Entry, Image, Layer, Platform, Referrer, Tree, archive, diff, layer};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -81,6 +81,58 @@ fn a_second_run_adds_only_what_is_missing_and_other_images_stay() {
     publish(&other, &[named(&store, "one:1", ["base", "newer"])]).unwrap();
     let read = |root: &Path| fs::read(root.join("index.json")).unwrap();
     assert_eq!(read(&root), read(&other));
+}
+
+#[test]
+fn what_is_attached_goes_with_its_image_and_is_replaced_by_its_successor() {
+    let folder = Folder::new();
+    let (store, root) = (folder.path("store"), folder.path("layout"));
+    let with = |name: &str, run: &str, documents: &[(&str, &str)]| {
+        let mut image = named(&store, name, ["base", run]);
+        let attach = |(kind, text): &(&str, &str)| {
+            Referrer::new(&image.root, kind, text.as_bytes().to_vec(), Default::default())
+        };
+        image.referrers = documents.iter().map(attach).collect();
+        image
+    };
+    // Artifact type, text and digest of the subject of each.
+    let attached = || {
+        let layout = Layout::open(&root).unwrap();
+        let index = Index::parse(&fs::read(root.join("index.json")).unwrap(), media_type::INDEX).unwrap();
+        let manifests = index.manifests.into_iter().filter(|it| it.artifact_type.is_some());
+        let mut found: Vec<(String, String, Digest)> = manifests
+            .map(|it| {
+                let manifest = Manifest::parse(&layout.document(&it).unwrap(), media_type::MANIFEST).unwrap();
+                let text = String::from_utf8(layout.document(&manifest.layers[0]).unwrap()).unwrap();
+                (it.artifact_type.unwrap(), text, manifest.subject.unwrap().digest)
+            })
+            .collect();
+        found.sort();
+        found
+    };
+    let one = with("one:1", "run", &[("a/b", "first"), ("c/d", "other")]);
+    let two = with("two:1", "else", &[("a/b", "of two")]);
+    publish(&root, &[one.clone(), two.clone()]).unwrap();
+    let row = |kind: &str, text: &str, image: &Named| (kind.to_owned(), text.to_owned(), image.root.digest);
+    assert_eq!(attached(), [row("a/b", "first", &one), row("a/b", "of two", &two), row("c/d", "other", &one)]);
+    assert_eq!(one.root, named(&store, "one:1", ["base", "run"]).root, "the image is what it was");
+    // The same image again, with another document of one type.
+    publish(&root, &[with("one:1", "run", &[("a/b", "second")])]).unwrap();
+    assert_eq!(attached(), [row("a/b", "of two", &two), row("a/b", "second", &one), row("c/d", "other", &one)]);
+    assert!(prune(&root).unwrap() > 0);
+    assert_eq!(attached().len(), 3, "what is attached is needed");
+    // Another image of the name takes what was attached to the first away.
+    publish(&root, &[named(&store, "one:1", ["base", "newer"])]).unwrap();
+    assert_eq!(attached(), [row("a/b", "of two", &two)]);
+    // For several platforms it is attached to the image for one.
+    let both = Named::platforms("both:1", vec![one.clone(), two.clone()]);
+    publish(&root, &[both]).unwrap();
+    assert_eq!(attached(), [row("a/b", "first", &one), row("a/b", "of two", &two), row("c/d", "other", &one)]);
+    // An archive is for engines, which would take a document for an image.
+    let mut packed = Vec::new();
+    archive::write(std::slice::from_ref(&one), &Platform::linux("amd64"), &mut packed).unwrap();
+    let holds = |text: &str| packed.windows(text.len()).any(|it| it == text.as_bytes());
+    assert!(holds("index.json") && !holds("first") && !holds("subject"));
 }
 
 #[test]
