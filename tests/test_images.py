@@ -133,6 +133,17 @@ class Images(unittest.TestCase):
         )
         self.assertEqual(run.exit_code, 0, run)
         self.assertEqual({it["name"]: it["digest"] for it in run.of("image")}, digests)
+        # So are the bills of materials; provenance names the commit, which is another one there.
+        boms = [
+            [
+                it["digest"]
+                for image in images.of("image")
+                for it in image["attestations"]
+                if "in-toto" not in it["artifact_type"]
+            ]
+            for images in (again, run)
+        ]
+        self.assertEqual((len(boms[0]), boms[0]), (6, boms[1]))
 
     def test_other_tools_read_the_layout(self):
         for name in NAMES:

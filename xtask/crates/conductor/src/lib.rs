@@ -11,11 +11,12 @@
 //! - [`cause`]: why an endpoint does not serve, in words.
 //! - [`report`]: receives events, tells people and programs.
 //! - [`settings`], [`project`], [`facts`]: what is meant, what is declared, what is there.
-//! - [`cli`], [`mirror`], [`cache`], [`toolchain`], [`wheel`], [`digest`], [`document`]: nouns.
+//! - [`cli`], [`mirror`], [`cache`], [`attest`], [`toolchain`], [`wheel`], [`digest`], [`document`]: nouns.
 //! - [`process`], [`files`], [`loopback`], [`crash`]: the rim: spawn, publish, a local socket, the end by a panic.
 //! - [`workspace`], [`owner`], [`error`], [`code`], [`interrupt`]: known to all.
 //! - [`language`]: in which of two a person is told.
 
+pub mod attest;
 pub mod cache;
 pub mod cause;
 pub mod cli;

@@ -485,7 +485,7 @@ mod tests {
                 Product { path: (*content).to_owned(), file, executable: false, expected: None }
             };
             let products: Vec<Product> = contents.iter().map(product).collect();
-            self.store.publish(&lock, name, BTreeMap::new(), BTreeMap::new(), &products).unwrap();
+            self.store.publish(&lock, name, BTreeMap::new(), Default::default(), &products).unwrap();
             key
         }
 

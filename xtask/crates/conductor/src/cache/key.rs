@@ -27,6 +27,7 @@
 //! | place, mode and digest of each file; keys of unpacked wheels | layer | they are the layer |
 //! | codec, time stamp | Debian base, layer, image | they are in the bytes |
 //! | keys of the layers, configuration | image | the manifest holds nothing else |
+//! | the image, what was linked or unpacked into it; commit, locks, tools | attestation | that is what it tells |
 //!
 //! Left out on purpose: **mtime** (checkouts differ), **absolute paths** (`--remap-path-prefix`, `-trimpath` keep them out of
 //! the bytes), **user, umask, locale, time** (cannot reach the bytes), **mirror, proxy, CA** (every byte that arrives has a pin:
@@ -39,7 +40,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Raised whenever our way of building changes the bytes of an unchanged declaration.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
 
 /// Names one result of one step for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,6 +79,7 @@ pub enum Inputs {
     DebianBase(DebianBase),
     Layer(Layer),
     Image(Image),
+    Attestation(Attestation),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -192,6 +194,37 @@ pub struct Image {
     pub user: String,
     pub working_directory: String,
     pub labels: BTreeMap<String, String>,
+    pub created_seconds: u64,
+}
+
+/// What is said about an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Attestation {
+    pub name: String,
+    pub platform: String,
+    /// Of the documents.
+    pub format: u32,
+    pub image: Option<Key>,
+    /// Layers of our files.
+    pub layers: Vec<Key>,
+    /// Path in the image → the library that lies there.
+    pub libraries: BTreeMap<String, Key>,
+    /// Path in the image → the Go program that lies there.
+    pub binaries: BTreeMap<String, Key>,
+    /// Project → file name and sha256 of its wheel.
+    pub wheels: BTreeMap<String, String>,
+    /// Debian package → version, architecture and sha256 of its file.
+    pub packages: BTreeMap<String, String>,
+    /// Debian suite of these.
+    pub suite: String,
+    /// What the caller chose: cargo features and profile.
+    pub chosen: BTreeMap<&'static str, String>,
+    /// Of a checkout in which everything is committed.
+    pub commit: Option<String>,
+    /// Lock files that were in force, by path.
+    pub locks: BTreeMap<String, Digest>,
+    /// `rustc` → version and commit; `go` → version and sha256 of its wheel; what the C compiler says of itself.
+    pub toolchains: BTreeMap<&'static str, String>,
     pub created_seconds: u64,
 }
 

@@ -50,7 +50,17 @@ pub struct Entry {
     /// What a later step's key takes from this result: library name → digest of its interface.
     #[serde(default)]
     pub interfaces: BTreeMap<String, Digest>,
+    /// What is linked into a library, as only its build knew: crate (`name version`) → licence, empty where it names none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub crates: BTreeMap<String, String>,
     pub inputs: BTreeMap<String, String>,
+}
+
+/// What making a result taught, beside its files; the fields are those of [`Entry`].
+#[derive(Clone, Debug, Default)]
+pub struct Learned {
+    pub interfaces: BTreeMap<String, Digest>,
+    pub crates: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,7 +241,7 @@ impl Store {
         lock: &Lock,
         step: &str,
         inputs: BTreeMap<String, String>,
-        interfaces: BTreeMap<String, Digest>,
+        learned: Learned,
         products: &[Product],
     ) -> Result<Entry> {
         let _open = self.publishing()?;
@@ -264,7 +274,8 @@ impl Store {
             step: step.to_owned(),
             layout: Layout::Objects,
             outputs,
-            interfaces,
+            interfaces: learned.interfaces,
+            crates: learned.crates,
             inputs,
         })
     }
@@ -290,8 +301,9 @@ impl Store {
             self.quarantine(&place)?;
         }
         files::rename(folder, &place)?;
-        let interfaces = BTreeMap::new();
-        self.record(Entry { key: lock.key, step: step.to_owned(), layout: Layout::Tree, outputs, interfaces, inputs })
+        let Learned { interfaces, crates } = Learned::default();
+        let (key, step) = (lock.key, step.to_owned());
+        self.record(Entry { key, step, layout: Layout::Tree, outputs, interfaces, crates, inputs })
     }
 
     fn record(&self, entry: Entry) -> Result<Entry> {
@@ -396,7 +408,7 @@ mod tests {
             fs::write(&file, "library").unwrap();
             let lock = self.store.lock(&self.key, patience!()).unwrap();
             let product = Product { path: "lib.so".into(), file, executable: false, expected: None };
-            self.store.publish(&lock, "native-library:x", BTreeMap::new(), BTreeMap::new(), &[product]).unwrap()
+            self.store.publish(&lock, "native-library:x", BTreeMap::new(), Learned::default(), &[product]).unwrap()
         }
 
         fn lookup(&self) -> Lookup {

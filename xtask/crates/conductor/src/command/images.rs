@@ -14,7 +14,7 @@ use crate::facts::Wants;
 use crate::files;
 use crate::project::Project;
 use crate::project::image::Content;
-use crate::report::{self, Event, Finding, ImageLayer, Severity, Sink};
+use crate::report::{self, Event, Finding, ImageAttestation, ImageLayer, Severity, Sink};
 use crate::settings::{Settings, env};
 use crate::toolchain::abi::{self, Parts};
 use crate::tr;
@@ -52,8 +52,10 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
     let results = workshop.make(&wants, false, &|plan, facts| super::describe(&workshop, plan, facts, false))?;
     let mut made = Vec::new();
     for name in names {
-        let step = results.plan.step(&format!("image:{name}"));
-        let image = workshop.made_image(step.ok_or_else(|| Error::bug(tr!("image {name} was not planned", name)))?)?;
+        let step = |kind| results.plan.step(&format!("{kind}:{name}"));
+        let unplanned = || Error::bug(tr!("image {name} was not planned", name));
+        let (image, attestation) = step("image").zip(step("attestation")).ok_or_else(unplanned)?;
+        let image = workshop.made_image(image, attestation)?;
         must_fit(project, name, &image)?;
         must_start(&sink, name, &image)?;
         let delivery = image.delivery(&reference(settings, name, args.tag.as_deref()))?;
@@ -245,12 +247,20 @@ fn tell(sink: &Sink, target: &ImageTarget, image: &Named, there: Option<Loaded>,
             reused: !made_anew.contains(&layer.key),
         }
     };
+    let attestation = |referrer: &oci::Referrer| {
+        let oci::Descriptor { digest, artifact_type, .. } = &referrer.manifest.descriptor;
+        ImageAttestation { digest: digest.to_string(), artifact_type: artifact_type.clone().unwrap_or_default() }
+    };
     sink.send(Event::Image(report::Image {
         name: image.name.to_owned(),
         reference: format!("{target}:{}", image.delivery.name),
         digest: image.delivery.root.digest.to_string(),
         platform: image.made.platform.clone(),
         layers: image.made.layers.iter().map(layer).collect(),
+        attestations: match target {
+            ImageTarget::Layout(_) => image.made.referrers.iter().map(attestation).collect(),
+            ImageTarget::Archive(_) | ImageTarget::Engine => Vec::new(),
+        },
         builder: "embedded",
         id: there.as_ref().map(|it| it.id.clone()),
         present: there.map(|it| it.present),

@@ -194,7 +194,7 @@ fn describe(workshop: &Workshop, plan: &Plan, facts: &Facts, asked: bool) -> Eve
         Work::NativeLibrary { .. } => Some(Tool::Cargo),
         Work::GoModules { .. } | Work::GoBinary { .. } => Some(Tool::Go),
         Work::GoToolchain { .. } | Work::WheelSet { .. } | Work::Model { .. } => None,
-        Work::DebianBase { .. } | Work::Layer { .. } | Work::Image { .. } => None,
+        Work::DebianBase { .. } | Work::Layer { .. } | Work::Image { .. } | Work::Attestation { .. } => None,
     };
     let tools = plan.running().filter_map(tool).collect();
     Event::Plan {
@@ -220,7 +220,7 @@ fn commands(workshop: &Workshop, step: &Step, facts: &Facts) -> Vec<String> {
         Work::GoModules { .. } => vec!["go mod download -x".to_owned()],
         Work::Layer { image, layer } => workshop.layer_commands(image, layer),
         Work::GoToolchain { .. } | Work::WheelSet { .. } | Work::Model { .. } => Vec::new(),
-        Work::DebianBase { .. } | Work::Image { .. } => Vec::new(),
+        Work::DebianBase { .. } | Work::Image { .. } | Work::Attestation { .. } => Vec::new(),
     }
 }
 

@@ -21,18 +21,20 @@ use crate::toolchain::abi::Parts;
 use crate::tr;
 use oci::image::{Written, media_type};
 use oci::layout::Named;
-use oci::{Tree, TreePath};
+use oci::{Referrer, Tree, TreePath};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Files of a result of kind `debian-base` or `layer`: the compressed tar, its [`oci::Layer`], its [`Parts`].
+/// Files of a result of kind `debian-base` or `layer`: the compressed tar, its [`oci::Layer`], its [`Parts`], path → digest of its files.
 const BLOB: &str = "blob";
 const RECORD: &str = "record.json";
 const PARTS: &str = "parts.json";
+const FILES: &str = "files.json";
 /// Files of a result of kind `image`.
 const CONFIGURATION: &str = "config.json";
-const MANIFEST: &str = "manifest.json";
+pub(super) const MANIFEST: &str = "manifest.json";
 
 /// A layer in the store.
 #[derive(Clone, Debug)]
@@ -51,14 +53,17 @@ pub struct MadeImage {
     pub documents: Written,
     /// The lowest first.
     pub layers: Vec<MadeLayer>,
+    /// What is attached to it.
+    pub referrers: Vec<Referrer>,
 }
 
 impl MadeImage {
     /// All that has to be at a target, under a name.
     pub fn delivery(&self, name: &str) -> Result<Named> {
         let places = self.layers.iter().map(|layer| (layer.record.descriptor.digest, layer.blob.clone())).collect();
-        Named::new(name, &self.documents, &places)
-            .map_err(|error| Error::bug(tr!("image {name} does not hang together", name)).because(error))
+        let named = Named::new(name, &self.documents, &places)
+            .map_err(|error| Error::bug(tr!("image {name} does not hang together", name)).because(error))?;
+        Ok(Named { referrers: self.referrers.clone(), ..named })
     }
 }
 
@@ -202,7 +207,7 @@ impl Workshop<'_> {
         self.result(&key.ok_or_else(unknown)?)
     }
 
-    fn result(&self, key: &Key) -> Result<Entry> {
+    pub(super) fn result(&self, key: &Key) -> Result<Entry> {
         match self.store.lookup(key, &self.stats, false)? {
             Lookup::Hit(entry) => Ok(entry),
             _ => Err(Error::bug(tr!("the result {key} was not made", key))),
@@ -210,7 +215,7 @@ impl Workshop<'_> {
     }
 
     /// With a folder that is gone afterwards, whatever happens.
-    fn in_scratch(&self, work: impl FnOnce(&Path) -> Result<Made>) -> Result<Made> {
+    pub(super) fn in_scratch(&self, work: impl FnOnce(&Path) -> Result<Made>) -> Result<Made> {
         let scratch = files::temporary_folder(&self.settings.workspace.build(), "layer")?;
         let made = work(&scratch);
         let _ = files::remove(&scratch);
@@ -233,8 +238,9 @@ impl Workshop<'_> {
         };
         write_json(&scratch.join(RECORD), &record)?;
         write_json(&scratch.join(PARTS), &parts)?;
+        write_json(&scratch.join(FILES), &file_digests(&tree)?)?;
         let digest = record.descriptor.digest.hex().parse().ok();
-        let products = [product(BLOB, digest), product(RECORD, None), product(PARTS, None)];
+        let products = [product(BLOB, digest), product(RECORD, None), product(PARTS, None), product(FILES, None)];
         let entry = self.store.publish(lock, &step.id, step.flat_inputs(), Default::default(), &products)?;
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds: 0.0 })
     }
@@ -251,7 +257,12 @@ impl Workshop<'_> {
         })
     }
 
-    fn file(&self, entry: &Entry, path: &str) -> Result<PathBuf> {
+    /// Path in the image → digest of every file that a layer holds.
+    pub(super) fn files_of_layer(&self, key: &Key) -> Result<BTreeMap<String, Digest>> {
+        read_json(&self.file(&self.result(key)?, FILES)?)
+    }
+
+    pub(super) fn file(&self, entry: &Entry, path: &str) -> Result<PathBuf> {
         let output = entry.outputs.iter().find(|output| output.path == path);
         let output = output.ok_or_else(|| Error::bug(tr!("{step} has no file {path}", step = entry.step, path)))?;
         Ok(self.store.file_of(entry, output))
@@ -295,18 +306,17 @@ impl Workshop<'_> {
         })
     }
 
-    /// Reads an image of a finished plan.
-    pub fn made_image(&self, step: &Step) -> Result<MadeImage> {
+    /// Reads an image of a finished plan, with what is said about it.
+    pub fn made_image(&self, step: &Step, attestation: &Step) -> Result<MadeImage> {
         let unmade = || Error::bug(tr!("{id} was not made", id = step.id));
         let entry = step.entry.as_ref().ok_or_else(unmade)?;
         let Some(Inputs::Image(inputs)) = &step.inputs else { return Err(unmade()) };
         let blob = |media_type, path| Ok(oci::Blob::new(media_type, files::read(&self.file(entry, path)?)?));
+        let manifest = blob(media_type::MANIFEST, MANIFEST)?;
         Ok(MadeImage {
             platform: inputs.platform.replace('-', "/"),
-            documents: Written {
-                config: blob(media_type::CONFIG, CONFIGURATION)?,
-                manifest: blob(media_type::MANIFEST, MANIFEST)?,
-            },
+            referrers: self.referrers(attestation, &manifest.descriptor)?,
+            documents: Written { config: blob(media_type::CONFIG, CONFIGURATION)?, manifest },
             layers: inputs.layers.iter().map(|key| self.made_layer(key)).collect::<Result<_>>()?,
         })
     }
@@ -332,6 +342,22 @@ fn parts(tree: &Tree) -> Result<Parts> {
         }
     }
     Ok(parts)
+}
+
+/// Of the files of a tree; other names of a file are not files of their own.
+fn file_digests(tree: &Tree) -> Result<BTreeMap<String, Digest>> {
+    let mut digests = BTreeMap::new();
+    for (path, entry) in tree.iter() {
+        let digest = match &entry.kind {
+            oci::Kind::File(oci::Content::Bytes(bytes)) => Digest::of(bytes),
+            oci::Kind::File(oci::Content::File { path, .. }) => {
+                Digest::of_file(path).map_err(|error| Error::disk("read", path, error))?.0
+            }
+            _ => continue,
+        };
+        digests.insert(format!("/{path}"), digest);
+    }
+    Ok(digests)
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

@@ -4,6 +4,7 @@
 //! now knowing what the round made, and the next round runs. Results that nobody made are published by nobody: only this process,
 //! after a child ended well and its inputs are still what they were, hands files to the store.
 
+mod attest;
 pub mod base;
 mod go;
 pub mod image;
@@ -464,6 +465,7 @@ impl<'a> Workshop<'a> {
             Work::DebianBase { name, platform } => self.debian_base(step, name, platform, lock),
             Work::Layer { image, layer } => self.layer(step, image, layer, facts, lock),
             Work::Image { name } => self.image(step, name, lock),
+            Work::Attestation { image } => self.attestation(step, image, lock),
             Work::Model { name } => self.model(step, name, lock),
             Work::GoModules { .. } => Err(Error::bug(tr!("Go modules have no key"))),
         }
@@ -569,7 +571,7 @@ pub fn ecosystems(project: &Project, step: &Step) -> BTreeSet<Ecosystem> {
     match &step.work {
         Work::NativeLibrary { .. } => [Ecosystem::Crates].into(),
         Work::GoModules { .. } => [Ecosystem::Go].into(),
-        Work::GoBinary { .. } | Work::Layer { .. } | Work::Image { .. } => BTreeSet::new(),
+        Work::GoBinary { .. } | Work::Layer { .. } | Work::Image { .. } | Work::Attestation { .. } => BTreeSet::new(),
         Work::DebianBase { .. } => [Ecosystem::Apt].into(),
         Work::GoToolchain { .. } => [Ecosystem::Go, Ecosystem::Python].into(),
         Work::WheelSet { .. } => [Ecosystem::Python].into(),

@@ -2,7 +2,7 @@
 
 use super::{Made, Workshop};
 use crate::cache::lock::{self, Mode, Patience};
-use crate::cache::store::{Lock, Product};
+use crate::cache::store::{Learned, Lock, Product};
 use crate::error::{self, Code, Error, Result};
 use crate::facts::{Facts, Library, Rust, Wants, label};
 use crate::files;
@@ -38,7 +38,7 @@ impl Workshop<'_> {
         let _building = lock::lock(&folder.join("xtask.lock"), Mode::Exclusive, patience)?;
 
         cpu_seconds += self.fetch_crates(&step.id, library, rust)?;
-        let (remaps, packages) = self.cross_check(&step.id, library, rust)?;
+        let Checked { remaps, packages, metadata } = self.cross_check(&step.id, library, rust)?;
         let features = library.cargo_features.join(",");
         let profile = wants.profile.as_str();
         let mut arguments =
@@ -49,11 +49,12 @@ impl Workshop<'_> {
         arguments.push("--message-format=json-render-diagnostics");
         let compile = self.cargo(&step.id, rust, library, arguments, &remaps)?;
         let (total, mut count) = (library.locked.len(), 0_usize);
-        let (mut files, mut scripts) = (Vec::new(), Vec::new());
+        let (mut files, mut scripts, mut compiled) = (Vec::new(), Vec::new(), BTreeSet::new());
         let finished = self.child(&step.id, &compile, Deadline::BUILD, |stream, text| match stream {
             Stream::Out => match cargo::told(text, &library.target) {
-                Told::Compiled(crate_name) => {
+                Told::Compiled { crate_name, package } => {
                     count += 1;
+                    compiled.insert(package);
                     Some(tr!("compiled {crate_name} ({count} of about {total})", crate_name, count, total))
                 }
                 Told::Library(found) => {
@@ -88,7 +89,8 @@ impl Workshop<'_> {
 
         let interfaces = [(name.to_owned(), elf::interface(&file, &library.header)?)].into();
         let products = [Product { path: library.file.clone(), file, executable: false, expected: None }];
-        let entry = self.store.publish(lock, &step.id, step.flat_inputs(), interfaces, &products)?;
+        let learned = Learned { interfaces, crates: cargo::linked(&metadata, &compiled)? };
+        let entry = self.store.publish(lock, &step.id, step.flat_inputs(), learned, &products)?;
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds })
     }
 
@@ -163,8 +165,8 @@ impl Workshop<'_> {
     /// dependencies are compiled once.
     pub fn test_of_library(&self, id: &str, library: &Library, rust: &Rust, words: &[String]) -> Result<Invocation> {
         self.fetch_crates(id, library, rust)?;
-        let (remaps, _) = self.cross_check(id, library, rust)?;
-        self.cargo(id, rust, library, words.iter().map(String::as_str), &remaps)
+        let checked = self.cross_check(id, library, rust)?;
+        self.cargo(id, rust, library, words.iter().map(String::as_str), &checked.remaps)
     }
 
     /// A cargo invocation on the library's package, with the mirror's arguments and a whole environment.
@@ -205,21 +207,17 @@ impl Workshop<'_> {
         Ok(Invocation { program: rust.cargo.clone(), arguments: words, directory: library.folder.clone(), environment })
     }
 
-    /// Asks cargo, now that everything is at hand, which packages really enter; one that the key did not know is a defect. Gives
-    /// the flags that keep the folders of those packages out of the bytes, and id → folder of those that are reached by path.
-    fn cross_check(
-        &self,
-        id: &str,
-        library: &Library,
-        rust: &Rust,
-    ) -> Result<(Vec<String>, BTreeMap<String, PathBuf>)> {
+    /// Asks cargo, now that everything is at hand, which packages really enter; one that the key did not know is a defect.
+    fn cross_check(&self, id: &str, library: &Library, rust: &Rust) -> Result<Checked> {
+        let features = library.cargo_features.join(",");
         let words = ["metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform", &rust.host];
+        let words = words.into_iter().chain(["--features", &features]);
         let answer = crate::process::ask(&self.cargo(id, rust, library, words, &[])?)?;
         let resolved = cargo::resolved(&answer)?;
         let undeclared: Vec<_> = resolved.iter().filter(|id| !library.locked.contains_key(*id)).cloned().collect();
         if undeclared.is_empty() {
             let remaps = remaps(&cargo::registry_folders(&answer)?, &library.folder);
-            return Ok((remaps, cargo::local_packages(&answer)?));
+            return Ok(Checked { remaps, packages: cargo::local_packages(&answer)?, metadata: answer });
         }
         Err(Error::bug(tr!(
             "{id} is built with packages that its key does not know: {undeclared}",
@@ -331,6 +329,16 @@ impl Workshop<'_> {
         }
         Ok(())
     }
+}
+
+/// What cargo says of a package whose crates are at hand.
+struct Checked {
+    /// Flags that keep the folders of its crates out of the bytes.
+    remaps: Vec<String>,
+    /// Id → folder of those that are reached by path.
+    packages: BTreeMap<String, PathBuf>,
+    /// All that it said.
+    metadata: String,
 }
 
 /// Why `cargo fetch --locked` failed.

@@ -43,6 +43,10 @@ pub struct Facts {
     pub binaries: BTreeMap<String, Binary>,
     /// Files of the checkout that go into images or are read for them, by their path in it.
     pub files: BTreeMap<String, Digest>,
+    /// Where images are wanted: the commit that is checked out, unless something in the checkout differs from it.
+    pub commit: Option<String>,
+    /// Where images are wanted: the lock files of their parts, by their path in the checkout.
+    pub locks: BTreeMap<String, Digest>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,6 +174,10 @@ pub fn gather(settings: &Settings, project: &Project, wants: &Wants, stats: &Sta
             binary.seen.add(go.clone());
             facts.binaries.insert(name.clone(), binary);
         }
+    }
+    if !wants.images.is_empty() {
+        facts.commit = probe.commit();
+        facts.locks = probe.locks(wants)?;
     }
     for name in &wants.images {
         for path in project.files_of(name) {

@@ -1,6 +1,6 @@
 //! Asking: each function looks at one thing. What is missing is answered with the one command that installs it.
 
-use super::{Binary, Compiler, Go, Python, Rust};
+use super::{Binary, Compiler, Go, Python, Rust, Wants};
 use crate::cache::stat::{Snapshot, Stat, StatIndex, input_error};
 use crate::digest::Digest;
 use crate::document::did_you_mean;
@@ -58,6 +58,40 @@ impl<'a> Probe<'a> {
         }
         let message = tr!("image.{image}: there is no file {path}", image, path);
         Err(self.project.source.error(Code::Undeclared, &["image", image, path], &message))
+    }
+
+    /// The commit that is checked out, if that is all there is: neither an edit nor a file that Git does not know and does not ignore.
+    pub(super) fn commit(&self) -> Option<String> {
+        let words =
+            ["--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=normal", "--no-renames"];
+        let status = process::ask(&Invocation {
+            program: self.settings.environment.find("git")?,
+            arguments: words.into_iter().map(Into::into).collect(),
+            directory: self.settings.workspace.root.clone(),
+            environment: self.settings.environment.only(env::PASSED),
+        });
+        committed(&status.ok()?)
+    }
+
+    /// Digests of the lock files that decide what is fetched for what is wanted.
+    pub(super) fn locks(&self, wants: &Wants) -> Result<BTreeMap<String, Digest>> {
+        let declaration = &self.project.declaration;
+        let libraries = wants
+            .libraries
+            .iter()
+            .filter_map(|name| Some(format!("{}/Cargo.lock", declaration.native_library.get(name)?.path)));
+        let binaries = wants
+            .binaries
+            .iter()
+            .filter_map(|name| Some(format!("{}/go.sum", declaration.go_binary.get(name)?.module)));
+        let mut locks = BTreeMap::new();
+        for path in libraries.chain(binaries).chain(["xtask.lock".to_owned()]) {
+            let file = self.settings.workspace.root.join(&path);
+            if file.is_file() {
+                locks.insert(path, self.digest(&file)?);
+            }
+        }
+        Ok(locks)
     }
 
     /// A declared variable may name a file, which then is as much an input as the variable.
@@ -292,6 +326,13 @@ impl<'a> Probe<'a> {
 }
 
 /// Go's name for this platform.
+/// The commit in the answer of `git status --porcelain=v2 --branch`, where that tells of no change.
+fn committed(status: &str) -> Option<String> {
+    let clean = status.lines().all(|line| line.starts_with('#'));
+    let commit = status.lines().find_map(|line| line.strip_prefix("# branch.oid "))?;
+    (clean && commit != "(initial)").then(|| commit.to_owned())
+}
+
 pub fn go_platform() -> String {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -3,19 +3,20 @@
 //! A layer's key has the digests of what it holds, so it waits, like a binary for its library, until that is made: a rebuilt library
 //! with the same bytes costs no layer. An image's key has its layers' keys, and is known as soon as they are.
 
-use super::steps::{keyed, not_pinned, unknown, wheel_set};
+use super::steps::{chosen_wheels, keyed, not_pinned, unknown, wheel_set};
 use super::{Place, Plan, Premise, Step, Work};
+use crate::attest;
 use crate::cache::key::{self, Inputs, Key};
 use crate::cache::reason::Reason;
 use crate::cache::store::Entry;
 use crate::error::Result;
-use crate::facts;
+use crate::facts::{self, Go};
 use crate::project::image::{Base, Content, FileSet, Image, Layer};
 use crate::project::pins::DebianPin;
 use crate::report::Status;
 use crate::tr;
 use crate::wheel::Interpreter;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Of every layer: each engine reads it, however old.
 pub const CODEC: oci::Codec = oci::Codec::Gzip(6);
@@ -54,8 +55,103 @@ pub(super) fn image(premise: &Premise, name: &str, plan: &mut Plan) -> Result<()
         }
         None => waiting(premise, Work::Image { name: name.to_owned() }, name, &layers),
     };
-    plan.steps.push(Step { needs: layers, ..step });
+    let made = Step { needs: layers, ..step };
+    let attestation = attestation(premise, name, image, &made, plan)?;
+    plan.steps.extend([made, attestation]);
     Ok(())
+}
+
+/// What is said about an image, once it is known what it is made of.
+fn attestation(premise: &Premise, name: &str, image: &Image, made: &Step, plan: &Plan) -> Result<Step> {
+    let work = Work::Attestation { image: name.to_owned() };
+    let (Some(Inputs::Image(of_image)), Some(key)) = (&made.inputs, made.key) else {
+        let unmade = [made.id.clone()];
+        return Ok(Step { needs: unmade.to_vec(), ..waiting(premise, work, name, &unmade) });
+    };
+    let Premise { settings, project, facts, wants, .. } = premise;
+    let mut inputs = key::Attestation {
+        name: name.to_owned(),
+        platform: of_image.platform.clone(),
+        format: attest::FORMAT,
+        image: Some(key),
+        layers: of_image.layers[of_image.layers.len() - image.layer.len()..].to_vec(),
+        commit: facts.commit.clone(),
+        created_seconds: settings.source_date_epoch,
+        ..key::Attestation::default()
+    };
+    let mut interpreter = None;
+    if let Some(Base::Debian(base)) = &image.base {
+        interpreter = Some(interpreter_of_base(premise, base, &of_image.platform)?);
+        let text = |pin: &DebianPin| format!("{} {} {}", pin.version, pin.architecture, pin.sha256);
+        let pins = pins_of_base(premise, base, &of_image.platform)?;
+        inputs.packages = pins.iter().map(|pin| (pin.name.clone(), text(pin))).collect();
+        inputs.suite = project.declaration.debian_base.get(base).map(|base| base.suite.clone()).unwrap_or_default();
+    }
+    let mut locks = BTreeSet::from(["xtask.lock".to_owned()]);
+    for files in image.layer.iter().flat_map(|layer| &layer.files) {
+        let made = |id: String| plan.step(&id).and_then(|step| step.entry.as_ref()).ok_or_else(|| unknown("step", &id));
+        match &files.from {
+            Content::Library(library) => {
+                let entry = made(format!("native-library:{library}"))?;
+                for output in &entry.outputs {
+                    inputs.libraries.insert(placed(files, &output.path), entry.key);
+                }
+                let declared = project.declaration.native_library.get(library);
+                locks.extend(declared.map(|library| format!("{}/Cargo.lock", library.path)));
+                inputs.chosen = [("features", wants.features.clone()), ("profile", wants.profile.clone())].into();
+            }
+            Content::Binary(binary) => {
+                let entry = made(format!("go-binary:{binary}"))?;
+                for output in &entry.outputs {
+                    inputs.binaries.insert(placed(files, &output.path), entry.key);
+                }
+                let declared = project.declaration.go_binary.get(binary);
+                locks.extend(declared.map(|binary| format!("{}/go.sum", binary.module)));
+            }
+            Content::WheelSet(set) | Content::Wheel { wheel_set: set, .. } => {
+                let one = match &files.from {
+                    Content::Wheel { path, .. } => path.split('/').next(),
+                    _ => None,
+                };
+                for pin in chosen_wheels(premise, set, interpreter.as_ref())? {
+                    if one.is_none_or(|project| project == pin.project) {
+                        inputs.wheels.insert(pin.project.clone(), format!("{} {}", pin.filename, pin.sha256));
+                    }
+                }
+            }
+            Content::Path(_) | Content::Printed { .. } => {}
+        }
+    }
+    inputs.locks =
+        facts.locks.iter().filter(|(path, _)| locks.contains(*path)).map(|(path, it)| (path.clone(), *it)).collect();
+    inputs.toolchains = toolchains(premise, !inputs.libraries.is_empty(), !inputs.binaries.is_empty());
+    let step = keyed(premise, work, name, Inputs::Attestation(inputs), Place::Store)?;
+    Ok(Step { needs: vec![made.id.clone()], ..step })
+}
+
+/// The tools that compiled an image's parts.
+fn toolchains(premise: &Premise, rust: bool, go: bool) -> BTreeMap<&'static str, String> {
+    let facts = premise.facts;
+    let mut tools = BTreeMap::new();
+    if let Some(rustc) = facts.rust.as_ref().filter(|_| rust) {
+        let line = |name: &str| rustc.version.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        tools.insert("rustc", format!("{} {}", line("release: "), line("commit-hash: ")));
+    }
+    if let Some(tool) = facts.go.as_ref().filter(|_| go) {
+        let pins = premise.project.pins.go.as_ref();
+        let sha256 = match tool {
+            Go::Pinned { platform, .. } => {
+                pins.and_then(|go| go.platform.get(platform)).map(|it| it.wheel.sha256.to_string())
+            }
+            Go::Installed { .. } => None,
+        };
+        tools.insert("go", format!("{} {}", tool.version(), sha256.unwrap_or_default()));
+    }
+    if let Some(compiler) = facts.compiler.as_ref().filter(|_| rust || go) {
+        tools.insert("cc", compiler.version.clone());
+        tools.insert("libc", compiler.libc.clone());
+    }
+    tools
 }
 
 /// Images share bases and wheel sets.

@@ -129,6 +129,10 @@ pub enum Work {
     Image {
         name: String,
     },
+    /// Bills of materials and provenance of an image.
+    Attestation {
+        image: String,
+    },
 }
 
 impl Work {
@@ -143,6 +147,7 @@ impl Work {
             Self::DebianBase { .. } => "debian-base",
             Self::Layer { .. } => "layer",
             Self::Image { .. } => "image",
+            Self::Attestation { .. } => "attestation",
         }
     }
 }

@@ -416,6 +416,7 @@ mod tests {
                 layout: Layout::Objects,
                 outputs: vec![Output { path: "x".into(), digest: Digest::of(b"x"), size_bytes: 1, executable: false }],
                 interfaces: interface.map(|bytes| (name, Digest::of(bytes))).into_iter().collect(),
+                crates: BTreeMap::new(),
                 inputs: inputs.flat(),
             };
             self.last.borrow_mut().insert(step.id.clone(), inputs.flat());
@@ -490,10 +491,9 @@ mod tests {
                 seen: Default::default(),
             }),
             go: Some(Go::Installed { path: "go".into(), version: "1.27.3".into() }),
-            python: None,
             libraries: [("binding".to_owned(), library)].into(),
             binaries: [("router".to_owned(), binary)].into(),
-            files: BTreeMap::new(),
+            ..Facts::default()
         };
         let wants = Wants {
             libraries: ["binding".to_owned()].into(),

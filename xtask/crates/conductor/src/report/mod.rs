@@ -212,12 +212,22 @@ pub struct Image {
     /// `linux/amd64`
     pub platform: String,
     pub layers: Vec<ImageLayer>,
+    /// What is attached to it where the target can hold that: bills of materials, provenance.
+    pub attestations: Vec<ImageAttestation>,
     pub builder: &'static str,
     /// In an engine: by what it knows it, and whether it had it before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub present: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ImageAttestation {
+    /// Of the artifact manifest that attaches it.
+    pub digest: String,
+    /// `application/spdx+json`
+    pub artifact_type: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -136,10 +136,40 @@ pub fn registry_folders(metadata: &str) -> Result<BTreeSet<PathBuf>> {
 
 /// `name version` of each registry package that the root package reaches without its dev-dependencies, on the platform asked for.
 pub fn resolved(metadata: &str) -> Result<BTreeSet<String>> {
-    let unreadable = || Error::bug(tr!("cargo metadata cannot be read"));
-    let metadata: Metadata =
-        cargo_metadata::MetadataCommand::parse(metadata).map_err(|error| unreadable().because(error))?;
-    let resolve = metadata.resolve.as_ref().ok_or_else(unreadable)?;
+    let metadata = parsed(metadata)?;
+    let registry = reached(&metadata, |_, kind| kind != DependencyKind::Development)?;
+    let registry = registry.into_iter().filter(|package| package.source.is_some());
+    Ok(registry.map(|package| format!("{} {}", package.name, package.version)).collect())
+}
+
+/// `name version` → licence expression of every package whose code is linked into the root package, its own included: of the packages
+/// `compiled` for it, by id, neither those that only run meanwhile (build scripts, procedural macros) nor what only these stand on.
+/// Metadata alone would be too much: there, what tests ask of a package counts as well.
+pub fn linked(metadata: &str, compiled: &BTreeSet<String>) -> Result<BTreeMap<String, String>> {
+    let metadata = parsed(metadata)?;
+    let is_macro = |package: &cargo_metadata::Package| {
+        package.targets.iter().any(|target| target.kind.contains(&cargo_metadata::TargetKind::ProcMacro))
+    };
+    let linked = reached(&metadata, |package, kind| {
+        kind == DependencyKind::Normal && compiled.contains(&package.id.repr) && !is_macro(package)
+    })?;
+    // Before there were expressions, `/` meant OR: the Cargo book, "The license and license-file fields".
+    let licence = |package: &cargo_metadata::Package| package.license.clone().unwrap_or_default().replace('/', " OR ");
+    Ok(linked.into_iter().map(|it| (format!("{} {}", it.name, it.version), licence(it))).collect())
+}
+
+fn parsed(metadata: &str) -> Result<Metadata> {
+    cargo_metadata::MetadataCommand::parse(metadata)
+        .map_err(|error| Error::bug(tr!("cargo metadata cannot be read")).because(error))
+}
+
+/// The packages that the root package reaches, itself included, over the edges that `follow` allows.
+fn reached(
+    metadata: &Metadata,
+    follow: impl Fn(&cargo_metadata::Package, DependencyKind) -> bool,
+) -> Result<Vec<&cargo_metadata::Package>> {
+    let resolve = metadata.resolve.as_ref().ok_or_else(|| Error::bug(tr!("cargo metadata cannot be read")))?;
+    let packages: BTreeMap<_, _> = metadata.packages.iter().map(|package| (&package.id, package)).collect();
     let mut open: Vec<_> = resolve.root.iter().collect();
     let mut seen = BTreeSet::new();
     while let Some(id) = open.pop() {
@@ -148,20 +178,23 @@ pub fn resolved(metadata: &str) -> Result<BTreeSet<String>> {
         }
         let node = resolve.nodes.iter().filter(|node| node.id == *id);
         for dependency in node.flat_map(|node| &node.deps) {
-            if dependency.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development) {
+            let Some(package) = packages.get(&dependency.pkg) else { continue };
+            if dependency.dep_kinds.iter().any(|kind| follow(package, kind.kind)) {
                 open.push(&dependency.pkg);
             }
         }
     }
-    let registry = metadata.packages.iter().filter(|package| package.source.is_some() && seen.contains(&package.id));
-    Ok(registry.map(|package| format!("{} {}", package.name, package.version)).collect())
+    Ok(seen.into_iter().filter_map(|id| packages.get(id).copied()).collect())
 }
 
 /// What one line of `--message-format=json-render-diagnostics` tells us.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Told {
-    /// A crate was compiled, or found compiled.
-    Compiled(String),
+    /// A crate was compiled, or found compiled: its name, and the id of its package as cargo's metadata has it.
+    Compiled {
+        crate_name: String,
+        package: String,
+    },
     /// Files of the C library of `library`.
     Library(Vec<PathBuf>),
     /// A build script ran, now or when its last result was made.
@@ -188,7 +221,7 @@ pub fn told(line: &str, library: &str) -> Told {
             if is_library {
                 Told::Library(artifact.filenames.into_iter().map(Into::into).collect())
             } else {
-                Told::Compiled(artifact.target.name)
+                Told::Compiled { crate_name: artifact.target.name, package: artifact.package_id.repr }
             }
         }
         Ok(Message::BuildScriptExecuted(script)) => Told::Script(Script {
@@ -353,6 +386,53 @@ mod tests {
         let closure = locked_closure(lock, Path::new("Cargo.lock"), &manifest).unwrap();
         let expected = [("a 1.0.0", "aa"), ("b 1.0.0", "bb"), ("d 2.0.0", "d2"), ("g 0.1.0", "0123abc")];
         assert_eq!(closure, expected.map(|(id, sum)| (id.to_owned(), sum.to_owned())).into());
+    }
+
+    #[test]
+    fn what_only_runs_while_compiling_is_not_linked() {
+        let package = |name: &str, kind: &str, licence: &str| {
+            let id = format!("{name} 1.0.0");
+            serde_json::json!({
+                "name": name, "version": "1.0.0", "id": id, "license": (!licence.is_empty()).then_some(licence),
+                "source": (name != "root").then_some("registry+https://index.example"), "dependencies": [], "features": {},
+                "manifest_path": format!("/{name}/Cargo.toml"),
+                "targets": [{ "name": name, "kind": [kind], "crate_types": [kind], "src_path": "/x.rs", "edition": "2024" }],
+            })
+        };
+        let node = |name: &str, needs: &[(&str, Option<&str>)]| {
+            let deps: Vec<_> = needs
+                .iter()
+                .map(|(name, kind)| serde_json::json!({ "name": name, "pkg": format!("{name} 1.0.0"), "dep_kinds": [{ "kind": kind, "target": null }] }))
+                .collect();
+            let ids: Vec<_> = needs.iter().map(|(name, _)| format!("{name} 1.0.0")).collect();
+            serde_json::json!({ "id": format!("{name} 1.0.0"), "dependencies": ids, "deps": deps, "features": [] })
+        };
+        let metadata = serde_json::json!({
+            "packages": [
+                package("root", "cdylib", ""), package("a", "lib", "MIT/Apache-2.0"), package("derive", "proc-macro", "MIT"),
+                package("syn", "lib", "MIT"), package("cc", "lib", "MIT"), package("quick", "lib", "MIT"), package("b", "lib", "ISC"),
+                package("for-tests", "lib", "ISC"),
+            ],
+            "workspace_members": ["root 1.0.0"], "workspace_root": "/root", "target_directory": "/t", "version": 1,
+            "resolve": {
+                "root": "root 1.0.0",
+                "nodes": [
+                    node("root", &[("a", None), ("derive", None), ("cc", Some("build")), ("quick", Some("dev"))]),
+                    node("a", &[("b", None), ("for-tests", None)]),
+                    node("for-tests", &[]), node("derive", &[("syn", None)]), node("syn", &[]), node("cc", &[]),
+                    node("quick", &[]), node("b", &[]),
+                ],
+            },
+        })
+        .to_string();
+        let compiled = ["root", "a", "b", "cc", "derive", "syn"].map(|name| format!("{name} 1.0.0")).into();
+        let expected = [("a 1.0.0", "MIT OR Apache-2.0"), ("b 1.0.0", "ISC"), ("root 1.0.0", "")];
+        assert_eq!(
+            linked(&metadata, &compiled).unwrap(),
+            expected.map(|(id, licence)| (id.to_owned(), licence.to_owned())).into()
+        );
+        let built = ["a", "b", "cc", "derive", "for-tests", "syn"].map(|name| format!("{name} 1.0.0"));
+        assert_eq!(resolved(&metadata).unwrap(), built.into());
     }
 
     #[test]

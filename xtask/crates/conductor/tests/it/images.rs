@@ -103,12 +103,13 @@ fn a_layout_keeps_the_images_that_it_had_and_clean_takes_what_is_ours() {
     let index = fs::read_to_string(project.folder.0.join("dist/images/index.json")).unwrap();
     assert!(index.contains("small:latest") && index.contains("small:v2"), "{index}");
     let blobs = || fs::read_dir(project.folder.0.join("dist/images/blobs/sha256")).unwrap().count();
-    assert_eq!(blobs(), 4, "both names are of one image");
+    // Two layers and two documents; three attached ones with a manifest each, and the empty configuration of these.
+    assert_eq!(blobs(), 4 + 7, "both names are of one image");
     project.folder.write("settings.toml", "a = 3\n");
     for tag in ["latest", "v2"] {
         assert_eq!(project.run(&format!("images --tag {tag}")).exit, 0);
     }
-    assert_eq!(blobs(), 4, "nothing of the replaced image is left");
+    assert_eq!(blobs(), 4 + 7, "nothing of the replaced image is left");
     project.folder.write("dist/images/notes", "mine");
     assert_eq!(project.run("clean").exit, 0);
     let left: Vec<_> = fs::read_dir(project.folder.0.join("dist/images")).unwrap().flatten().collect();
@@ -121,6 +122,6 @@ fn a_dry_run_makes_nothing_and_names_the_steps() {
     let ended = project.run("images --dry-run --format json");
     let plan = &ended.json()[0];
     let ids: Vec<_> = plan["steps"].as_array().unwrap().iter().map(|step| step["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["layer:small/program", "layer:small/settings", "image:small"]);
+    assert_eq!(ids, ["layer:small/program", "layer:small/settings", "image:small", "attestation:small"]);
     assert!(!project.folder.0.join("dist").exists());
 }
