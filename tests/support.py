@@ -283,7 +283,7 @@ def warm_mirrors() -> None:
 def wheels_of_this_machine() -> list[tuple[str, str]]:
     """Project and file name of each pinned wheel that this interpreter and machine would be given."""
     pins = tomllib.loads((ROOT / "xtask.lock").read_text())
-    wheels = [it for pinned in pins["wheel-set"].values() for it in pinned]
+    wheels = [it for name, pinned in pins["wheel-set"].items() if name != "zig" for it in pinned]
     wheels += [model["wheel"] for model in pins["model"].values() if "wheel" in model]
     interpreter, machine = f"-cp{sys.version_info.major}{sys.version_info.minor}-", os.uname().machine
     return [

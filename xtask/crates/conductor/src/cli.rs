@@ -3,6 +3,7 @@
 use crate::cache::gc::Size;
 use crate::error::{Code, Error, Result};
 use crate::language::foreign;
+use crate::platform::Platform;
 use crate::tr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
@@ -72,13 +73,13 @@ pub struct Global {
 pub enum Command {
     /// Build native libraries and Go binaries into dist/
     #[command(
-        after_help = "Examples:\n  cargo xtask build\n  cargo xtask build router --mirror cn\n  cargo xtask build --mirror cn --dry-run --format json"
+        after_help = "Examples:\n  cargo xtask build\n  cargo xtask build router --mirror cn\n  cargo xtask build --platform linux/arm64       needs no foreign compiler or root file system\n  cargo xtask build --mirror cn --dry-run --format json"
     )]
     Build(Build),
     /// Make container images out of what `build` makes
     #[command(
         args_conflicts_with_subcommands = true,
-        after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --to docker\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images engine"
+        after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --to docker\n  cargo xtask images --platform linux/amd64,linux/arm64\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images engine"
     )]
     Images(Images),
     /// Run the test suites
@@ -163,6 +164,9 @@ pub struct Targets {
     /// Names of native libraries and Go binaries in xtask.toml [default: all]
     #[arg(value_name = TARGET)]
     pub targets: Vec<String>,
+    /// What they are built for; another than this machine's goes to dist/linux-ARCH [default: this machine]
+    #[arg(long, value_name = "linux/ARCH")]
+    pub platform: Option<Platform>,
     #[command(flatten)]
     pub variant: Variant,
 }
@@ -206,6 +210,9 @@ pub struct Images {
     /// `podman load`, `docker` the engine of this machine
     #[arg(long, value_name = "TARGET", default_value = IMAGES_TARGET)]
     pub to: Vec<ImageTarget>,
+    /// What the images are for, separated by commas; several become one index [default: this machine]
+    #[arg(long, value_name = "linux/ARCH", value_delimiter = ',')]
+    pub platform: Vec<Platform>,
     /// Tag of each image [default: latest]
     #[arg(long, value_name = "TAG")]
     pub tag: Option<String>,
@@ -308,6 +315,9 @@ pub struct ImagesDiff {
     /// The image that it is compared with
     #[arg(value_name = "B")]
     pub right: ImagePlace,
+    /// Which of the platforms of each is compared [default: this machine]
+    #[arg(long, value_name = "linux/ARCH")]
+    pub platform: Option<Platform>,
 }
 
 #[derive(Debug, Args)]

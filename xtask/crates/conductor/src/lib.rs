@@ -13,7 +13,7 @@
 //! - [`settings`], [`project`], [`facts`]: what is meant, what is declared, what is there.
 //! - [`cli`], [`mirror`], [`cache`], [`attest`], [`toolchain`], [`wheel`], [`digest`], [`document`]: nouns.
 //! - [`process`], [`files`], [`loopback`], [`crash`]: the rim: spawn, publish, a local socket, the end by a panic.
-//! - [`workspace`], [`owner`], [`error`], [`code`], [`interrupt`]: known to all.
+//! - [`workspace`], [`platform`], [`owner`], [`error`], [`code`], [`interrupt`]: known to all.
 //! - [`language`]: in which of two a person is told.
 
 pub mod attest;
@@ -37,6 +37,7 @@ pub mod loopback;
 pub mod mirror;
 pub mod owner;
 pub mod plan;
+pub mod platform;
 pub mod process;
 pub mod project;
 pub mod report;

@@ -9,6 +9,7 @@
 //!   target/xtask/
 //!     tool/                        the launcher's: conductor and gateway
 //!     native/<library>/            cargo's target folder, never candle-binding/target
+//!     cross/<platform>/            zig by the names of a C compiler
 //!     test/<suite>/                the same for tests
 //!     link/<digest>/               libraries as the Go linker sees them
 //!     run/                         generated configuration of a running stack
@@ -19,6 +20,7 @@
 //!     stat-index.json
 //! ```
 
+use crate::platform::Platform;
 use std::path::{Path, PathBuf};
 
 /// What ends the name of the logs of a run that was to contact nobody: what its tools say blames no mirror.
@@ -43,11 +45,20 @@ impl Workspace {
     pub fn dist(&self) -> PathBuf {
         self.root.join("dist")
     }
-    pub fn dist_lib(&self) -> PathBuf {
-        self.dist().join("lib")
+    /// `None`: for this machine.
+    pub fn dist_lib(&self, platform: Option<Platform>) -> PathBuf {
+        self.dist_for(platform).join("lib")
     }
-    pub fn dist_bin(&self) -> PathBuf {
-        self.dist().join("bin")
+    pub fn dist_bin(&self, platform: Option<Platform>) -> PathBuf {
+        self.dist_for(platform).join("bin")
+    }
+    /// Every folder that libraries and binaries are put into.
+    pub fn dist_built(&self) -> Vec<PathBuf> {
+        let platforms = [None].into_iter().chain(Platform::ALL.map(Some));
+        platforms.flat_map(|platform| [self.dist_lib(platform), self.dist_bin(platform)]).collect()
+    }
+    fn dist_for(&self, platform: Option<Platform>) -> PathBuf {
+        platform.map_or_else(|| self.dist(), |platform| self.dist().join(platform.name()))
     }
     /// Where images go that are sent nowhere else.
     pub fn images(&self) -> PathBuf {
@@ -68,6 +79,10 @@ impl Workspace {
     }
     pub fn test_build(&self, suite: &str) -> PathBuf {
         self.build().join("test").join(suite)
+    }
+    /// Programs that compile for another platform, and what they keep.
+    pub fn cross(&self, name: &str) -> PathBuf {
+        self.build().join("cross").join(name)
     }
     pub fn link(&self, digest: &str) -> PathBuf {
         self.links().join(digest)

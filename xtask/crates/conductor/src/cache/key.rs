@@ -14,7 +14,8 @@
 //! | `rustc -vV`, target | native library | code generation |
 //! | `cargo -V` | native library | its defaults for profiles, `-C metadata` |
 //! | Go version | Go binary | code generation, standard library |
-//! | C compiler, linker, libc versions | both | they make the symbol versions that a result needs |
+//! | C compiler, linker, libc versions; for another platform zig by hash and the oldest glibc | both | they make the symbol versions that a result needs |
+//! | platform, where it is another | Go binary | code generation |
 //! | features, cargo profile, tags, ldflags, linking | both | they select code |
 //! | environment (see `settings::env`) | both | the variables that the tools obey and that we pass on |
 //! | variables declared in `xtask.toml`, and the files that they name | both | whoever reads such a variable reads the file |
@@ -40,7 +41,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Raised whenever our way of building changes the bytes of an unchanged declaration.
-const SCHEMA: u32 = 4;
+const SCHEMA: u32 = 5;
 
 /// Names one result of one step for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -116,6 +117,9 @@ pub struct GoBinary {
     pub go: String,
     pub tags: Vec<String>,
     pub ldflags: Vec<String>,
+    /// `linux-arm64`, where it is not the platform of the machine that compiles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
     pub c_compiler: String,
     pub libc: String,
     /// Variables that compilers and linkers obey.
@@ -306,6 +310,7 @@ pub mod tests {
             go: "go1.27.3".into(),
             tags: vec![],
             ldflags: vec!["-s".into()],
+            platform: None,
             c_compiler: "cc 12".into(),
             libc: "glibc 2.36".into(),
             environment: BTreeMap::new(),
@@ -359,7 +364,7 @@ pub mod tests {
                 it.cargo_configuration.insert("$CARGO_HOME".into(), Digest::of(b"c"));
             }),
         ];
-        let go: [Change<GoBinary>; 11] = [
+        let go: [Change<GoBinary>; 12] = [
             ("name", |it| it.name.push('x')),
             ("sources: router/cmd/main.go", |it| {
                 it.sources.insert("router/cmd/main.go".into(), Digest::of(b"changed"));
@@ -371,6 +376,7 @@ pub mod tests {
             ("go", |it| it.go.push('x')),
             ("tags", |it| it.tags.push("x".into())),
             ("ldflags", |it| it.ldflags.push("-w".into())),
+            ("platform", |it| it.platform = Some("linux-arm64".into())),
             ("c_compiler", |it| it.c_compiler.push('x')),
             ("libc", |it| it.libc.push('x')),
             ("environment: CGO_CFLAGS", |it| {

@@ -96,7 +96,7 @@ fn outputs(settings: &Settings, project: &Project, store: &Store) -> Cleaning {
     }
     // Where the records are gone, with target/, the store still knows what is called so in dist/.
     for output in store.outputs() {
-        for folder in [workspace.dist_lib(), workspace.dist_bin()] {
+        for folder in workspace.dist_built() {
             placed.entry(folder.join(&output.path)).or_default().insert(output.digest);
         }
     }

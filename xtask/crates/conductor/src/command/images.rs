@@ -12,8 +12,10 @@ use crate::execute::Workshop;
 use crate::execute::image::{MadeImage, MadeLayer};
 use crate::facts::Wants;
 use crate::files;
+use crate::plan;
+use crate::platform::Platform;
 use crate::project::Project;
-use crate::project::image::Content;
+use crate::project::image::{Base, Content};
 use crate::report::{self, Event, Finding, ImageAttestation, ImageLayer, Severity, Sink};
 use crate::settings::{Settings, env};
 use crate::toolchain::abi::{self, Parts};
@@ -26,9 +28,18 @@ use std::path::{Path, PathBuf};
 /// A made image with the name that it gets.
 struct Named<'a> {
     name: &'a str,
-    made: MadeImage,
-    /// Under its reference: `extproc:latest`, with what DOCKER_REGISTRY says before it.
+    platforms: Vec<MadeImage>,
+    /// All of them under its reference: `extproc:latest`, with what DOCKER_REGISTRY says before it.
     delivery: oci::layout::Named,
+}
+
+impl Named<'_> {
+    /// For those who take one only: this machine's, unless another was asked for alone.
+    fn for_platform(&self, platform: Option<Platform>) -> &MadeImage {
+        let wanted = platform.or(Platform::here()).map(|it| it.to_string());
+        let found = self.platforms.iter().find(|it| Some(&it.platform) == wanted.as_ref());
+        found.unwrap_or(&self.platforms[0])
+    }
 }
 
 pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Images) -> Result<()> {
@@ -44,32 +55,60 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
         engine::must_be_somewhere(&engine::place::places(args.engine.as_deref(), &settings.environment)?)?;
     }
     let names = chosen(project, &args.images)?;
-    let wants = wants(settings, project, &names, &args.variant)?;
     let workshop = Workshop::new(settings, project, sink.clone())?;
-    if settings.dry_run {
-        return super::show_plan(&workshop, &wants, false);
+    let platforms: BTreeSet<Option<Platform>> = match args.platform.as_slice() {
+        [] => [None].into(),
+        named => named.iter().copied().map(Some).collect(),
+    };
+    let mut wanted = Vec::new();
+    for &platform in &platforms {
+        wanted.push((platform, wants(settings, project, &names, platform, &args.variant)?));
     }
-    let results = workshop.make(&wants, false, &|plan, facts| super::describe(&workshop, plan, facts, false))?;
+    if settings.dry_run {
+        return wanted.iter().try_for_each(|(_, wants)| super::show_plan(&workshop, wants, false));
+    }
+    // A platform after the other: the same sources, each with its own plan.
+    let mut images: BTreeMap<&str, Vec<MadeImage>> = BTreeMap::new();
+    let mut made_anew = BTreeSet::new();
+    for (platform, wants) in &wanted {
+        let results = workshop.make(wants, false, &|plan, facts| super::describe(&workshop, plan, facts, false))?;
+        for &name in &names {
+            let id = plan::named_for(name, wants.cross.as_ref());
+            let step = |kind| results.plan.step(&format!("{kind}:{id}"));
+            let unplanned = || Error::bug(tr!("image {name} was not planned", name));
+            let (image, attestation) = step("image").zip(step("attestation")).ok_or_else(unplanned)?;
+            let image = workshop.made_image(image, attestation)?;
+            must_fit(project, name, &image)?;
+            must_start(&sink, name, *platform, &image)?;
+            images.entry(name).or_default().push(image);
+        }
+        made_anew.extend(results.made);
+    }
     let mut made = Vec::new();
     for name in names {
-        let step = |kind| results.plan.step(&format!("{kind}:{name}"));
-        let unplanned = || Error::bug(tr!("image {name} was not planned", name));
-        let (image, attestation) = step("image").zip(step("attestation")).ok_or_else(unplanned)?;
-        let image = workshop.made_image(image, attestation)?;
-        must_fit(project, name, &image)?;
-        must_start(&sink, name, &image)?;
-        let delivery = image.delivery(&reference(settings, name, args.tag.as_deref()))?;
-        made.push(Named { name, made: image, delivery });
+        let platforms = images.remove(name).unwrap_or_default();
+        let reference = reference(settings, name, args.tag.as_deref());
+        let mut deliveries = platforms.iter().map(|image| image.delivery(&reference)).collect::<Result<Vec<_>>>()?;
+        let delivery = match deliveries.pop() {
+            Some(only) if deliveries.is_empty() => only,
+            last => oci::layout::Named::platforms(&reference, deliveries.into_iter().chain(last).collect()),
+        };
+        made.push(Named { name, platforms, delivery });
     }
+    // Of several, what loads an archive gets the one for this machine.
+    let platform = match platforms.first() {
+        Some(Some(only)) if platforms.len() == 1 => Some(*only),
+        _ => Platform::here(),
+    };
     for target in &args.to {
         let there = match target {
-            ImageTarget::Engine => loading::load(&workshop, &sink, args.engine.as_deref(), &made)?,
+            ImageTarget::Engine => loading::load(&workshop, &sink, args.engine.as_deref(), platform, &made)?,
             target => {
-                receive(settings, target, &made)?;
+                receive(settings, target, platform, &made)?;
                 vec![None; made.len()]
             }
         };
-        made.iter().zip(there).for_each(|(image, there)| tell(&sink, target, image, there, &results.made));
+        made.iter().zip(there).for_each(|(image, there)| tell(&sink, target, platform, image, there, &made_anew));
     }
     Ok(())
 }
@@ -99,16 +138,30 @@ fn chosen<'a>(project: &'a Project, named: &[String]) -> Result<Vec<&'a str>> {
 }
 
 /// The images, with everything that goes into them.
-fn wants(settings: &Settings, project: &Project, images: &[&str], variant: &cli::Variant) -> Result<Wants> {
+fn wants(
+    settings: &Settings,
+    project: &Project,
+    images: &[&str],
+    platform: Option<Platform>,
+    variant: &cli::Variant,
+) -> Result<Wants> {
     let mut wants = super::no_wants(settings, project, variant)?;
+    let bases = images.iter().filter_map(|name| match &project.declaration.image[*name].base {
+        Some(Base::Debian(base)) => Some(base),
+        _ => None,
+    });
+    wants.cross = super::cross(project, platform, bases)?;
     for name in images {
         wants.images.insert((*name).to_owned());
         for files in project.declaration.image[*name].layer.iter().flat_map(|layer| &layer.files) {
             match &files.from {
                 Content::Library(library) => drop(wants.libraries.insert(library.clone())),
-                Content::Binary(binary) | Content::Printed { binary, .. } => {
-                    super::want_binary(&mut wants, project, binary);
+                Content::Binary(binary) => super::want_binary(&mut wants, project, binary),
+                Content::Printed { binary, .. } if wants.cross.is_some() => {
+                    wants.here.binaries.insert(binary.clone());
+                    wants.here.libraries.extend(super::linked_by(project, binary));
                 }
+                Content::Printed { binary, .. } => super::want_binary(&mut wants, project, binary),
                 // Chosen for the image's own interpreter, by its own step.
                 Content::WheelSet(_) | Content::Wheel { .. } | Content::Path(_) => {}
             }
@@ -142,11 +195,11 @@ fn must_fit(project: &Project, name: &str, image: &MadeImage) -> Result<()> {
 }
 
 /// Every program finds its interpreter, its libraries and their symbols.
-fn must_start(sink: &Sink, name: &str, image: &MadeImage) -> Result<()> {
+fn must_start(sink: &Sink, name: &str, platform: Option<Platform>, image: &MadeImage) -> Result<()> {
     let mut parts = Parts::default();
     image.layers.iter().for_each(|layer| parts.add_layer(&layer.parts));
-    let machine = if cfg!(target_arch = "aarch64") { abi::AARCH64 } else { abi::X86_64 };
-    let lacks = parts.lacks(machine);
+    let Some(platform) = platform.or(Platform::here()) else { return Ok(()) };
+    let lacks = parts.lacks(abi::machine_of(platform));
     let Some(first) = lacks.first() else { return Ok(()) };
     for lack in &lacks {
         sink.send(Event::Finding(Finding {
@@ -167,7 +220,7 @@ fn must_start(sink: &Sink, name: &str, image: &MadeImage) -> Result<()> {
 }
 
 /// Puts images at a target.
-fn receive(settings: &Settings, target: &ImageTarget, made: &[Named]) -> Result<()> {
+fn receive(settings: &Settings, target: &ImageTarget, platform: Option<Platform>, made: &[Named]) -> Result<()> {
     let images = made.iter().map(|image| &image.delivery).cloned().collect::<Vec<_>>();
     match place(settings, target)? {
         Place::Layout(folder) => {
@@ -180,7 +233,7 @@ fn receive(settings: &Settings, target: &ImageTarget, made: &[Named]) -> Result<
             Ok(())
         }
         Place::Archive(file) => files::publish_with(&file, 0o644, |output| {
-            let platform = oci::Platform::linux(architecture());
+            let platform = oci_platform(platform);
             oci::archive::write(&images, &platform, std::io::BufWriter::new(output)).map_err(std::io::Error::other)
         }),
     }
@@ -232,11 +285,20 @@ fn place(settings: &Settings, target: &ImageTarget) -> Result<Place> {
     })
 }
 
-fn architecture() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+/// `None`: this machine's.
+fn oci_platform(platform: Option<Platform>) -> oci::Platform {
+    let architecture = platform.or(Platform::here()).map_or(std::env::consts::ARCH, Platform::architecture);
+    oci::Platform::linux(architecture)
 }
 
-fn tell(sink: &Sink, target: &ImageTarget, image: &Named, there: Option<Loaded>, made_anew: &BTreeSet<Key>) {
+fn tell(
+    sink: &Sink,
+    target: &ImageTarget,
+    platform: Option<Platform>,
+    image: &Named,
+    there: Option<Loaded>,
+    made_anew: &BTreeSet<Key>,
+) {
     let layer = |layer: &MadeLayer| {
         let oci::Descriptor { digest, size, media_type, .. } = &layer.record.descriptor;
         ImageLayer {
@@ -251,25 +313,41 @@ fn tell(sink: &Sink, target: &ImageTarget, image: &Named, there: Option<Loaded>,
         let oci::Descriptor { digest, artifact_type, .. } = &referrer.manifest.descriptor;
         ImageAttestation { digest: digest.to_string(), artifact_type: artifact_type.clone().unwrap_or_default() }
     };
-    sink.send(Event::Image(report::Image {
+    let told = |digest: &oci::Digest, platform: String| report::Image {
         name: image.name.to_owned(),
         reference: format!("{target}:{}", image.delivery.name),
-        digest: image.delivery.root.digest.to_string(),
-        platform: image.made.platform.clone(),
-        layers: image.made.layers.iter().map(layer).collect(),
-        attestations: match target {
-            ImageTarget::Layout(_) => image.made.referrers.iter().map(attestation).collect(),
-            ImageTarget::Archive(_) | ImageTarget::Engine => Vec::new(),
-        },
+        digest: digest.to_string(),
+        platform,
+        layers: Vec::new(),
+        attestations: Vec::new(),
         builder: "embedded",
         id: there.as_ref().map(|it| it.id.clone()),
-        present: there.map(|it| it.present),
-    }));
+        present: there.as_ref().map(|it| it.present),
+    };
+    let held = match target {
+        // An engine takes one.
+        ImageTarget::Engine => std::slice::from_ref(image.for_platform(platform)),
+        _ => image.platforms.as_slice(),
+    };
+    for made in held {
+        sink.send(Event::Image(report::Image {
+            layers: made.layers.iter().map(layer).collect(),
+            attestations: match target {
+                ImageTarget::Layout(_) => made.referrers.iter().map(attestation).collect(),
+                ImageTarget::Archive(_) | ImageTarget::Engine => Vec::new(),
+            },
+            ..told(&made.documents.manifest.descriptor.digest, made.platform.clone())
+        }));
+    }
+    if held.len() > 1 {
+        let platforms = held.iter().map(|made| made.platform.as_str()).collect::<Vec<_>>().join(",");
+        sink.send(Event::Image(told(&image.delivery.root.digest, platforms)));
+    }
 }
 
 /// Names what differs between two images; it is a failure if anything does.
 fn diff(settings: &Settings, args: &cli::ImagesDiff) -> Result<()> {
-    let (left, right) = (flattened(&args.left)?, flattened(&args.right)?);
+    let (left, right) = (flattened(&args.left, args.platform)?, flattened(&args.right, args.platform)?);
     let differences = oci::diff::diff(&left, &right);
     let lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
     let text = if lines.is_empty() { tr!("no difference") } else { lines.join("\n") };
@@ -284,7 +362,7 @@ fn diff(settings: &Settings, args: &cli::ImagesDiff) -> Result<()> {
 }
 
 /// Every file of an image, by path.
-fn flattened(image: &ImagePlace) -> Result<oci::Tree<oci::read::FileDigest>> {
+fn flattened(image: &ImagePlace, platform: Option<Platform>) -> Result<oci::Tree<oci::read::FileDigest>> {
     let failed = |error: LayoutError| {
         let code = if matches!(error, LayoutError::Absent { .. }) { Code::UnknownName } else { Code::AlteredObject };
         match error {
@@ -303,7 +381,7 @@ fn flattened(image: &ImagePlace) -> Result<oci::Tree<oci::read::FileDigest>> {
             return Err(Error::new(Code::UnknownName, message).hint(tr!("say which behind a `:`: {known}", known)));
         }
     };
-    let found = layout.image(name, &oci::Platform::linux(architecture())).map_err(failed)?;
+    let found = layout.image(name, &oci_platform(platform)).map_err(failed)?;
     oci::read::flatten(&found.layers, &oci::read::Limits::default(), oci::read::hash).map_err(|error| {
         Error::new(Code::AlteredObject, tr!("cannot read the image {image}", image = image.to_string())).because(error)
     })

@@ -26,11 +26,13 @@ use crate::facts::{Facts, Wants};
 use crate::interrupt;
 use crate::language::{self, right_aligned};
 use crate::mirror::env::Tool;
-use crate::plan::{Plan, Step, Work};
+use crate::plan::{Plan, Step, Work, glibc_of};
+use crate::platform::Platform;
 use crate::project::{Local, Project};
 use crate::report::{self, Event, Finding, Reporter, Severity, Sink, Status};
 use crate::settings::env::{self, Environment};
 use crate::settings::{self, Format, Settings};
+use crate::toolchain::cross::Cross;
 use crate::tr;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -215,10 +217,10 @@ fn commands(workshop: &Workshop, step: &Step, facts: &Facts) -> Vec<String> {
         return Vec::new();
     }
     match &step.work {
-        Work::NativeLibrary { name } => workshop.library_commands(name, step, facts),
-        Work::GoBinary { name } => workshop.binary_commands(name),
+        Work::NativeLibrary { name, .. } => workshop.library_commands(name, step, facts),
+        Work::GoBinary { name, cross } => workshop.binary_commands(name, *cross),
         Work::GoModules { .. } => vec!["go mod download -x".to_owned()],
-        Work::Layer { image, layer } => workshop.layer_commands(image, layer),
+        Work::Layer { image, layer, .. } => workshop.layer_commands(image, layer),
         Work::GoToolchain { .. } | Work::WheelSet { .. } | Work::Model { .. } => Vec::new(),
         Work::DebianBase { .. } | Work::Image { .. } | Work::Attestation { .. } => Vec::new(),
     }
@@ -333,14 +335,35 @@ fn old_flash_attn(project: &Project) -> Result<String> {
 /// A binary, with the libraries that it links.
 fn want_binary(wants: &mut Wants, project: &Project, name: &str) {
     wants.binaries.insert(name.to_owned());
-    let declared = project.declaration.go_binary.get(name);
-    wants.libraries.extend(declared.into_iter().flat_map(|binary| binary.links.iter().cloned()));
+    wants.libraries.extend(linked_by(project, name));
+}
+
+/// The libraries that a binary links.
+fn linked_by(project: &Project, binary: &str) -> impl Iterator<Item = String> {
+    let declared = project.declaration.go_binary.get(binary);
+    declared.into_iter().flat_map(|binary| binary.links.iter().cloned())
+}
+
+/// What `--platform` comes to: nothing where it is this machine's. Results run on every base among `bases` that is pinned for it.
+fn cross<'b>(
+    project: &'b Project,
+    platform: Option<Platform>,
+    bases: impl Iterator<Item = &'b String>,
+) -> Result<Option<Cross>> {
+    let Some(platform) = platform.filter(|it| Some(*it) != Platform::here()) else { return Ok(None) };
+    let pins = bases.filter_map(|base| project.pins.debian_base.get(base)?.get(&platform.name()));
+    let glibc = pins.filter_map(|pins| glibc_of(pins)).min().ok_or_else(|| {
+        Error::new(Code::NotPinned, tr!("xtask.lock pins no Debian base with a C library for {platform}", platform))
+            .hint(tr!("what is made for another platform runs with the C library of a [debian-base]: `cargo xtask lock update`"))
+    })?;
+    Ok(Some(Cross { platform, glibc }))
 }
 
 /// Names of targets as wants; a binary brings the libraries that it links.
 fn wanted(settings: &Settings, project: &Project, targets: &cli::Targets) -> Result<Wants> {
     let it = &project.declaration;
     let mut wants = no_wants(settings, project, &targets.variant)?;
+    wants.cross = cross(project, targets.platform, it.debian_base.keys())?;
     let all: Vec<&String> = it.native_library.keys().chain(it.go_binary.keys()).collect();
     let named: Vec<&String> = if targets.targets.is_empty() { all.clone() } else { targets.targets.iter().collect() };
     for name in named {

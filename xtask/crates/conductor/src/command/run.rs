@@ -293,7 +293,7 @@ impl Stack<'_> {
         if let Some(config) = &service.config {
             let path = self.settings.workspace.run().join(format!("{name}.yaml"));
             let text = crate::process::ask(&Invocation {
-                program: self.settings.workspace.dist_bin().join(&config.binary),
+                program: self.settings.workspace.dist_bin(None).join(&config.binary),
                 arguments: config.arguments.iter().map(|word| Ok(places.fill(word)?.into())).collect::<Result<_>>()?,
                 directory: self.settings.workspace.root.clone(),
                 environment: self.settings.environment.only(env::PASSED),
@@ -308,7 +308,7 @@ impl Stack<'_> {
         }
         let mut arguments: Vec<OsString> = Vec::new();
         let program = match &service.program {
-            Program::Binary(binary) => self.settings.workspace.dist_bin().join(binary),
+            Program::Binary(binary) => self.settings.workspace.dist_bin(None).join(binary),
             Program::Python { wheel_set } => {
                 let (program, first) = self.python(wheel_set, &mut environment)?;
                 arguments = first;

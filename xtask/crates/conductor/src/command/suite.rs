@@ -356,7 +356,7 @@ impl Runner<'_> {
                 }
             },
             SuiteTool::Go => {
-                let mut environment = workshop.go_environment(facts, Some(id))?;
+                let mut environment = workshop.go_environment(facts, None, Some(id))?;
                 environment.extend(settings.environment.only(env::PASSED_TO_RUN));
                 let library = |step: &Step| matches!(step.work, Work::NativeLibrary { .. });
                 let made =

@@ -14,6 +14,7 @@ use crate::process::{Deadline, Finished, Invocation, Stream};
 use crate::project::GoBinary;
 use crate::report::{Done, Event};
 use crate::settings::env;
+use crate::toolchain::cross::Cross;
 use crate::toolchain::go;
 use crate::tr;
 use protocol::{Artifact, Unpack};
@@ -136,7 +137,12 @@ impl Workshop<'_> {
     /// Environment of every `go` that we start. GOENV is off: what the user wrote there about fetching is passed by name, and
     /// nothing in it may change what is built without being in the key.
     /// `fetching`: the step that may still download; without one nothing is, and nobody is started for it.
-    pub fn go_environment(&self, facts: &Facts, fetching: Option<&str>) -> Result<BTreeMap<String, OsString>> {
+    pub fn go_environment(
+        &self,
+        facts: &Facts,
+        cross: Option<Cross>,
+        fetching: Option<&str>,
+    ) -> Result<BTreeMap<String, OsString>> {
         let mut environment = self.settings.environment.only(env::PASSED);
         environment.extend(self.settings.environment.only(env::GO_KEYED));
         environment.extend(self.settings.environment.only(env::GO_FETCH));
@@ -167,15 +173,21 @@ impl Workshop<'_> {
         if let Ok(path) = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path))) {
             environment.insert("PATH".to_owned(), path);
         }
+        if let Some(cross) = cross {
+            self.with_zig(cross, cross.go_variables(), &mut environment)?;
+            // The start code that zig compiles names the folders of zig and of whoever needed it first.
+            let flags = environment.get("CGO_LDFLAGS").and_then(|flags| flags.to_str()).unwrap_or_default();
+            let flags = format!("{flags} -Wl,--strip-debug").trim().to_owned();
+            environment.insert("CGO_LDFLAGS".to_owned(), flags.into());
+        }
         Ok(environment)
     }
 
     /// Downloads the modules and compiles what the binary stands on, while the library is being made.
-    pub(super) fn go_modules(&self, name: &str, facts: &Facts) -> Result<Made> {
+    pub(super) fn go_modules(&self, id: &str, name: &str, cross: Option<Cross>, facts: &Facts) -> Result<Made> {
         let (binary, declared) = self.binary(name, facts)?;
-        let id = format!("go-modules:{name}");
         let program = self.go_program(facts)?;
-        let mut environment = self.go_environment(facts, Some(&id))?;
+        let mut environment = self.go_environment(facts, cross, Some(id))?;
         name_headers(&mut environment, binary);
         let go = |arguments: Vec<OsString>| Invocation {
             program: program.clone(),
@@ -186,7 +198,7 @@ impl Workshop<'_> {
         let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
         let sums = binary.folder.join("go.sum");
         let before = files::read_if_present(&sums)?;
-        let download = self.child(&id, &go(words(&["mod", "download", "-x"])), FETCH, |_, text| {
+        let download = self.child(id, &go(words(&["mod", "download", "-x"])), FETCH, |_, text| {
             self.heard_of_request(text);
             text.strip_prefix("# get ").map(|request| request.split(": ").next().unwrap_or(request).to_owned())
         });
@@ -198,7 +210,7 @@ impl Workshop<'_> {
         let mut cpu_seconds = download.cpu_seconds;
         if !download.status.success() {
             let download = refused_by_go("go mod download", download, &binary.folder)?;
-            return Err(self.download_failed(&id, download, go(words(&["mod", "download", "-json"])))?);
+            return Err(self.download_failed(id, download, go(words(&["mod", "download", "-json"])))?);
         }
         // Everything that does not depend on the library is compiled now; the link finds it in Go's cache.
         let list = words(&[
@@ -214,7 +226,7 @@ impl Workshop<'_> {
         packages.extend(tags(declared));
         list.arguments.push(declared.main.clone().into());
         let mut found = Vec::new();
-        let listed = self.child(&id, &list, Deadline::BUILD, |stream, text| {
+        let listed = self.child(id, &list, Deadline::BUILD, |stream, text| {
             if stream == Stream::Out && !text.is_empty() {
                 found.push(OsString::from(text));
             }
@@ -223,7 +235,7 @@ impl Workshop<'_> {
         cpu_seconds += listed.cpu_seconds;
         if listed.status.success() && !found.is_empty() {
             packages.extend(found);
-            let built = self.child(&id, &go(packages), Deadline::BUILD, |_, _| None)?;
+            let built = self.child(id, &go(packages), Deadline::BUILD, |_, _| None)?;
             cpu_seconds += built.cpu_seconds;
         }
         Ok(Made { entry: None, done: Done::Ran, cpu_seconds })
@@ -320,10 +332,17 @@ impl Workshop<'_> {
             .hint(tr!("the module was thrown away; take that proxy out of the list, or use another with --mirror")))
     }
 
-    pub(super) fn go_binary(&self, step: &Step, name: &str, facts: &Facts, lock: &Lock) -> Result<Made> {
+    pub(super) fn go_binary(
+        &self,
+        step: &Step,
+        name: &str,
+        cross: Option<Cross>,
+        facts: &Facts,
+        lock: &Lock,
+    ) -> Result<Made> {
         let (binary, declared) = self.binary(name, facts)?;
         let output = files::temporary_folder(&self.settings.workspace.build(), "go")?.join(name);
-        let made = self.link(step, name, binary, declared, facts, lock, &output);
+        let made = self.link(step, name, cross, binary, declared, facts, lock, &output);
         if let Some(folder) = output.parent() {
             let _ = files::remove(folder);
         }
@@ -335,6 +354,7 @@ impl Workshop<'_> {
         &self,
         step: &Step,
         name: &str,
+        cross: Option<Cross>,
         binary: &Binary,
         declared: &GoBinary,
         facts: &Facts,
@@ -342,7 +362,7 @@ impl Workshop<'_> {
         output: &Path,
     ) -> Result<Made> {
         // The modules are here; a build that still wants the network has an input that nobody downloaded.
-        let mut environment = self.go_environment(facts, None)?;
+        let mut environment = self.go_environment(facts, cross, None)?;
         environment.extend(self.settings.environment.only(&declared.environment));
         name_headers(&mut environment, binary);
         environment.insert("LIBRARY_PATH".to_owned(), self.link_folder(&step.linked)?.into());
@@ -350,7 +370,7 @@ impl Workshop<'_> {
         arguments.extend(tags(declared));
         arguments.extend([
             "-ldflags".into(),
-            ldflags(declared).into(),
+            ldflags(declared, cross).into(),
             "-o".into(),
             output.into(),
             declared.main.clone().into(),
@@ -361,7 +381,7 @@ impl Workshop<'_> {
         let cpu_seconds = finished.cpu_seconds;
         refused_by_go("go build", finished, &binary.folder)?.into_result("go build")?;
         // First: what came meanwhile is no undeclared input.
-        let wants = Wants { binaries: [name.to_owned()].into(), ..Wants::default() };
+        let wants = Wants { binaries: [name.to_owned()].into(), cross, ..Wants::default() };
         self.still_the_same(step, facts, &wants)?;
         self.check_packages(step, binary, declared, &invocation)?;
         let products = [Product { path: name.to_owned(), file: output.to_owned(), executable: true, expected: None }];
@@ -465,10 +485,11 @@ fn name_headers(environment: &mut BTreeMap<String, OsString>, binary: &Binary) {
 }
 
 /// The declared flags, and a run path that follows the binary wherever `dist/` is moved, and into an image, where the libraries lie in
-/// `lib/` beside it.
-fn ldflags(declared: &GoBinary) -> String {
+/// `lib/` beside it. For another platform Go's own name of a build is left out: what zig compiles differs in where it was done.
+fn ldflags(declared: &GoBinary, cross: Option<Cross>) -> String {
     let run_path = if declared.links.is_empty() { "" } else { " -r $ORIGIN/../lib:$ORIGIN/lib" };
-    format!("{}{run_path}", declared.ldflags.join(" ")).trim().to_owned()
+    let unnamed = if cross.is_some() { " -buildid=" } else { "" };
+    format!("{}{run_path}{unnamed}", declared.ldflags.join(" ")).trim().to_owned()
 }
 
 fn tags(declared: &GoBinary) -> Vec<OsString> {
@@ -477,9 +498,9 @@ fn tags(declared: &GoBinary) -> Vec<OsString> {
 
 impl Workshop<'_> {
     /// The children of a binary's step, for plans.
-    pub fn binary_commands(&self, name: &str) -> Vec<String> {
+    pub fn binary_commands(&self, name: &str, cross: Option<Cross>) -> Vec<String> {
         let Some(declared) = self.project.declaration.go_binary.get(name) else { return Vec::new() };
-        vec![format!("go build -trimpath -buildvcs=false -ldflags '{}' {}", ldflags(declared), declared.main)]
+        vec![format!("go build -trimpath -buildvcs=false -ldflags '{}' {}", ldflags(declared, cross), declared.main)]
     }
 }
 

@@ -18,6 +18,7 @@ use crate::project::pins::DebianPin;
 use crate::report::{Done, Event};
 use crate::settings::env;
 use crate::toolchain::abi::Parts;
+use crate::toolchain::cross::Cross;
 use crate::tr;
 use oci::image::{Written, media_type};
 use oci::layout::Named;
@@ -100,11 +101,19 @@ impl Workshop<'_> {
         fetched.map(|fetched| fetched.path).map_err(|error| self.outside.with_ways(error))
     }
 
-    pub(super) fn layer(&self, step: &Step, image: &str, layer: &str, facts: &Facts, lock: &Lock) -> Result<Made> {
+    pub(super) fn layer(
+        &self,
+        step: &Step,
+        image: &str,
+        layer: &str,
+        cross: Option<Cross>,
+        facts: &Facts,
+        lock: &Lock,
+    ) -> Result<Made> {
         let layer = self.declared_layer(image, layer)?;
         let mut tree = Tree::new();
         for files in &layer.files {
-            self.fill(&mut tree, files, step, facts)?;
+            self.fill(&mut tree, files, step, cross, facts)?;
         }
         self.in_scratch(|scratch| self.publish_layer(step, lock, tree, scratch))
     }
@@ -117,13 +126,12 @@ impl Workshop<'_> {
     }
 
     /// Puts a set of files where it belongs.
-    fn fill(&self, tree: &mut Tree, files: &FileSet, step: &Step, facts: &Facts) -> Result<()> {
+    fn fill(&self, tree: &mut Tree, files: &FileSet, step: &Step, cross: Option<Cross>, facts: &Facts) -> Result<()> {
+        let made = |kind: &str, name: &str| linked(step, &format!("{kind}:{}", plan::named_for(name, cross.as_ref())));
         let mode = if files.executable { 0o755 } else { 0o644 };
         match &files.from {
-            Content::Library(name) => {
-                self.add_output(tree, files, linked(step, &format!("native-library:{name}"))?, mode)
-            }
-            Content::Binary(name) => self.add_output(tree, files, linked(step, &format!("go-binary:{name}"))?, 0o755),
+            Content::Library(name) => self.add_output(tree, files, made("native-library", name)?, mode),
+            Content::Binary(name) => self.add_output(tree, files, made("go-binary", name)?, 0o755),
             Content::Path(path) => {
                 let file = self.settings.workspace.root.join(path);
                 let bytes = files::read(&file)?;
@@ -167,7 +175,7 @@ impl Workshop<'_> {
 
     fn printing(&self, binary: &str, arguments: &[String]) -> Invocation {
         Invocation {
-            program: self.settings.workspace.dist_bin().join(binary),
+            program: self.settings.workspace.dist_bin(None).join(binary),
             arguments: arguments.iter().map(Into::into).collect(),
             directory: self.settings.workspace.root.clone(),
             environment: self.settings.environment.only(env::PASSED),
@@ -311,11 +319,16 @@ impl Workshop<'_> {
         let unmade = || Error::bug(tr!("{id} was not made", id = step.id));
         let entry = step.entry.as_ref().ok_or_else(unmade)?;
         let Some(Inputs::Image(inputs)) = &step.inputs else { return Err(unmade()) };
-        let blob = |media_type, path| Ok(oci::Blob::new(media_type, files::read(&self.file(entry, path)?)?));
-        let manifest = blob(media_type::MANIFEST, MANIFEST)?;
+        let blob =
+            |media_type, path| -> Result<_> { Ok(oci::Blob::new(media_type, files::read(&self.file(entry, path)?)?)) };
+        let mut manifest = blob(media_type::MANIFEST, MANIFEST)?;
+        let referrers = self.referrers(attestation, &manifest.descriptor)?;
+        // As an index of several platforms wants it.
+        let architecture = inputs.platform.rsplit('-').next().unwrap_or_default();
+        manifest.descriptor.platform = Some(oci::Platform::linux(architecture));
         Ok(MadeImage {
             platform: inputs.platform.replace('-', "/"),
-            referrers: self.referrers(attestation, &manifest.descriptor)?,
+            referrers,
             documents: Written { config: blob(media_type::CONFIG, CONFIGURATION)?, manifest },
             layers: inputs.layers.iter().map(|key| self.made_layer(key)).collect::<Result<_>>()?,
         })

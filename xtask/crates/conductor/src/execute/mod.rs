@@ -6,6 +6,7 @@
 
 mod attest;
 pub mod base;
+mod cross;
 mod go;
 pub mod image;
 pub mod measure;
@@ -409,7 +410,7 @@ impl<'a> Workshop<'a> {
     fn make_step(&self, step: &Step, facts: &Facts) -> Result<Made> {
         let Some(key) = step.key else {
             return match &step.work {
-                Work::GoModules { binary } => self.go_modules(binary, facts),
+                Work::GoModules { binary, cross } => self.go_modules(&step.id, binary, *cross, facts),
                 _ => Err(Error::bug(tr!("{id} has no key and is to be run", id = step.id))),
             };
         };
@@ -458,12 +459,12 @@ impl<'a> Workshop<'a> {
 
     fn perform(&self, step: &Step, facts: &Facts, lock: &Lock) -> Result<Made> {
         match &step.work {
-            Work::NativeLibrary { name } => self.native_library(step, name, facts, lock),
-            Work::GoBinary { name } => self.go_binary(step, name, facts, lock),
+            Work::NativeLibrary { name, cross } => self.native_library(step, name, *cross, facts, lock),
+            Work::GoBinary { name, cross } => self.go_binary(step, name, *cross, facts, lock),
             Work::GoToolchain { version, platform } => self.go_toolchain(step, version, platform, lock),
             Work::WheelSet { name, interpreter } => self.wheel_set(step, name, interpreter.as_ref(), facts, lock),
             Work::DebianBase { name, platform } => self.debian_base(step, name, platform, lock),
-            Work::Layer { image, layer } => self.layer(step, image, layer, facts, lock),
+            Work::Layer { image, layer, cross } => self.layer(step, image, layer, *cross, facts, lock),
             Work::Image { name } => self.image(step, name, lock),
             Work::Attestation { image } => self.attestation(step, image, lock),
             Work::Model { name } => self.model(step, name, lock),

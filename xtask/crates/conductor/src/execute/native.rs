@@ -7,11 +7,12 @@ use crate::error::{self, Code, Error, Result};
 use crate::facts::{Facts, Library, Rust, Wants, label};
 use crate::files;
 use crate::mirror::env::Tool;
-use crate::plan::Step;
+use crate::plan::{self, Step};
 use crate::process::{Deadline, Invocation, Stream};
 use crate::report::Done;
 use crate::settings::env;
 use crate::toolchain::cargo::{self, Reruns, Script, Told};
+use crate::toolchain::cross::Cross;
 use crate::toolchain::elf;
 use crate::tr;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,21 +25,29 @@ use std::time::Duration;
 const FETCH: Deadline = Deadline { whole: Duration::from_secs(3600), silence: Some(Duration::from_secs(900)) };
 
 impl Workshop<'_> {
-    pub(super) fn native_library(&self, step: &Step, name: &str, facts: &Facts, lock: &Lock) -> Result<Made> {
+    pub(super) fn native_library(
+        &self,
+        step: &Step,
+        name: &str,
+        cross: Option<Cross>,
+        facts: &Facts,
+        lock: &Lock,
+    ) -> Result<Made> {
         let (library, rust) = match (facts.libraries.get(name), &facts.rust) {
             (Some(library), Some(rust)) => (library, rust),
             _ => return Err(Error::bug(tr!("the facts about library {name} were not gathered", name))),
         };
-        let wants = Wants { libraries: [name.to_owned()].into(), ..step_wants(step, library) };
+        let package = Package { id: &step.id, library, rust, cross };
+        let wants = Wants { libraries: [name.to_owned()].into(), cross, ..step_wants(step, library) };
         let mut cpu_seconds = 0.0;
         // Cargo locks its folder only while it runs; the file must still be ours when it is hashed.
-        let folder = self.settings.workspace.native_build(name);
+        let folder = self.native_build(&package);
         files::create_folder(&folder)?;
         let patience = Patience { limit: self.settings.lock_timeout, tick: &mut self.waiting(&step.id) };
         let _building = lock::lock(&folder.join("xtask.lock"), Mode::Exclusive, patience)?;
 
-        cpu_seconds += self.fetch_crates(&step.id, library, rust)?;
-        let Checked { remaps, packages, metadata } = self.cross_check(&step.id, library, rust)?;
+        cpu_seconds += self.fetch_crates(&package)?;
+        let Checked { remaps, packages, metadata } = self.cross_check(&package)?;
         let features = library.cargo_features.join(",");
         let profile = wants.profile.as_str();
         let mut arguments =
@@ -47,7 +56,12 @@ impl Workshop<'_> {
             arguments.extend(["--features", &features]);
         }
         arguments.push("--message-format=json-render-diagnostics");
-        let compile = self.cargo(&step.id, rust, library, arguments, &remaps)?;
+        let mut compile = self.cargo(&package, arguments, &remaps)?;
+        if cross.is_some() {
+            // Zig gives the linker a path, which a library without a name of its own would leave in every program.
+            let name = format!("link-arg=-Wl,-soname,{}", library.file);
+            compile.arguments.extend(["--", "-C", &name].map(OsString::from));
+        }
         let (total, mut count) = (library.locked.len(), 0_usize);
         let (mut files, mut scripts, mut compiled) = (Vec::new(), Vec::new(), BTreeSet::new());
         let finished = self.child(&step.id, &compile, Deadline::BUILD, |stream, text| match stream {
@@ -95,8 +109,15 @@ impl Workshop<'_> {
     }
 
     /// Brings the crates of a package; the CPU seconds that it took.
-    fn fetch_crates(&self, id: &str, library: &Library, rust: &Rust) -> Result<f64> {
-        let fetch = self.cargo(id, rust, library, ["fetch", "--locked", "--target", &rust.host], &[])?;
+    fn fetch_crates(&self, package: &Package) -> Result<f64> {
+        let Package { id, library, rust, .. } = *package;
+        let mut fetch = vec!["fetch", "--locked", "--target", &rust.host];
+        let target = package.target();
+        if package.cross.is_some() {
+            // What build scripts stand on is for this machine.
+            fetch.extend(["--target", &target]);
+        }
+        let fetch = self.cargo(package, fetch, &[])?;
         let fetched =
             self.child(id, &fetch, FETCH, |stream, text| (stream == Stream::Err).then(|| text.trim().to_owned()))?;
         if fetched.status.success() {
@@ -164,32 +185,34 @@ impl Workshop<'_> {
     /// Cargo on the package of a library for its tests: same folder and flags as the library's own build, so that the
     /// dependencies are compiled once.
     pub fn test_of_library(&self, id: &str, library: &Library, rust: &Rust, words: &[String]) -> Result<Invocation> {
-        self.fetch_crates(id, library, rust)?;
-        let checked = self.cross_check(id, library, rust)?;
-        self.cargo(id, rust, library, words.iter().map(String::as_str), &checked.remaps)
+        let package = Package { id, library, rust, cross: None };
+        self.fetch_crates(&package)?;
+        let checked = self.cross_check(&package)?;
+        self.cargo(&package, words.iter().map(String::as_str), &checked.remaps)
     }
 
     /// A cargo invocation on the library's package, with the mirror's arguments and a whole environment.
     fn cargo<'s>(
         &self,
-        id: &str,
-        rust: &Rust,
-        library: &Library,
+        package: &Package,
         arguments: impl IntoIterator<Item = &'s str>,
         remaps: &[String],
     ) -> Result<Invocation> {
+        let Package { id, library, rust, cross } = *package;
         let mut environment = self.settings.environment.only(env::PASSED);
         environment.extend(self.settings.environment.only(env::NATIVE_KEYED));
         environment.extend(self.settings.environment.only(&library.environment));
         let mirror = self.outside.tool(Tool::Cargo, id)?;
         mirror.apply(&mut environment);
-        environment.insert("CARGO_TARGET_DIR".to_owned(), self.settings.workspace.native_build(&library.name).into());
-        environment
-            .insert("CARGO_BUILD_BUILD_DIR".to_owned(), self.settings.workspace.native_build(&library.name).into());
+        environment.insert("CARGO_TARGET_DIR".to_owned(), self.native_build(package).into());
+        environment.insert("CARGO_BUILD_BUILD_DIR".to_owned(), self.native_build(package).into());
         environment.insert("CARGO_TERM_COLOR".to_owned(), "never".into());
         // The compiler that the key names, and no other: a crate's own rust-toolchain.toml must not make rustup fetch one.
         environment.insert("RUSTC".to_owned(), rust.rustc.clone().into());
         environment.insert("RUSTUP_AUTO_INSTALL".to_owned(), "0".into());
+        if let Some(cross) = cross {
+            self.with_zig(cross, cross.cargo_variables(), &mut environment)?;
+        }
         let mut words: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         match flags_with(&environment, remaps) {
             Some(flags) => {
@@ -208,15 +231,17 @@ impl Workshop<'_> {
     }
 
     /// Asks cargo, now that everything is at hand, which packages really enter; one that the key did not know is a defect.
-    fn cross_check(&self, id: &str, library: &Library, rust: &Rust) -> Result<Checked> {
+    fn cross_check(&self, package: &Package) -> Result<Checked> {
+        let Package { id, library, .. } = *package;
         let features = library.cargo_features.join(",");
-        let words = ["metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform", &rust.host];
+        let target = package.target();
+        let words = ["metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform", &target];
         let words = words.into_iter().chain(["--features", &features]);
-        let answer = crate::process::ask(&self.cargo(id, rust, library, words, &[])?)?;
+        let answer = crate::process::ask(&self.cargo(package, words, &[])?)?;
         let resolved = cargo::resolved(&answer)?;
         let undeclared: Vec<_> = resolved.iter().filter(|id| !library.locked.contains_key(*id)).cloned().collect();
         if undeclared.is_empty() {
-            let remaps = remaps(&cargo::registry_folders(&answer)?, &library.folder);
+            let remaps = remaps(&cargo::registry_folders(&answer)?, &library.folder, package.rust);
             return Ok(Checked { remaps, packages: cargo::local_packages(&answer)?, metadata: answer });
         }
         Err(Error::bug(tr!(
@@ -224,6 +249,11 @@ impl Workshop<'_> {
             id,
             undeclared = undeclared.join(", ")
         )))
+    }
+
+    /// Apart for another platform: cargo would compile macros and build scripts anew each time that it changes.
+    fn native_build(&self, package: &Package) -> PathBuf {
+        self.settings.workspace.native_build(&plan::named_for(&package.library.name, package.cross.as_ref()))
     }
 
     /// The first file of what `path` names for whose content the key does not answer: it neither knows it, nor what it was made or
@@ -341,6 +371,21 @@ struct Checked {
     metadata: String,
 }
 
+/// What cargo is at work on.
+struct Package<'a> {
+    /// Of the step.
+    id: &'a str,
+    library: &'a Library,
+    rust: &'a Rust,
+    cross: Option<Cross>,
+}
+
+impl Package<'_> {
+    fn target(&self) -> String {
+        self.cross.map_or_else(|| self.rust.host.clone(), |cross| cross.platform.rust_target())
+    }
+}
+
 /// Why `cargo fetch --locked` failed.
 #[derive(Debug)]
 enum NoCrates {
@@ -420,11 +465,14 @@ fn step_wants(step: &Step, library: &Library) -> Wants {
     Wants { profile, features: library.feature_set.clone(), ..Wants::default() }
 }
 
-/// Source paths are embedded in a library (panics name their place). With the registry's and the package's folders renamed, the
-/// bytes are the same whatever mirror, checkout and CARGO_HOME.
-fn remaps(registries: &BTreeSet<PathBuf>, package: &Path) -> Vec<String> {
+/// Source paths are embedded in a library (panics name their place). With the registry's, the package's and the toolchain's folders
+/// renamed, the bytes are the same whatever mirror, checkout, CARGO_HOME and RUSTUP_HOME, and with or without the sources of the
+/// standard library, whose own name for them is the one used here.
+fn remaps(registries: &BTreeSet<PathBuf>, package: &Path, rust: &Rust) -> Vec<String> {
     let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    registries.iter().map(|folder| remap(folder, "/registry")).chain([remap(package, "/source")]).collect()
+    let commit = rust.version.lines().find_map(|line| line.strip_prefix("commit-hash: ")).unwrap_or("unknown");
+    let ours = [remap(&rust.standard_sources, &format!("/rustc/{commit}")), remap(package, "/source")];
+    registries.iter().map(|folder| remap(folder, "/registry")).chain(ours).collect()
 }
 
 /// Flags that the user set by a variable, with ours behind them, as cargo wants a list: separated by the unit separator. `None` where

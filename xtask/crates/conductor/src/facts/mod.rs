@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::project::Project;
 use crate::settings::Settings;
+use crate::toolchain::cross::Cross;
 use crate::wheel::Interpreter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -28,9 +29,30 @@ pub struct Wants {
     pub images: BTreeSet<String>,
     /// A Go toolchain, whatever it is for.
     pub go: bool,
+    /// Libraries, binaries and images are made for another platform than this machine's.
+    pub cross: Option<Cross>,
+    /// What of these is made for this machine all the same: programs whose output goes into images.
+    pub here: Compiled,
     /// Cargo feature set and profile of the libraries.
     pub features: String,
     pub profile: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compiled {
+    pub libraries: BTreeSet<String>,
+    pub binaries: BTreeSet<String>,
+}
+
+impl Wants {
+    /// Libraries for whichever platform.
+    fn all_libraries(&self) -> BTreeSet<&String> {
+        self.libraries.union(&self.here.libraries).collect()
+    }
+
+    fn all_binaries(&self) -> BTreeSet<&String> {
+        self.binaries.union(&self.here.binaries).collect()
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +81,8 @@ pub struct Rust {
     pub cargo_version: String,
     /// `x86_64-unknown-linux-gnu`
     pub host: String,
+    /// Where the sources of its standard library lie if they are installed; code of generics is then said to come from there.
+    pub standard_sources: PathBuf,
     pub cargo_home: PathBuf,
     pub seen: Snapshot,
 }
@@ -156,20 +180,24 @@ impl Facts {
 pub fn gather(settings: &Settings, project: &Project, wants: &Wants, stats: &StatIndex) -> Result<Facts> {
     let probe = probe::Probe::new(settings, project, stats);
     let mut facts = Facts::default();
-    if !wants.libraries.is_empty() || !wants.binaries.is_empty() {
+    let (libraries, binaries) = (wants.all_libraries(), wants.all_binaries());
+    if !libraries.is_empty() || !binaries.is_empty() {
         facts.compiler = Some(probe.compiler()?);
     }
-    if !wants.libraries.is_empty() {
+    if !libraries.is_empty() {
         let rust = probe.rust()?;
-        for name in &wants.libraries {
+        if let Some(cross) = &wants.cross {
+            probe.must_compile_for(&rust, cross.platform)?;
+        }
+        for name in libraries {
             facts.libraries.insert(name.clone(), probe.library(name, &rust, wants)?);
         }
         facts.rust = Some(rust);
     }
-    if wants.go || !wants.binaries.is_empty() {
+    if wants.go || !binaries.is_empty() {
         facts.go = Some(probe.go()?);
         let go = probe.seen();
-        for name in &wants.binaries {
+        for name in binaries {
             let mut binary = probe.binary(name)?;
             binary.seen.add(go.clone());
             facts.binaries.insert(name.clone(), binary);

@@ -5,6 +5,8 @@ use crate::cache::stat::{Snapshot, Stat, StatIndex, input_error};
 use crate::digest::Digest;
 use crate::document::did_you_mean;
 use crate::error::{Code, Error, Result};
+use crate::files;
+use crate::platform::Platform;
 use crate::process::{self, Invocation};
 use crate::project::Project;
 use crate::settings::Settings;
@@ -146,12 +148,29 @@ impl<'a> Probe<'a> {
             .find_map(|line| line.strip_prefix("host: "))
             .ok_or_else(|| Error::new(Code::NoRust, tr!("`{rustc} -vV` names no host", rustc = rustc.display())))?
             .to_owned();
+        let sysroot = self.ask(&rustc, &["--print", "sysroot"], toolchain)?;
+        let standard_sources = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");
         let home = || environment.get("HOME").map(|home| Path::new(home).join(".cargo"));
         let cargo_home = environment.get("CARGO_HOME").map(PathBuf::from).or_else(home).ok_or_else(|| {
             Error::new(Code::NoHome, tr!("neither CARGO_HOME nor HOME is set"))
                 .hint(tr!("set CARGO_HOME to a folder that this user may write"))
         })?;
-        Ok(Rust { cargo, rustc, version, cargo_version, host, cargo_home, seen: self.seen() })
+        Ok(Rust { cargo, rustc, version, cargo_version, host, standard_sources, cargo_home, seen: self.seen() })
+    }
+
+    /// Whether this Rust has the standard library of another platform.
+    pub fn must_compile_for(&self, rust: &Rust, platform: Platform) -> Result<()> {
+        let target = platform.rust_target();
+        let toolchain = self.settings.environment.get("RUSTUP_TOOLCHAIN").unwrap_or("");
+        let folder = self.ask(&rust.rustc, &["--print", "target-libdir", "--target", &target], toolchain)?;
+        if files::list(Path::new(folder.trim())).iter().any(|file| file.extension().is_some_and(|it| it == "rlib")) {
+            return Ok(());
+        }
+        let message = tr!("Rust has no standard library for {target} ({platform})", target, platform);
+        Err(Error::new(Code::NoRust, message).hint(tr!(
+            "`rustup target add {target}`; behind a mirror first `eval \"$(cargo xtask mirror env --mirror NAME)\"`",
+            target
+        )))
     }
 
     pub fn compiler(&self) -> Result<Compiler> {

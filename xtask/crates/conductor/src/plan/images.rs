@@ -3,8 +3,8 @@
 //! A layer's key has the digests of what it holds, so it waits, like a binary for its library, until that is made: a rebuilt library
 //! with the same bytes costs no layer. An image's key has its layers' keys, and is known as soon as they are.
 
-use super::steps::{chosen_wheels, keyed, not_pinned, unknown, wheel_set};
-use super::{Place, Plan, Premise, Step, Work};
+use super::steps::{chosen_wheels, compiler_and_libc, keyed, not_pinned, unknown, wheel_set};
+use super::{Place, Plan, Premise, Step, Work, named_for};
 use crate::attest;
 use crate::cache::key::{self, Inputs, Key};
 use crate::cache::reason::Reason;
@@ -33,7 +33,9 @@ const PROGRAM: &str = "0755";
 /// Adds the image's steps, and those that only its layers need.
 pub(super) fn image(premise: &Premise, name: &str, plan: &mut Plan) -> Result<()> {
     let image = premise.project.declaration.image.get(name).ok_or_else(|| unknown("image", name))?;
-    let platform = facts::go_platform();
+    let cross = premise.wants.cross;
+    let platform = cross.map_or_else(facts::go_platform, |cross| cross.platform.name());
+    let id = named_for(name, cross.as_ref());
     let mut layers = Vec::new();
     let mut interpreter = None;
     if let Some(Base::Debian(base)) = &image.base {
@@ -51,9 +53,9 @@ pub(super) fn image(premise: &Premise, name: &str, plan: &mut Plan) -> Result<()
     let step = match keys {
         Some(keys) => {
             let work = Work::Image { name: name.to_owned() };
-            keyed(premise, work, name, Inputs::Image(inputs(premise, name, image, &platform, keys)), Place::Store)?
+            keyed(premise, work, &id, Inputs::Image(inputs(premise, name, image, &platform, keys)), Place::Store)?
         }
-        None => waiting(premise, Work::Image { name: name.to_owned() }, name, &layers),
+        None => waiting(premise, Work::Image { name: name.to_owned() }, &id, &layers),
     };
     let made = Step { needs: layers, ..step };
     let attestation = attestation(premise, name, image, &made, plan)?;
@@ -64,9 +66,11 @@ pub(super) fn image(premise: &Premise, name: &str, plan: &mut Plan) -> Result<()
 /// What is said about an image, once it is known what it is made of.
 fn attestation(premise: &Premise, name: &str, image: &Image, made: &Step, plan: &Plan) -> Result<Step> {
     let work = Work::Attestation { image: name.to_owned() };
+    let cross = premise.wants.cross;
+    let id = named_for(name, cross.as_ref());
     let (Some(Inputs::Image(of_image)), Some(key)) = (&made.inputs, made.key) else {
         let unmade = [made.id.clone()];
-        return Ok(Step { needs: unmade.to_vec(), ..waiting(premise, work, name, &unmade) });
+        return Ok(Step { needs: unmade.to_vec(), ..waiting(premise, work, &id, &unmade) });
     };
     let Premise { settings, project, facts, wants, .. } = premise;
     let mut inputs = key::Attestation {
@@ -89,10 +93,13 @@ fn attestation(premise: &Premise, name: &str, image: &Image, made: &Step, plan: 
     }
     let mut locks = BTreeSet::from(["xtask.lock".to_owned()]);
     for files in image.layer.iter().flat_map(|layer| &layer.files) {
-        let made = |id: String| plan.step(&id).and_then(|step| step.entry.as_ref()).ok_or_else(|| unknown("step", &id));
+        let made = |kind: &str, name: &str| {
+            let id = format!("{kind}:{}", named_for(name, cross.as_ref()));
+            plan.step(&id).and_then(|step| step.entry.as_ref()).ok_or_else(|| unknown("step", &id))
+        };
         match &files.from {
             Content::Library(library) => {
-                let entry = made(format!("native-library:{library}"))?;
+                let entry = made("native-library", library)?;
                 for output in &entry.outputs {
                     inputs.libraries.insert(placed(files, &output.path), entry.key);
                 }
@@ -101,7 +108,7 @@ fn attestation(premise: &Premise, name: &str, image: &Image, made: &Step, plan: 
                 inputs.chosen = [("features", wants.features.clone()), ("profile", wants.profile.clone())].into();
             }
             Content::Binary(binary) => {
-                let entry = made(format!("go-binary:{binary}"))?;
+                let entry = made("go-binary", binary)?;
                 for output in &entry.outputs {
                     inputs.binaries.insert(placed(files, &output.path), entry.key);
                 }
@@ -124,13 +131,13 @@ fn attestation(premise: &Premise, name: &str, image: &Image, made: &Step, plan: 
     }
     inputs.locks =
         facts.locks.iter().filter(|(path, _)| locks.contains(*path)).map(|(path, it)| (path.clone(), *it)).collect();
-    inputs.toolchains = toolchains(premise, !inputs.libraries.is_empty(), !inputs.binaries.is_empty());
-    let step = keyed(premise, work, name, Inputs::Attestation(inputs), Place::Store)?;
+    inputs.toolchains = toolchains(premise, !inputs.libraries.is_empty(), !inputs.binaries.is_empty())?;
+    let step = keyed(premise, work, &id, Inputs::Attestation(inputs), Place::Store)?;
     Ok(Step { needs: vec![made.id.clone()], ..step })
 }
 
 /// The tools that compiled an image's parts.
-fn toolchains(premise: &Premise, rust: bool, go: bool) -> BTreeMap<&'static str, String> {
+fn toolchains(premise: &Premise, rust: bool, go: bool) -> Result<BTreeMap<&'static str, String>> {
     let facts = premise.facts;
     let mut tools = BTreeMap::new();
     if let Some(rustc) = facts.rust.as_ref().filter(|_| rust) {
@@ -147,11 +154,11 @@ fn toolchains(premise: &Premise, rust: bool, go: bool) -> BTreeMap<&'static str,
         };
         tools.insert("go", format!("{} {}", tool.version(), sha256.unwrap_or_default()));
     }
-    if let Some(compiler) = facts.compiler.as_ref().filter(|_| rust || go) {
-        tools.insert("cc", compiler.version.clone());
-        tools.insert("libc", compiler.libc.clone());
+    if rust || go {
+        let (compiler, libc) = compiler_and_libc(premise, premise.wants.cross)?;
+        tools.extend([("cc", compiler), ("libc", libc)]);
     }
-    tools
+    Ok(tools)
 }
 
 /// Images share bases and wheel sets.
@@ -207,7 +214,9 @@ fn debian_base(premise: &Premise, name: &str, platform: &str) -> Result<Step> {
 
 fn pins_of_base<'a>(premise: &'a Premise, name: &str, platform: &str) -> Result<&'a [DebianPin]> {
     let pins = premise.project.pins.debian_base.get(name).and_then(|base| base.get(platform));
-    pins.map(Vec::as_slice).filter(|pins| !pins.is_empty()).ok_or_else(|| not_pinned(premise, "debian-base", name))
+    pins.map(Vec::as_slice)
+        .filter(|pins| !pins.is_empty())
+        .ok_or_else(|| not_pinned(premise.project, "debian-base", name))
 }
 
 /// The interpreter that wheels in an image on this base must suit, told by its packages. Without a Python among them only wheels
@@ -218,17 +227,21 @@ fn interpreter_of_base(premise: &Premise, name: &str, platform: &str) -> Result<
         let minor = pin.name.strip_prefix("libpython3.")?.strip_suffix("-minimal")?;
         Some((3, minor.parse().ok()?))
     });
-    let glibc = pins.iter().find(|pin| pin.name == "libc6").and_then(|pin| {
-        let (major, rest) = pin.version.split_once('.')?;
-        let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        Some((major.parse().ok()?, minor.parse().ok()?))
-    });
+    let glibc = glibc_of(pins);
     let architecture = match platform.rsplit_once('-') {
         Some((_, "amd64")) => "x86_64",
         Some((_, "arm64")) => "aarch64",
         _ => platform,
     };
     Ok(Interpreter { version: python.unwrap_or((3, 0)), architecture: architecture.to_owned(), glibc })
+}
+
+/// The version of the C library among the packages of a base.
+pub fn glibc_of(pins: &[DebianPin]) -> Option<(u32, u32)> {
+    let libc = pins.iter().find(|pin| pin.name == "libc6")?;
+    let (major, rest) = libc.version.split_once('.')?;
+    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// A layer's step; steps that only it needs are added to the plan.
@@ -241,19 +254,21 @@ fn layer(
 ) -> Result<Step> {
     let mut inputs =
         key::Layer { codec: codec(), modified_seconds: premise.settings.source_date_epoch, ..key::Layer::default() };
+    let cross = premise.wants.cross;
+    let made_for = |kind: &str, name: &str| format!("{kind}:{}", named_for(name, cross.as_ref()));
     let mut sources = Sources::default();
     for files in &layer.files {
         let mode = if files.executable { PROGRAM } else { FILE };
         match &files.from {
             Content::Library(name) => {
-                if let Some(entry) = sources.made(format!("native-library:{name}"), plan)?
+                if let Some(entry) = sources.made(made_for("native-library", name), plan)?
                     && let Some(output) = entry.outputs.first()
                 {
                     inputs.files.insert(placed(files, &output.path), format!("{mode} {}", output.digest));
                 }
             }
             Content::Binary(name) => {
-                if let Some(entry) = sources.made(format!("go-binary:{name}"), plan)?
+                if let Some(entry) = sources.made(made_for("go-binary", name), plan)?
                     && let Some(output) = entry.outputs.first()
                 {
                     inputs.files.insert(placed(files, &output.path), format!("{PROGRAM} {}", output.digest));
@@ -277,6 +292,7 @@ fn layer(
                 inputs.wheels.insert(place, held);
                 sources.needs.insert(id);
             }
+            // It runs on this machine, whatever the image is for.
             Content::Printed { binary, arguments, reads } => {
                 let declared = premise.project.declaration.go_binary.get(binary);
                 let mut libraries = Vec::new();
@@ -302,8 +318,8 @@ fn layer(
             }
         }
     }
-    let work = Work::Layer { image: image.to_owned(), layer: layer.name.clone() };
-    let name = format!("{image}/{}", layer.name);
+    let work = Work::Layer { image: image.to_owned(), layer: layer.name.clone(), cross };
+    let name = named_for(&format!("{image}/{}", layer.name), cross.as_ref());
     let needs = sources.needs.into_iter().collect();
     if sources.unmade.is_empty() {
         let step = keyed(premise, work, &name, Inputs::Layer(inputs), Place::Store)?;

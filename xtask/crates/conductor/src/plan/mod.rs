@@ -15,12 +15,13 @@ use crate::facts::{Facts, Wants};
 use crate::project::Project;
 use crate::report::{PlannedStep, Status};
 use crate::settings::Settings;
+use crate::toolchain::cross::Cross;
 use crate::wheel::Interpreter;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-pub use images::{CODEC, placed};
-pub use steps::{build, chosen_wheels, go_toolchain_pins, inputs_again};
+pub use images::{CODEC, glibc_of, placed};
+pub use steps::{build, chosen_wheels, go_toolchain_pins, inputs_again, zig};
 
 /// What a plan may know of the results that exist.
 pub trait View {
@@ -102,12 +103,16 @@ pub enum Work {
     },
     GoModules {
         binary: String,
+        cross: Option<Cross>,
     },
+    /// `cross`: for another platform than this machine's, here and below.
     NativeLibrary {
         name: String,
+        cross: Option<Cross>,
     },
     GoBinary {
         name: String,
+        cross: Option<Cross>,
     },
     /// For the interpreter of this machine, or of the base of an image.
     WheelSet {
@@ -125,6 +130,7 @@ pub enum Work {
     Layer {
         image: String,
         layer: String,
+        cross: Option<Cross>,
     },
     Image {
         name: String,
@@ -133,6 +139,11 @@ pub enum Work {
     Attestation {
         image: String,
     },
+}
+
+/// How a step for another platform is told from the one for this machine.
+pub fn named_for(name: &str, cross: Option<&Cross>) -> String {
+    cross.map_or_else(|| name.to_owned(), |cross| format!("{name}@{}", cross.platform.name()))
 }
 
 impl Work {

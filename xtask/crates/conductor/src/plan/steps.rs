@@ -1,15 +1,16 @@
 //! From declaration and facts to steps: one function a kind.
 
-use super::{Place, Plan, Premise, Step, Work, images};
+use super::{Place, Plan, Premise, Step, Work, images, named_for};
 use crate::cache::key::{GoBinary, Inputs, NativeLibrary, Pinned};
 use crate::cache::reason::Reason;
 use crate::cache::store::Lookup;
 use crate::error::{Code, Error, Result};
-use crate::facts::{Compiler, Go};
-use crate::project::ModelSource;
+use crate::facts::{Compiler, Go, Wants};
 use crate::project::pins::WheelPin;
+use crate::project::{ModelSource, Project, ZigToolchain};
 use crate::report::Status;
 use crate::settings::env;
+use crate::toolchain::cross::Cross;
 use crate::tr;
 use crate::wheel::{self, Interpreter};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,19 +19,29 @@ use std::ffi::OsString;
 /// The plan for everything that is wanted.
 pub fn build(premise: &Premise) -> Result<Plan> {
     let mut plan = Plan::default();
-    for name in &premise.wants.libraries {
-        plan.steps.push(native_library(premise, name)?);
+    let Wants { libraries, binaries, here, cross, .. } = premise.wants;
+    for (cross, libraries) in [(*cross, libraries), (None, &here.libraries)] {
+        for name in libraries {
+            plan.steps.push(native_library(premise, name, cross)?);
+        }
     }
     distinct_files(premise)?;
-    let mut binaries = Vec::new();
-    for name in &premise.wants.binaries {
-        binaries.push(go_binary(premise, name, &plan)?);
+    let mut made = Vec::new();
+    for (cross, binaries) in [(*cross, binaries), (None, &here.binaries)] {
+        for name in binaries {
+            made.push(go_binary(premise, name, cross, &plan)?);
+        }
+    }
+    let mut binaries = made;
+    if let Some(zig) = zig_for(premise, plan.steps.iter_mut().chain(binaries.iter_mut().map(|(step, _)| step)))? {
+        plan.steps.insert(0, zig);
     }
     let toolchain = go_toolchain(premise, premise.wants.go || binaries.iter().any(|(_, prepare)| *prepare))?;
     let toolchain_id = toolchain.as_ref().map(|step| step.id.clone());
     plan.steps.extend(toolchain);
     for (mut binary, prepare) in binaries {
-        let modules = go_modules(&binary.work, toolchain_id.clone(), prepare);
+        let zig = binary.needs.iter().find(|id| id.starts_with("wheel-set:")).cloned();
+        let modules = go_modules(&binary.work, toolchain_id.iter().cloned().chain(zig).collect(), prepare);
         binary.needs.extend(toolchain_id.clone());
         binary.needs.push(modules.id.clone());
         plan.steps.push(modules);
@@ -134,26 +145,71 @@ fn compiler<'a>(premise: &'a Premise) -> Result<&'a Compiler> {
     premise.facts.compiler.as_ref().ok_or_else(|| unknown("the", "C compiler"))
 }
 
-fn native_library(premise: &Premise, name: &str) -> Result<Step> {
-    let place = Place::Folder(premise.settings.workspace.dist_lib());
-    keyed(premise, Work::NativeLibrary { name: name.to_owned() }, name, native_library_inputs(premise, name)?, place)
+/// What compiles C for a platform, and for which C library.
+pub(super) fn compiler_and_libc(premise: &Premise, cross: Option<Cross>) -> Result<(String, String)> {
+    match cross {
+        None => compiler(premise).map(|it| (it.version.clone(), it.libc.clone())),
+        Some(cross) => {
+            let (_, zig) = zig(premise.project, cross)?;
+            Ok((zig.pins.into_iter().map(|(project, wheel)| format!("{project} {wheel}")).collect(), cross.libc()))
+        }
+    }
 }
 
-fn native_library_inputs(premise: &Premise, name: &str) -> Result<Inputs> {
+/// The program inside its wheel set, and what names that set in the store.
+pub fn zig(project: &Project, cross: Cross) -> Result<(&ZigToolchain, Pinned)> {
+    let declared = project.declaration.toolchain.zig.as_ref().ok_or_else(|| {
+        let platform = cross.platform;
+        Error::new(Code::Undeclared, tr!("xtask.toml names nothing that compiles C for {platform}", platform))
+            .hint(tr!("add [toolchain.zig] with `wheel-set` and `path`, and a wheel set that holds ziglang"))
+    })?;
+    Ok((declared, wheel_set_pins(project, &declared.wheel_set, &for_programs())?))
+}
+
+/// Wheels that hold a static program suit every Python, and the oldest C library that they are marked with.
+fn for_programs() -> Interpreter {
+    Interpreter { version: (3, 0), architecture: std::env::consts::ARCH.to_owned(), glibc: Some((2, 17)) }
+}
+
+/// The step that brings zig, if any of these has to be compiled with it; each of those then needs it.
+fn zig_for<'s>(premise: &Premise, steps: impl Iterator<Item = &'s mut Step>) -> Result<Option<Step>> {
+    let Some(cross) = premise.wants.cross else { return Ok(None) };
+    let is_for_it = |step: &&mut Step| {
+        let (Work::NativeLibrary { cross, .. } | Work::GoBinary { cross, .. }) = step.work else { return false };
+        step.status == Status::Run && cross.is_some()
+    };
+    let mut steps = steps.filter(is_for_it).peekable();
+    if steps.peek().is_none() {
+        return Ok(None);
+    }
+    let (declared, _) = zig(premise.project, cross)?;
+    let step = wheel_set(premise, &declared.wheel_set, Some(for_programs()))?;
+    steps.for_each(|it| it.needs.push(step.id.clone()));
+    Ok(Some(step))
+}
+
+fn native_library(premise: &Premise, name: &str, cross: Option<Cross>) -> Result<Step> {
+    let place = Place::Folder(premise.settings.workspace.dist_lib(cross.map(|it| it.platform)));
+    let work = Work::NativeLibrary { name: name.to_owned(), cross };
+    let inputs = native_library_inputs(premise, name, cross)?;
+    keyed(premise, work, &named_for(name, cross.as_ref()), inputs, place)
+}
+
+fn native_library_inputs(premise: &Premise, name: &str, cross: Option<Cross>) -> Result<Inputs> {
     let facts = premise.facts.libraries.get(name).ok_or_else(|| unknown("library", name))?;
     let rust = premise.facts.rust.as_ref().ok_or_else(|| unknown("the", "Rust toolchain"))?;
-    let compiler = compiler(premise)?;
+    let (c_compiler, libc) = compiler_and_libc(premise, cross)?;
     Ok(Inputs::NativeLibrary(NativeLibrary {
         name: name.to_owned(),
         sources: facts.sources.clone(),
         locked: facts.locked.clone(),
         rustc: rust.version.clone(),
         cargo: rust.cargo_version.clone(),
-        target: rust.host.clone(),
+        target: cross.map_or_else(|| rust.host.clone(), |cross| cross.platform.rust_target()),
         features: facts.cargo_features.clone(),
         profile: premise.wants.profile.clone(),
-        c_compiler: compiler.version.clone(),
-        libc: compiler.libc.clone(),
+        c_compiler,
+        libc,
         environment: environment(premise, env::NATIVE_KEYED),
         declared_environment: environment(premise, &facts.environment),
         declared_files: facts.environment_files.clone(),
@@ -165,9 +221,9 @@ fn native_library_inputs(premise: &Premise, name: &str) -> Result<Inputs> {
 /// links came out of the store and stays what it was.
 pub fn inputs_again(premise: &Premise, step: &Step) -> Result<Inputs> {
     match (&step.work, &step.inputs) {
-        (Work::NativeLibrary { name }, _) => native_library_inputs(premise, name),
-        (Work::GoBinary { name }, Some(Inputs::GoBinary(then))) => {
-            let now = go_binary_inputs(premise, name)?;
+        (Work::NativeLibrary { name, cross }, _) => native_library_inputs(premise, name, *cross),
+        (Work::GoBinary { name, cross }, Some(Inputs::GoBinary(then))) => {
+            let now = go_binary_inputs(premise, name, *cross)?;
             Ok(Inputs::GoBinary(GoBinary { interfaces: then.interfaces.clone(), ..now }))
         }
         _ => Err(Error::bug(tr!("{id} has no inputs to gather again", id = step.id))),
@@ -175,11 +231,11 @@ pub fn inputs_again(premise: &Premise, step: &Step) -> Result<Inputs> {
 }
 
 /// All but the interfaces of what it links.
-fn go_binary_inputs(premise: &Premise, name: &str) -> Result<GoBinary> {
+fn go_binary_inputs(premise: &Premise, name: &str, cross: Option<Cross>) -> Result<GoBinary> {
     let facts = premise.facts.binaries.get(name).ok_or_else(|| unknown("binary", name))?;
     let declared = premise.project.declaration.go_binary.get(name).ok_or_else(|| unknown("binary", name))?;
     let go = premise.facts.go.as_ref().ok_or_else(|| unknown("the", "Go toolchain"))?;
-    let compiler = compiler(premise)?;
+    let (c_compiler, libc) = compiler_and_libc(premise, cross)?;
     Ok(GoBinary {
         name: name.to_owned(),
         sources: facts.sources.clone(),
@@ -187,8 +243,9 @@ fn go_binary_inputs(premise: &Premise, name: &str) -> Result<GoBinary> {
         go: go.version().to_owned(),
         tags: declared.tags.clone(),
         ldflags: declared.ldflags.clone(),
-        c_compiler: compiler.version.clone(),
-        libc: compiler.libc.clone(),
+        platform: cross.map(|cross| cross.platform.name()),
+        c_compiler,
+        libc,
         environment: environment(premise, env::GO_KEYED),
         declared_environment: environment(premise, &declared.environment),
         declared_files: facts.environment_files.clone(),
@@ -197,14 +254,14 @@ fn go_binary_inputs(premise: &Premise, name: &str) -> Result<GoBinary> {
 }
 
 /// The binary's step, and whether Go's downloads and the compilation of what it stands on should start at once.
-fn go_binary(premise: &Premise, name: &str, plan: &Plan) -> Result<(Step, bool)> {
+fn go_binary(premise: &Premise, name: &str, cross: Option<Cross>, plan: &Plan) -> Result<(Step, bool)> {
     let declared = premise.project.declaration.go_binary.get(name).ok_or_else(|| unknown("binary", name))?;
-    let mut inputs = go_binary_inputs(premise, name)?;
+    let mut inputs = go_binary_inputs(premise, name, cross)?;
     let mut needs = Vec::new();
     let mut linked = Vec::new();
     let mut unmade = Vec::new();
     for library in &declared.links {
-        let id = format!("native-library:{library}");
+        let id = format!("native-library:{}", named_for(library, cross.as_ref()));
         let step = plan.step(&id).ok_or_else(|| unknown("library", library))?;
         linked.extend(step.entry.clone());
         match step.entry.as_ref().and_then(|entry| entry.interfaces.get(library)) {
@@ -215,16 +272,17 @@ fn go_binary(premise: &Premise, name: &str, plan: &Plan) -> Result<(Step, bool)>
         }
         needs.push(id);
     }
-    let place = Place::Folder(premise.settings.workspace.dist_bin());
-    let work = Work::GoBinary { name: name.to_owned() };
+    let place = Place::Folder(premise.settings.workspace.dist_bin(cross.map(|it| it.platform)));
+    let work = Work::GoBinary { name: name.to_owned(), cross };
+    let id = named_for(name, cross.as_ref());
     if unmade.is_empty() {
-        let mut step = keyed(premise, work, name, Inputs::GoBinary(inputs), place)?;
+        let mut step = keyed(premise, work, &id, Inputs::GoBinary(inputs), place)?;
         step.needs = needs;
         step.linked = linked;
         let prepare = step.status == Status::Run;
         return Ok((step, prepare));
     }
-    let step = Step { needs, status: Status::Run, provisional: true, place, ..Step::skipped(work, name) };
+    let step = Step { needs, status: Status::Run, provisional: true, place, ..Step::skipped(work, &id) };
     let flat = Inputs::GoBinary(inputs).flat();
     let changed = premise.view.last_inputs(&step.id).map(|mut last| {
         last.retain(|name, _| !name.starts_with("interfaces"));
@@ -271,13 +329,13 @@ pub fn go_toolchain_pins(version: &str, platform: &str, h1: &str) -> Pinned {
     Pinned { name: "go".to_owned(), pins, ..Pinned::default() }
 }
 
-fn go_modules(binary: &Work, toolchain: Option<String>, wanted: bool) -> Step {
-    let name = match binary {
-        Work::GoBinary { name } => name.clone(),
-        _ => String::new(),
+fn go_modules(binary: &Work, needs: Vec<String>, wanted: bool) -> Step {
+    let (binary, cross) = match binary {
+        Work::GoBinary { name, cross } => (name.clone(), *cross),
+        _ => Default::default(),
     };
-    let mut step = Step::skipped(Work::GoModules { binary: name.clone() }, &name);
-    step.needs.extend(toolchain);
+    let name = named_for(&binary, cross.as_ref());
+    let mut step = Step { needs, ..Step::skipped(Work::GoModules { binary, cross }, &name) };
     if wanted {
         step.status = Status::Run;
     }
@@ -292,10 +350,14 @@ pub fn chosen_wheels<'a>(
 ) -> Result<Vec<&'a WheelPin>> {
     let ours = premise.facts.python.as_ref().map(|python| &python.interpreter);
     let interpreter = interpreter.or(ours).ok_or_else(|| unknown("the", "Python interpreter"))?;
-    let pins = premise.project.pins.wheel_set.get(name).map_or(&[][..], Vec::as_slice);
+    wheels_for(premise.project, name, interpreter)
+}
+
+fn wheels_for<'a>(project: &'a Project, name: &str, interpreter: &Interpreter) -> Result<Vec<&'a WheelPin>> {
+    let pins = project.pins.wheel_set.get(name).map_or(&[][..], Vec::as_slice);
     let projects: BTreeSet<&String> = pins.iter().map(|pin| &pin.project).collect();
     if projects.is_empty() {
-        return Err(not_pinned(premise, "wheel-set", name));
+        return Err(not_pinned(project, "wheel-set", name));
     }
     let mut chosen = Vec::new();
     for project in projects {
@@ -319,9 +381,9 @@ pub fn chosen_wheels<'a>(
     Ok(chosen)
 }
 
-pub(super) fn not_pinned(premise: &Premise, table: &str, name: &str) -> Error {
+pub(super) fn not_pinned(project: &Project, table: &str, name: &str) -> Error {
     let message = tr!("xtask.lock pins nothing for {table}.{name}", table, name);
-    let error = premise.project.source.error(Code::NotPinned, &[table, name], &message);
+    let error = project.source.error(Code::NotPinned, &[table, name], &message);
     error.hint(tr!("run `cargo xtask lock update {name}`", name))
 }
 
@@ -341,15 +403,13 @@ fn pinned_as_declared(premise: &Premise, place: &[&str], wanted: &str, pins: &[W
 }
 
 pub(super) fn wheel_set(premise: &Premise, name: &str, interpreter: Option<Interpreter>) -> Result<Step> {
-    let wheels = chosen_wheels(premise, name, interpreter.as_ref())?;
+    let ours = premise.facts.python.as_ref().map(|python| &python.interpreter);
+    let suited = interpreter.as_ref().or(ours).ok_or_else(|| unknown("the", "Python interpreter"))?;
+    let inputs = Inputs::WheelSet(wheel_set_pins(premise.project, name, suited)?);
     let pins = premise.project.pins.wheel_set.get(name).map_or(&[][..], Vec::as_slice);
     for wanted in premise.project.declaration.wheel_set.get(name).into_iter().flat_map(|set| &set.projects) {
         pinned_as_declared(premise, &["wheel-set", name, "projects", wanted], wanted, pins)?;
     }
-    let pins = wheels.iter().map(|pin| (pin.project.clone(), format!("{} {}", pin.filename, pin.sha256))).collect();
-    let declared = premise.project.declaration.wheel_set.get(name);
-    let executable = declared.map(|set| set.executable.clone()).unwrap_or_default();
-    let inputs = Inputs::WheelSet(Pinned { name: name.to_owned(), pins, executable });
     let id = match &interpreter {
         None => name.to_owned(),
         Some(it) => format!("{name}@{it}"),
@@ -357,9 +417,18 @@ pub(super) fn wheel_set(premise: &Premise, name: &str, interpreter: Option<Inter
     keyed(premise, Work::WheelSet { name: name.to_owned(), interpreter }, &id, inputs, Place::Store)
 }
 
+/// What names an unpacked wheel set.
+fn wheel_set_pins(project: &Project, name: &str, interpreter: &Interpreter) -> Result<Pinned> {
+    let wheels = wheels_for(project, name, interpreter)?;
+    let pins = wheels.iter().map(|pin| (pin.project.clone(), format!("{} {}", pin.filename, pin.sha256))).collect();
+    let declared = project.declaration.wheel_set.get(name);
+    let executable = declared.map(|set| set.executable.clone()).unwrap_or_default();
+    Ok(Pinned { name: name.to_owned(), pins, executable })
+}
+
 fn model(premise: &Premise, name: &str) -> Result<Step> {
     let pins = premise.project.pins.model.get(name).filter(|pins| !pins.file.is_empty());
-    let pins = pins.ok_or_else(|| not_pinned(premise, "model", name))?;
+    let pins = pins.ok_or_else(|| not_pinned(premise.project, "model", name))?;
     for source in premise.project.declaration.model.get(name).into_iter().flat_map(|model| &model.sources) {
         if let ModelSource::Wheel { project, .. } = source {
             pinned_as_declared(premise, &["model", name, "sources"], project, pins.wheel.as_slice())?;
@@ -377,9 +446,9 @@ mod tests {
     use crate::cache::key::Key;
     use crate::cache::store::{Entry, Layout, Output};
     use crate::digest::Digest;
-    use crate::facts::{Binary, Facts, Library, Rust, Wants};
+    use crate::facts::{Binary, Compiled, Facts, Library, Rust};
     use crate::plan::View;
-    use crate::project::{Declaration, Local, Project};
+    use crate::project::{Declaration, Local};
     use crate::settings::Settings;
     use crate::workspace::Workspace;
     use std::cell::RefCell;
@@ -409,7 +478,7 @@ mod tests {
         /// As if the step had run with this interface.
         fn made(&self, step: &Step, interface: Option<&[u8]>) {
             let inputs = step.inputs.as_ref().unwrap();
-            let name = step.id.split_once(':').unwrap().1.to_owned();
+            let name = step.id.split([':', '@']).nth(1).unwrap().to_owned();
             let entry = Entry {
                 key: inputs.key(),
                 step: step.id.clone(),
@@ -481,6 +550,7 @@ mod tests {
                 version: "rustc 1".into(),
                 cargo_version: "cargo 1".into(),
                 host: "x".into(),
+                standard_sources: "/s".into(),
                 cargo_home: "/c".into(),
                 seen: Default::default(),
             }),
@@ -513,6 +583,45 @@ mod tests {
     fn plan(world: &World, view: &Memory) -> Plan {
         let World { settings, project, facts, wants } = world;
         build(&Premise { settings, project, facts, wants, fresh: None, view }).unwrap()
+    }
+
+    #[test]
+    fn another_platform_has_steps_of_its_own_and_brings_zig_only_where_something_is_compiled() {
+        let (mut world, mut view) = (world(), Memory::default());
+        world.project.declaration.toolchain.zig =
+            Some(ZigToolchain { wheel_set: "zig".into(), path: "ziglang/zig".into() });
+        let pin = WheelPin {
+            project: "ziglang".into(),
+            filename: format!("ziglang-0.15.2-py3-none-manylinux_2_12_{}.whl", std::env::consts::ARCH),
+            sha256: Digest::of(b"zig"),
+            size_bytes: 1,
+        };
+        world.project.pins.wheel_set.insert("zig".into(), vec![pin]);
+        let here = shape(&plan(&world, &view));
+        world.wants.cross = Some(Cross { platform: "linux/arm64".parse().unwrap(), glibc: (2, 36) });
+        world.wants.here.binaries.insert("router".into());
+        world.wants.here.libraries.insert("binding".into());
+        let first = plan(&world, &view);
+        let ids = || first.steps.iter().map(|step| step.id.as_str());
+        assert!(ids().next().unwrap().starts_with("wheel-set:zig@"), "{:?}", shape(&first));
+        let cross = first.step("native-library:binding@linux-arm64").unwrap();
+        assert!(cross.needs.iter().any(|id| id.starts_with("wheel-set:zig@")));
+        assert_eq!(cross.place, Place::Folder("/repo/dist/linux-arm64/lib".into()));
+        assert_ne!(cross.key, first.step("native-library:binding").unwrap().key);
+        let of_here: Vec<_> = shape(&first).into_iter().filter(|(id, ..)| !id.contains('@')).collect();
+        assert_eq!(of_here, here, "what is made for this machine is made as always");
+
+        world.wants.here = Compiled::default();
+        view.made(cross, Some(b"interface"));
+        view.in_place = true;
+        let second = plan(&world, &view);
+        view.made(second.step("go-binary:router@linux-arm64").unwrap(), None);
+        assert!(plan(&world, &view).steps.iter().all(|step| !step.id.starts_with("wheel-set:")));
+        // An older floor is another library.
+        world.wants.cross = Some(Cross { platform: "linux/arm64".parse().unwrap(), glibc: (2, 31) });
+        let older = plan(&world, &view);
+        let changed = &older.step("native-library:binding@linux-arm64").unwrap().changed;
+        assert_eq!(changed.iter().map(|it| it.input.as_str()).collect::<Vec<_>>(), ["libc"]);
     }
 
     fn shape(plan: &Plan) -> Vec<(String, Status, bool)> {

@@ -13,6 +13,7 @@ use crate::error::{Code, Error, Result};
 use crate::files;
 use crate::language::translated;
 use crate::mirror;
+use crate::platform::Platform;
 use crate::tr;
 use crate::workspace::Workspace;
 use image::{Base, Content, Image};
@@ -76,6 +77,18 @@ pub struct Toolchain {
     pub go: GoToolchain,
     #[serde(default)]
     pub rust: RustToolchain,
+    /// What compiles C and links for other platforms than this machine's.
+    pub zig: Option<ZigToolchain>,
+}
+
+/// Zig, out of the wheel that holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ZigToolchain {
+    pub wheel_set: String,
+    /// The program's place in it.
+    pub path: String,
 }
 
 /// What `lock update rustup` pins, for machines that have no Rust yet.
@@ -392,7 +405,8 @@ impl Project {
     /// Every folder of a checkout that results are put into, innermost first.
     pub fn output_folders(&self, workspace: &Workspace) -> Vec<PathBuf> {
         let images = workspace.images();
-        let mut folders = vec![workspace.dist_lib(), workspace.dist_bin()];
+        let mut folders = workspace.dist_built();
+        folders.extend(Platform::ALL.map(|platform| workspace.dist().join(platform.name())));
         folders.extend([images.join("blobs/sha256"), images.join("blobs"), images, workspace.dist()]);
         for (name, pins) in &self.pins.model {
             let root = workspace.models().join(name);
@@ -447,6 +461,9 @@ impl Project {
         ];
         for (table, name) in tables.iter().flat_map(|(table, names)| names.iter().map(move |name| (table, name))) {
             self.plain_name(table, name)?;
+        }
+        if let Some(zig) = &it.toolchain.zig {
+            self.known(&["toolchain", "zig", "wheel-set"], &zig.wheel_set, it.wheel_set.keys())?;
         }
         if let Some(name) = it.go_binary.keys().find(|name| it.native_library.contains_key(*name)) {
             let message = tr!("`{name}` is both a native-library and a go-binary", name);

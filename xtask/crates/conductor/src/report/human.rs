@@ -234,7 +234,11 @@ impl Voice for Human {
             Event::Image(image) => {
                 let size_bytes = image.layers.iter().map(|layer| layer.size_bytes).sum();
                 let short = image.digest.get(..19).unwrap_or(&image.digest);
-                self.say(&format!("{:>12} {} {short} {}", "", image.reference, bytes(size_bytes)));
+                let held = match image.platform.contains(',') {
+                    true => tr!("for {platforms}", platforms = image.platform),
+                    false => format!("{} {}", bytes(size_bytes), image.platform),
+                };
+                self.say(&format!("{:>12} {} {short} {held}", "", image.reference));
             }
             Event::Ready { service, url, seconds } => {
                 self.verb(Tone::Good, &tr!("Ready"), &took(&format!("{service} {url}"), *seconds));

@@ -4,6 +4,7 @@
 //! file that cannot be read as ELF and begins like one is a finding too.
 //! Rules: ELF gABI chapter 5; ld.so(8) for the order of search. `LD_LIBRARY_PATH`, `dlopen` and unversioned symbols are not looked at.
 
+use crate::platform::Platform;
 use crate::tr;
 use object::elf;
 use object::read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _};
@@ -185,6 +186,13 @@ impl Parts {
 
 pub const X86_64: u16 = elf::EM_X86_64.0;
 pub const AARCH64: u16 = elf::EM_AARCH64.0;
+
+pub fn machine_of(platform: Platform) -> u16 {
+    match platform {
+        Platform::Amd64 => X86_64,
+        Platform::Arm64 => AARCH64,
+    }
+}
 
 fn machine_name(machine: u16) -> String {
     match machine {

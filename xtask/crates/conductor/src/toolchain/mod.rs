@@ -3,5 +3,6 @@
 pub mod abi;
 pub mod buildinfo;
 pub mod cargo;
+pub mod cross;
 pub mod elf;
 pub mod go;

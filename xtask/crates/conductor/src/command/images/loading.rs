@@ -5,14 +5,15 @@ use crate::command;
 use crate::engine::{self, place::places};
 use crate::error::{Error, Result};
 use crate::execute::Workshop;
+use crate::execute::image::MadeImage;
+use crate::platform::Platform;
 use crate::process::Invocation;
 use crate::project::Project;
 use crate::report::{Done, Event, Sink, bytes};
 use crate::settings::Settings;
 use crate::tr;
-use oci::layout::Source;
 use protocol::engine::{Image, Loaded};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// How the satellite is started, and its log.
@@ -36,10 +37,16 @@ pub fn engine(settings: &Settings, project: &Project, sink: Sink, typed: Option<
 }
 
 /// What the engine has of each image afterwards.
-pub fn load(workshop: &Workshop, sink: &Sink, typed: Option<&str>, made: &[Named]) -> Result<Vec<Option<Loaded>>> {
+pub fn load(
+    workshop: &Workshop,
+    sink: &Sink,
+    typed: Option<&str>,
+    platform: Option<Platform>,
+    made: &[Named],
+) -> Result<Vec<Option<Loaded>>> {
     let places = places(typed, &workshop.settings.environment)?;
     let (invocation, log) = satellite(workshop)?;
-    let images = made.iter().map(image).collect::<Result<_>>()?;
+    let images = made.iter().map(|it| image(it, it.for_platform(platform))).collect::<Result<_>>()?;
     let id = || "load:docker".to_owned();
     let start = Instant::now();
     sink.send(Event::Start { id: id(), reason: None });
@@ -56,20 +63,15 @@ pub fn load(workshop: &Workshop, sink: &Sink, typed: Option<&str>, made: &[Named
     Ok(loaded.into_iter().map(Some).collect())
 }
 
-fn image(image: &Named) -> Result<Image> {
+fn image(image: &Named, made: &MadeImage) -> Result<Image> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec());
-    let documents = &image.made.documents;
+    let documents = &made.documents;
     let broken = |error| Error::bug(tr!("image {name} does not hang together", name = image.name)).because(error);
-    let file = |source: &Source| match source {
-        Source::File(path) => Some(Path::to_path_buf(path)),
-        Source::Bytes(_) => None,
-    };
-    let layers = image.delivery.blobs.iter();
     Ok(Image {
         reference: image.delivery.name.clone(),
-        architecture: image.made.platform.rsplit('/').next().unwrap_or_default().to_owned(),
+        architecture: made.platform.rsplit('/').next().unwrap_or_default().to_owned(),
         config: text(&documents.config.bytes).map_err(broken)?,
         manifest: text(&documents.manifest.bytes).map_err(broken)?,
-        layers: layers.filter_map(|(digest, (_, source))| Some((digest.to_string(), file(source)?))).collect(),
+        layers: made.layers.iter().map(|it| (it.record.descriptor.digest.to_string(), it.blob.clone())).collect(),
     })
 }
