@@ -245,6 +245,22 @@ A library that is missing belongs into `packages` of the base, or into a layer. 
 base offers (`GLIBC_2.38`) means that it was built on a newer system than the base: use a base of a newer suite, or build on
 an older system.
 ";
+    LeakedSecret = 320, "an image would give a credential away", "
+Before images are put anywhere, the credentials of this run are looked for in the files of their layers, in configuration and
+manifest, and in what is attached: those of the mirror profile and its proxy, of variables such as `HF_TOKEN` and
+`HTTPS_PROXY`, and of the files in which Docker and podman keep them. One was found; it is named by who told it, and never
+shown. What is shorter than 8 characters stands everywhere by chance and is not looked for.
+
+Take it out of the file that is named, and revoke it if that file was handed out before. Where the text only looks like the
+credential, choose a credential that is none of the image's words.
+";
+    LacksFeature = 321, "an image's configuration asks for what its library was built without", "
+A file of the image holds a setting that the library can obey only if it was built with a cargo feature
+(`feature-of-setting` of `[native-library.NAME]` in xtask.toml), and it was built without. It would be started all the same, and
+do something else than was asked for: compute on the CPU, for instance, while everybody thinks that it is the GPU.
+
+Build the images with a feature set that has it (`cargo xtask images --features cuda`), or change the setting.
+";
     ImagesDiffer = 907, "two images differ", "
 `images diff` found files that are not the same in both. It is a result, not a fault.
 

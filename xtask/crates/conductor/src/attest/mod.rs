@@ -8,6 +8,7 @@
 mod bom;
 mod cyclonedx;
 mod provenance;
+pub mod secrets;
 mod spdx;
 
 pub use bom::{Bom, Component, Kind, Subject, purl};

@@ -2,6 +2,7 @@
 
 mod loading;
 
+use super::gates;
 use crate::cache::key::Key;
 use crate::cli::{self, ImagePlace, ImageTarget};
 use crate::digest::Digest;
@@ -62,7 +63,9 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
     };
     let mut wanted = Vec::new();
     for &platform in &platforms {
-        wanted.push((platform, wants(settings, project, &names, platform, &args.variant)?));
+        let wants = wants(settings, project, &names, platform, &args.variant)?;
+        gates::features_suffice(settings, project, &wants, &names)?;
+        wanted.push((platform, wants));
     }
     if settings.dry_run {
         return wanted.iter().try_for_each(|(_, wants)| super::show_plan(&workshop, wants, false));
@@ -95,6 +98,9 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
         };
         made.push(Named { name, platforms, delivery });
     }
+    let declared: Vec<(&str, &MadeImage)> =
+        made.iter().flat_map(|image| image.platforms.iter().map(|made| (image.name, made))).collect();
+    gates::no_secret_leaves(&workshop, &declared)?;
     // Of several, what loads an archive gets the one for this machine.
     let platform = match platforms.first() {
         Some(Some(only)) if platforms.len() == 1 => Some(*only),

@@ -6,6 +6,7 @@ mod clean;
 mod completions;
 mod doctor;
 mod explain;
+mod gates;
 pub mod habits;
 mod help;
 mod images;

@@ -133,6 +133,10 @@ pub struct NativeLibrary {
     /// Name given to `--features` → cargo features of the package; `cpu` is the default choice.
     #[serde(default)]
     pub features: BTreeMap<String, Vec<String>>,
+    /// Setting of a YAML file (`use_cpu: false`) → the cargo feature without which the library does not obey it: an image that holds
+    /// such a file beside the library is refused.
+    #[serde(default)]
+    pub feature_of_setting: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

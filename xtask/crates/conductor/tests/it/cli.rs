@@ -169,7 +169,7 @@ fn a_bad_declaration_is_answered_with_file_line_key_and_suggestion() {
         &project,
         "plan",
         &expect![[r#"
-            error[XT0303]: unknown field `heeder`, expected one of `path`, `header`, `sources`, `environment`, `features`
+            error[XT0303]: unknown field `heeder`, expected one of `path`, `header`, `sources`, `environment`, `features`, `feature-of-setting`
              --> [REPO]/xtask.toml:6:1
               |
             6 | heeder = "hello/hello.h"

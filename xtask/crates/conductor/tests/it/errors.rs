@@ -163,6 +163,29 @@ fn a_file_or_variable_that_cannot_be_used_ends_with_3() {
     let ended = check("XT0319", &program, "images", &[]);
     assert!(ended.stderr.contains("/x needs libc.so.6, which is in none of /lib/"), "{}", ended.stderr);
     assert!(!program.folder.0.join("dist").exists(), "nothing is put anywhere before it was looked at");
+    let leaks = image("");
+    leaks.folder.write("p", "url = https://me:hunter2hunter2@host/\n");
+    for (name, value) in [("APP_TOKEN", "hunter2hunter2"), ("HTTPS_PROXY", "http://me:hunter2hunter2@proxy:3128")] {
+        let ended = check("XT0320", &leaks, "images", &[(name, value)]);
+        let told = format!("/x of image i holds the credential of variable {name}\n");
+        assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+    }
+    assert!(!leaks.folder.0.join("dist").exists(), "nothing is put anywhere before it was looked at");
+    let in_label = image("labels = { a = \"hunter2hunter2\" },");
+    check("XT0320", &in_label, "images", &[("APP_TOKEN", "hunter2hunter2")]);
+    let hello = read(Project::new().folder.0.join("xtask.toml"));
+    let table = "feature-of-setting = { \"gpu: true\" = \"cuda\" }\nfeatures.fast = [\"cuda\"]\nheader =";
+    let files =
+        "[{ from = { library = \"hello\" }, to = \"/lib/\" }, { from = { path = \"c.yaml\" }, to = \"/c.yaml\" }]";
+    let layer = format!("layer = [{{ name = \"l\", files = {files} }}]");
+    let asks = format!(
+        "{}\n[image.i]\nentrypoint = [\"/x\"]\nuser = \"1:1\"\n{layer}\n",
+        hello.replacen("header =", table, 1)
+    );
+    let ended = check("XT0321", &with(&[("xtask.toml", &asks), ("c.yaml", "model: m\ngpu: yes\n")]), "images", &[]);
+    let told = "c.yaml:2 in image i says `gpu: true`, and hello is built without `cuda`";
+    assert!(ended.stderr.contains(told) && ended.stderr.contains("--features fast, or"), "{}", ended.stderr);
     fs::remove_file(project.folder.0.join("hello/Cargo.lock")).unwrap();
     check("XT0312", &project, "plan", &[]);
     let reads = "pub const X: Option<&str> = option_env!(\"UNDECLARED\");";
