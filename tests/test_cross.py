@@ -1,6 +1,7 @@
-"""`--platform`: what is made here for another machine is judged by readelf, by other tools and by running it under qemu.
+"""`--platform`: what is made here for another machine, judged by readelf, by other tools and by running it under qemu.
 
-The small project carries what is asserted of bytes; the real router is built once, quickly rather than well, to answer `/health`.
+The small project carries what is asserted of bytes; the real router is built once, quickly rather than well, to answer
+`/health`.
 """
 
 import json
@@ -52,7 +53,9 @@ class Small(unittest.TestCase):
         cls.built = fixture_built()
         cls.repo, cls.sandbox = fixture("cross"), beside(cls.built, "cross")
         cls.layout = cls.sandbox.folder / "layout"
-        cls.run_ = cls.images(cls.repo, cls.sandbox, "--platform", f"linux/amd64,{PLATFORM}", "--to", f"oci:{cls.layout}")
+        cls.run_ = cls.images(
+            cls.repo, cls.sandbox, "--platform", f"linux/amd64,{PLATFORM}", "--to", f"oci:{cls.layout}"
+        )
 
     @staticmethod
     def images(repo, sandbox, *arguments, **options):
