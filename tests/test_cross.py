@@ -30,9 +30,10 @@ def why_no_qemu() -> str | None:
     return None if shutil.which("qemu-aarch64-static") else "there is no qemu-aarch64-static"
 
 
-def why_not_readable() -> str | None:
-    missing = [program for program in ("readelf", "skopeo", "umoci") if not shutil.which(program)]
-    return f"there is no {', '.join(missing)}" if missing else None
+def need_judges() -> None:
+    need("qemu", why_no_qemu())
+    for program in ("skopeo", "umoci"):
+        need(program, None if shutil.which(program) else f"there is no {program}")
 
 
 def readelf(option: str, file: Path) -> str:
@@ -48,8 +49,7 @@ def unpacked(layout: Path, reference: str, folder: Path) -> Path:
 class Small(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        need("qemu", why_no_qemu())
-        need("images", why_not_readable())
+        need_judges()
         cls.built = fixture_built()
         cls.repo, cls.sandbox = fixture("cross"), beside(cls.built, "cross")
         cls.layout = cls.sandbox.folder / "layout"
@@ -139,8 +139,7 @@ class Small(unittest.TestCase):
 
 class Real(unittest.TestCase):
     def test_the_routers_image_for_arm64_answers_health(self):
-        need("qemu", why_no_qemu())
-        need("images", why_not_readable())
+        need_judges()
         first = first_build()
         repo, sandbox = checkout("cross-real"), Sandbox("cross-real")
         for name in ("go", "cargo"):
@@ -158,7 +157,7 @@ class Real(unittest.TestCase):
         program += ["--listen-address", "127.0.0.1", "--api-port", ports[0], "--metrics-port", ports[1], "--port", "0"]
         with open(sandbox.folder / "router.log", "w") as log:
             argv = ["qemu-aarch64-static", "-L", str(root), *program]
-            router = subprocess.Popen(argv, cwd=first.checkout, stdout=log, stderr=log)
+            router = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log)  # The suite's model is there.
         try:
             started = time.monotonic()
             status = None
