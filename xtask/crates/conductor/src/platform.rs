@@ -41,6 +41,16 @@ impl Platform {
         format!("linux-{}", self.architecture())
     }
 
+    /// Of this machine, which may be one that nothing can be made for elsewhere.
+    pub fn name_here() -> String {
+        Self::here().map_or_else(|| format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH), Self::name)
+    }
+
+    /// That one of pins has.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.name() == name)
+    }
+
     pub fn rust_target(self) -> String {
         format!("{}-unknown-linux-gnu", self.machine_name())
     }

@@ -8,6 +8,7 @@ use crate::error::{Code, Error, Result};
 use crate::execute::Workshop;
 use crate::execute::base::explain;
 use crate::files;
+use crate::platform::Platform;
 use crate::process::{self, Invocation};
 use crate::project::DebianBase;
 use crate::project::pins::DebianPin;
@@ -22,8 +23,6 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Platform of ours → Debian's name of the architecture.
-pub const PLATFORMS: [(&str, &str); 2] = [("linux-amd64", "amd64"), ("linux-arm64", "arm64")];
 const COMPONENT: &str = "main";
 /// Where the package `debian-archive-keyring` puts it, on other distributions too.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -48,11 +47,11 @@ impl<'a> Archives<'a> {
     pub fn pins(&mut self, name: &str, base: &DebianBase) -> Result<BTreeMap<String, Vec<DebianPin>>> {
         let keyring = self.keyring(name, base)?;
         let mut pins = BTreeMap::new();
-        for (platform, architecture) in PLATFORMS {
-            let index = self.index(name, &base.suite, architecture, &keyring)?;
+        for platform in Platform::ALL {
+            let index = self.index(name, &base.suite, platform.architecture(), &keyring)?;
             let closure = debian::resolve(&index, &base.packages, &base.without);
             let closure = closure.map_err(|error| explain(name, error))?;
-            pins.insert(platform.to_owned(), closure.into_iter().map(pin).collect::<Result<_>>()?);
+            pins.insert(platform.name(), closure.into_iter().map(pin).collect::<Result<_>>()?);
         }
         Ok(pins)
     }

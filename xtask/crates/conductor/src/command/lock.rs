@@ -4,7 +4,7 @@
 //! from the index for wheels, from Go's checksum database for the toolchain (a working `go` verifies it), from a suite's signed
 //! indexes for Debian packages (`bases.rs`), and for a model from the bytes themselves, which must come from its first source that has them.
 
-use super::bases::{self, Archives};
+use super::bases::Archives;
 use crate::cli::LockCommand;
 use crate::digest::Digest;
 use crate::document::did_you_mean;
@@ -14,6 +14,7 @@ use crate::execute::outside::Outside;
 use crate::files;
 use crate::mirror::env::Tool;
 use crate::mirror::{Ecosystem, MirrorUrl};
+use crate::platform::Platform;
 use crate::process::{self, Invocation};
 use crate::project::pins::{FilePin, GoPlatform, ModelPins, Pins, Rustup, VERSION, WheelPin};
 use crate::project::{ModelSource, Project};
@@ -29,10 +30,8 @@ use std::path::Path;
 
 /// Interpreters and machines that a lock serves.
 const MINORS: std::ops::RangeInclusive<u32> = 10..=14;
-const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 /// The newest glibc that a wheel may ask for; the machine's own decides when one is chosen.
 const GLIBC: (u32, u32) = (2, 40);
-const GO_PLATFORMS: [(&str, &str); 2] = [("linux-amd64", "x86_64"), ("linux-arm64", "aarch64")];
 
 pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<&LockCommand>) -> Result<()> {
     let Some(LockCommand::Update { names }) = command else {
@@ -150,8 +149,8 @@ pub(super) fn drift(settings: &Settings, project: &Project) -> Result<Vec<String
         compare(&mut drift, name, &wanted, &pinned.map(|pin| (pin.project.clone(), version(&pin.filename))).collect());
     }
     for (name, base) in &declared.debian_base {
-        for (platform, _) in bases::PLATFORMS {
-            let pinned = pins.debian_base.get(name).and_then(|platforms| platforms.get(platform));
+        for platform in Platform::ALL.map(Platform::name) {
+            let pinned = pins.debian_base.get(name).and_then(|platforms| platforms.get(&platform));
             let pinned: BTreeSet<&String> = pinned.into_iter().flatten().map(|pin| &pin.name).collect();
             let missing = base.packages.iter().filter(|package| !pinned.contains(package));
             drift.extend(missing.map(|package| {
@@ -240,7 +239,7 @@ fn suitable(project: &str, version: &str, files: Vec<ListedFile>) -> Result<BTre
     };
     let files: Vec<_> = files.into_iter().filter(is_wanted).collect();
     let mut pins = BTreeSet::new();
-    for (minor, architecture) in MINORS.flat_map(|minor| ARCHITECTURES.map(|architecture| (minor, architecture))) {
+    for (minor, architecture) in MINORS.flat_map(|minor| Platform::ALL.map(|it| (minor, it.machine_name()))) {
         let interpreter =
             Interpreter { version: (3, minor), architecture: architecture.to_owned(), glibc: Some(GLIBC) };
         let Some(file) = crate::wheel::choose(&files, |file| &file.filename, &interpreter) else { continue };
@@ -269,13 +268,13 @@ fn go_pins(workshop: &Workshop, version: &str) -> Result<crate::project::pins::G
             .hint(tr!("install any Go first"))
     })?;
     let mut platform = BTreeMap::new();
-    for (name, architecture) in GO_PLATFORMS {
+    for (name, architecture) in Platform::ALL.map(|it| (it.name(), it.machine_name())) {
         let mut environment = settings.environment.only(env::PASSED);
         environment.extend(settings.environment.only(env::GO_FETCH));
         environment.insert("GOTOOLCHAIN".to_owned(), "local".into());
         environment.insert("GOFLAGS".to_owned(), "-mod=mod".into());
         workshop.outside.tool(Tool::Go, "lock")?.apply(&mut environment);
-        let module = format!("{}@{}", go::TOOLCHAIN_MODULE, go::module_version(version, name));
+        let module = format!("{}@{}", go::TOOLCHAIN_MODULE, go::module_version(version, &name));
         workshop.sink.note(tr!("asking Go to verify {module}", module));
         let answer = process::ask(&Invocation {
             program: program.clone(),
@@ -296,7 +295,7 @@ fn go_pins(workshop: &Workshop, version: &str) -> Result<crate::project::pins::G
                 tr!("there is no wheel of Go {version} for {architecture}", version, architecture),
             )
         })?;
-        platform.insert(name.to_owned(), GoPlatform { h1: h1.to_owned(), wheel });
+        platform.insert(name, GoPlatform { h1: h1.to_owned(), wheel });
     }
     Ok(crate::project::pins::Go { version: version.to_owned(), platform })
 }

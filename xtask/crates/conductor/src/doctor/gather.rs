@@ -14,6 +14,7 @@ use crate::execute::outside::{self, Outside};
 use crate::facts;
 use crate::files;
 use crate::loopback;
+use crate::platform::Platform;
 use crate::process::{self, Invocation};
 use crate::project::leaks::{self, Leaks};
 use crate::project::{ModelSource, Project};
@@ -563,7 +564,8 @@ fn volumes(settings: &Settings, project: &Project) -> Vec<Volume> {
 /// What is pinned for one machine: of a project's wheels the largest counts, since one of them fits.
 fn pinned_bytes(project: &Project) -> u64 {
     let pins = &project.pins;
-    let go = pins.go.as_ref().and_then(|go| go.platform.get(&facts::go_platform())).map_or(0, |it| it.wheel.size_bytes);
+    let go =
+        pins.go.as_ref().and_then(|go| go.platform.get(&Platform::name_here())).map_or(0, |it| it.wheel.size_bytes);
     let wheels = pins.wheel_set.values().map(|set| {
         let mut largest = BTreeMap::<&str, u64>::new();
         for pin in set {

@@ -340,27 +340,24 @@ impl Workshop<'_> {
         facts: &Facts,
         lock: &Lock,
     ) -> Result<Made> {
-        let (binary, declared) = self.binary(name, facts)?;
         let output = files::temporary_folder(&self.settings.workspace.build(), "go")?.join(name);
-        let made = self.link(step, name, cross, binary, declared, facts, lock, &output);
+        let made = self.link(step, name, cross, facts, lock, &output);
         if let Some(folder) = output.parent() {
             let _ = files::remove(folder);
         }
         made
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
     fn link(
         &self,
         step: &Step,
         name: &str,
         cross: Option<Cross>,
-        binary: &Binary,
-        declared: &GoBinary,
         facts: &Facts,
         lock: &Lock,
         output: &Path,
     ) -> Result<Made> {
+        let (binary, declared) = self.binary(name, facts)?;
         // The modules are here; a build that still wants the network has an input that nobody downloaded.
         let mut environment = self.go_environment(facts, cross, None)?;
         environment.extend(self.settings.environment.only(&declared.environment));

@@ -7,7 +7,7 @@ mod native;
 mod probe;
 
 pub use native::label;
-pub use probe::{Probe, go_platform, install};
+pub use probe::{Probe, install};
 
 use crate::cache::stat::{Snapshot, StatIndex};
 use crate::digest::Digest;

@@ -234,7 +234,7 @@ impl<'a> Probe<'a> {
                 passed_over = Some(version.to_owned());
             }
         }
-        let platform = go_platform();
+        let platform = Platform::name_here();
         let pinned = self.project.pins.go.as_ref().filter(|pins| pins.platform.contains_key(&platform));
         let declared = &self.project.declaration.toolchain.go.version;
         match pinned {
@@ -344,21 +344,11 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// Go's name for this platform.
 /// The commit in the answer of `git status --porcelain=v2 --branch`, where that tells of no change.
 fn committed(status: &str) -> Option<String> {
     let clean = status.lines().all(|line| line.starts_with('#'));
     let commit = status.lines().find_map(|line| line.strip_prefix("# branch.oid "))?;
     (clean && commit != "(initial)").then(|| commit.to_owned())
-}
-
-pub fn go_platform() -> String {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    format!("{}-{architecture}", std::env::consts::OS)
 }
 
 /// The one command that installs something here, by whichever package manager this machine has.

@@ -10,7 +10,8 @@ use crate::cache::key::{self, Inputs, Key};
 use crate::cache::reason::Reason;
 use crate::cache::store::Entry;
 use crate::error::Result;
-use crate::facts::{self, Go};
+use crate::facts::Go;
+use crate::platform::Platform;
 use crate::project::image::{Base, Content, FileSet, Image, Layer};
 use crate::project::pins::DebianPin;
 use crate::report::Status;
@@ -34,7 +35,7 @@ const PROGRAM: &str = "0755";
 pub(super) fn image(premise: &Premise, name: &str, plan: &mut Plan) -> Result<()> {
     let image = premise.project.declaration.image.get(name).ok_or_else(|| unknown("image", name))?;
     let cross = premise.wants.cross;
-    let platform = cross.map_or_else(facts::go_platform, |cross| cross.platform.name());
+    let platform = cross.map_or_else(Platform::name_here, |cross| cross.platform.name());
     let id = named_for(name, cross.as_ref());
     let mut layers = Vec::new();
     let mut interpreter = None;
@@ -228,11 +229,7 @@ fn interpreter_of_base(premise: &Premise, name: &str, platform: &str) -> Result<
         Some((3, minor.parse().ok()?))
     });
     let glibc = glibc_of(pins);
-    let architecture = match platform.rsplit_once('-') {
-        Some((_, "amd64")) => "x86_64",
-        Some((_, "arm64")) => "aarch64",
-        _ => platform,
-    };
+    let architecture = Platform::of_name(platform).map_or(platform, |it| it.machine_name());
     Ok(Interpreter { version: python.unwrap_or((3, 0)), architecture: architecture.to_owned(), glibc })
 }
 
