@@ -28,6 +28,9 @@ const TICK: Duration = Duration::from_millis(50);
 const DRAIN: Duration = Duration::from_millis(500);
 /// How long a captured question may take.
 const CAPTURE: Duration = Duration::from_secs(10);
+/// How long a program that was just put in place may be held open for writing by a child that another thread is starting:
+/// between fork and exec it has what we have open, and until then nobody may start that program (golang/go#22315).
+const BUSY: Duration = Duration::from_secs(2);
 /// Lines of a failed child that are shown.
 const TAIL_LINES: usize = 50;
 
@@ -60,8 +63,28 @@ impl Invocation {
         command
     }
 
+    fn spawn(&self, command: &mut Command) -> Result<Child> {
+        unless_busy(|| command.spawn(), io::Error::kind).map_err(|error| self.not_started(error))
+    }
+
     fn not_started(&self, error: io::Error) -> Error {
         Error::new(Code::CannotStart, tr!("cannot start `{program}`", program = self.program.display())).because(error)
+    }
+}
+
+/// Starts something again for as long as its program is busy.
+fn unless_busy<T, E>(
+    mut start: impl FnMut() -> std::result::Result<T, E>,
+    kind: impl Fn(&E) -> io::ErrorKind,
+) -> std::result::Result<T, E> {
+    let began = Instant::now();
+    loop {
+        match start() {
+            Err(error) if kind(&error) == io::ErrorKind::ExecutableFileBusy && began.elapsed() < BUSY => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
     }
 }
 
@@ -137,13 +160,8 @@ pub fn run(
     let mut log_file =
         File::options().create(true).append(true).open(log).map_err(|error| Error::disk("write", log, error))?;
     let _ = writeln!(log_file, "$ cd {} && {}", quoted(invocation.directory.as_os_str()), invocation.command_line());
-    let mut child = invocation
-        .command()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| invocation.not_started(error))?;
+    let mut child =
+        invocation.spawn(invocation.command().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let (sender, receiver) = mpsc::channel();
     if let Some(pipe) = child.stdout.take() {
         read_lines(pipe, Stream::Out, sender.clone());
@@ -210,13 +228,20 @@ pub fn ask(invocation: &Invocation) -> Result<String> {
     thread::spawn(move || {
         shell.change_dir(&asked.directory);
         let command = shell.cmd(&asked.program).args(&asked.arguments).env_clear().envs(&asked.environment);
-        let _ = sender.send(command.quiet().ignore_stderr().read());
+        let command = command.quiet().ignore_stderr();
+        let _ = sender.send(unless_busy(|| command.read(), kind_told));
     });
     let seconds = Deadline::QUESTION.whole.as_secs();
     let silent = |_| {
         Error::new(Code::NoAnswer, tr!("`{command_line}` did not answer within {seconds} s", command_line, seconds))
     };
     answer.recv_timeout(Deadline::QUESTION.whole).map_err(silent)?.map_err(failed)
+}
+
+/// xshell has the kind of an error of the system in its text only.
+fn kind_told(error: &xshell::Error) -> io::ErrorKind {
+    let busy = io::Error::from(rustix::io::Errno::TXTBSY);
+    if error.to_string().ends_with(&busy.to_string()) { busy.kind() } else { io::ErrorKind::Other }
 }
 
 /// Runs a short question to its end and gives everything it said, whatever its status; ended after a few seconds.
@@ -261,7 +286,7 @@ impl Companion {
         } else {
             command.stdin(Stdio::null()).stdout(open()?);
         }
-        let child = command.stderr(open()?).spawn().map_err(|error| invocation.not_started(error))?;
+        let child = invocation.spawn(command.stderr(open()?))?;
         Ok(Self { child, name: name.to_owned() })
     }
 
@@ -405,6 +430,29 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(10));
         rustix::process::kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).unwrap();
         files::remove(&log).unwrap();
+    }
+
+    #[test]
+    fn a_program_that_is_still_being_written_is_waited_for() {
+        let program = log();
+        std::fs::copy("/bin/true", &program).unwrap();
+        let invocation = Invocation { program: program.clone(), arguments: Vec::new(), ..shell("") };
+        let started: [&dyn Fn() -> bool; 2] = [&|| ask(&invocation).is_ok(), &|| {
+            let log = log();
+            let ended = run(&invocation, Deadline::QUESTION, &log, |_, _| ()).is_ok_and(|it| it.status.success());
+            files::remove(&log).unwrap();
+            ended
+        }];
+        for start in started {
+            let writer = File::options().append(true).open(&program).unwrap();
+            let done = thread::spawn(move || {
+                thread::sleep(Duration::from_millis(200));
+                drop(writer);
+            });
+            assert!(start());
+            done.join().unwrap();
+        }
+        files::remove(&program).unwrap();
     }
 
     fn zombie(pid: i32) -> bool {
