@@ -266,7 +266,7 @@ class Rig:
             str(path.relative_to(self.repo)): sha256(path)
             for folder in ("dist", "models")
             for path in (self.repo / folder).rglob("*")
-            if path.is_file() and not path.name.startswith(TEMPORARY)
+            if path.is_file() and not _temporary(path)
         }
 
     def trees(self) -> dict[str, str]:
@@ -326,7 +326,7 @@ class Rig:
             for parent, dirs, files in os.walk(folder)
             for name in dirs + files
         )
-        return sorted(str(path) for path in names if path.name.startswith(TEMPORARY) or path.parent.name == "partial")
+        return sorted(str(path) for path in names if _temporary(path) or path.parent.name == "partial")
 
     def tidied(self) -> list[str]:
         """What is left of temporaries: a run with nothing to do clears nothing up, so another gets something to do."""
@@ -339,6 +339,11 @@ class Rig:
 
 def _settled(paths) -> Iterator[Path]:
     return (path for path in paths if not path.name.startswith("."))
+
+
+def _temporary(path: Path) -> bool:
+    """Whether nobody takes it for a product: ours, or a file of an image layout that is being written."""
+    return path.name.startswith(TEMPORARY) or path.name.endswith(".partial")
 
 
 def _is_json(path: Path) -> bool:

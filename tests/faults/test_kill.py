@@ -11,6 +11,7 @@ from support import tell
 LEAST_POINTS = 500
 RANDOM_KILLS = 200 if LONG else 16
 """Of each: the conductor alone, and its group."""
+COMPILED = ("native-library:", "go-binary:")
 ORPHANS_SECONDS = 10
 """A compiler that lost its parent may finish the file that it is at."""
 
@@ -29,6 +30,17 @@ LIBRARY = Operation("publish a library", ("build", "engine"), forget_results, ("
 MODEL = Operation("publish a model", Models.given, forget_results, ("models/copied/",))
 RESTORE = Operation("restore", ("build",), lambda rig: rig.forget(rig.repo / "dist"), BUILD.makes)
 FETCH = Operation("fetch", Models.fetched, forget_fetched, ("models/drawn/",))
+
+LAYOUT = Operation("write a layout", ("images",), lambda rig: rig.forget(rig.repo / "dist"), ("dist/images/",))
+
+
+def forget_images(rig: Rig) -> None:
+    """Keeps what is compiled and what was downloaded."""
+    rig.forget(rig.repo / "dist")
+    rig.forget(*(rig.store / "entries" / it["key"] for it in rig.entries() if not it["step"].startswith(COMPILED)))
+
+
+IMAGE = Operation("make an image", ("images",), forget_images, ("dist/images/",))
 
 
 def restore_everything(rig: Rig) -> None:
@@ -58,7 +70,7 @@ class Kill(unittest.TestCase):
     @classmethod
     def prepare(cls, rig: Rig) -> None:
         cls.models.declare(rig.repo)
-        for operation in (BUILD, MODEL, FETCH):
+        for operation in (BUILD, MODEL, FETCH, LAYOUT):
             run = rig.run(*operation.arguments)
             assert run.exit_code == 0, run
         rig.save()
@@ -113,6 +125,12 @@ class Kill(unittest.TestCase):
     def test_restore_killed_at_every_call(self):
         for mode in ("process", "group"):
             self.killed_everywhere(RESTORE, mode)
+        self.wrong.check(self)
+
+    def test_images_killed_at_every_call(self):
+        self.killed_everywhere(LAYOUT, "process")
+        if LONG:
+            self.killed_everywhere(IMAGE, "process")
         self.wrong.check(self)
 
     def test_gc_and_clean_killed_at_every_call(self):
