@@ -104,23 +104,45 @@ class Small(unittest.TestCase):
                 wanted = re.findall(r"GLIBC_(\d+)\.(\d+)", readelf("--version-info", file))
                 self.assertLessEqual(max((int(major), int(minor)) for major, minor in wanted), FLOOR)
 
-    def test_the_bytes_are_the_same_whatever_path_home_and_umask_and_nothing_is_made_twice(self):
-        again = self.images(self.repo, self.sandbox, "--platform", PLATFORM, "--to", f"oci:{self.layout}-2")
+    def test_the_bytes_are_the_same_whatever_varies_around_them_and_nothing_is_made_twice(self):
+        """All of it made anew with another path, home, user, umask, number of cores, clock, time zone and locale."""
+        need("faketime", None if shutil.which("faketime") else "there is no `faketime`")
+        both = f"linux/amd64,{PLATFORM}"
+        again = self.images(self.repo, self.sandbox, "--platform", both, "--to", f"oci:{self.layout}-2")
         self.assertEqual((again.ran, again.summary["hosts_contacted"]), ([], []))
         elsewhere, sandbox = fixture("another path quite different"), Sandbox("cross-elsewhere")
         (sandbox.folder / "go").symlink_to(self.built.sandbox.folder / "go")
+        varied = ["unshare", "--user", "--map-user=1234", "--map-group=1234", "taskset", "--cpu-list", "0"]
+        varied += ["env", "NO_FAKE_STAT=1", "faketime", "-f", "+9d", "sh", "-c", 'umask 077; exec "$@"', "sh"]
         run = self.images(
             elsewhere,
             sandbox,
             "--platform",
-            PLATFORM,
+            both,
             "--to",
             f"oci:{sandbox.folder}/layout",
-            environment={"TZ": "Asia/Tokyo", "LC_ALL": "C", "CARGO_HOME": str(sandbox.folder / "other cargo")},
-            wrapper=["sh", "-c", 'umask 077; exec "$@"', "sh"],
+            environment={"TZ": "Asia/Tokyo", "LC_ALL": "tr_TR.UTF-8", "CARGO_HOME": f"{sandbox.folder}/other cargo"},
+            wrapper=varied,
         )
-        told = {it["platform"]: it["digest"] for it in self.run_.of("image")}
-        self.assertEqual([it["digest"] for it in run.of("image")], [told[PLATFORM]])
+        compiled = [step for step in run.ran if step.startswith(("native-library:", "go-binary:", "image:"))]
+        self.assertGreaterEqual(len(compiled), 6, run.ran)
+        digests = [{it["platform"]: it["digest"] for it in made.of("image")} for made in (self.run_, run)]
+        self.assertEqual((len(digests[0]), digests[0]), (3, digests[1]))
+
+    def test_the_first_file_that_differs_is_named(self):
+        repo, planted = fixture("cross-planted"), self.sandbox.folder / "planted"
+        declaration = repo / "xtask.toml"
+        text = declaration.read_text()
+        self.assertEqual(text.count('to = "/app/printed.txt"'), 1)
+        declaration.write_text(text.replace('to = "/app/printed.txt"', 'to = "/app/printed.txt", executable = true'))
+        self.images(repo, self.sandbox, "--platform", "linux/amd64", "--to", f"oci:{planted}")
+        places = [f"oci:{it}:reader:latest" for it in (self.layout, planted)]
+        same = xtask(ROOT, "images", "diff", places[0], places[0], sandbox=self.sandbox)
+        self.assertEqual((same.exit_code, same.events[0]["differences"]), (0, []), same)
+        run = xtask(ROOT, "images", "diff", *places, sandbox=self.sandbox)
+        (difference,) = run.events[0]["differences"]
+        self.assertEqual((run.exit_code, difference), (9, "app/printed.txt: mode 644 → 755"), run)
+        self.assertIn("the first is at app/printed.txt", run.stderr)
 
     def test_a_platform_without_zig_or_with_another_name_is_refused_with_the_way_out(self):
         repo = fixture("cross without zig")
