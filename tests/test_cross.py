@@ -134,14 +134,14 @@ class Small(unittest.TestCase):
         declaration = repo / "xtask.toml"
         text = declaration.read_text()
         self.assertEqual(text.count('to = "/app/printed.txt"'), 1)
-        declaration.write_text(text.replace('to = "/app/printed.txt"', 'to = "/app/printed.txt", executable = true'))
+        declaration.write_text(text.replace('to = "/app/printed.txt"', 'to = "/app/printed.txt", mode = "0640", owner = "7:8"'))
         self.images(repo, self.sandbox, "--platform", "linux/amd64", "--to", f"oci:{planted}")
         places = [f"oci:{it}:reader:latest" for it in (self.layout, planted)]
         same = xtask(ROOT, "images", "diff", places[0], places[0], sandbox=self.sandbox)
         self.assertEqual((same.exit_code, same.events[0]["differences"]), (0, []), same)
         run = xtask(ROOT, "images", "diff", *places, sandbox=self.sandbox)
-        (difference,) = run.events[0]["differences"]
-        self.assertEqual((run.exit_code, difference), (9, "app/printed.txt: mode 644 → 755"), run)
+        changes = ["app/printed.txt: mode 644 → 640", "app/printed.txt: owner 0:0 → 7:8"]
+        self.assertEqual((run.exit_code, run.events[0]["differences"]), (9, changes), run)
         self.assertIn("the first is at app/printed.txt", run.stderr)
 
     def test_a_platform_without_zig_or_with_another_name_is_refused_with_the_way_out(self):

@@ -1,11 +1,13 @@
 //! The platforms that something can be made for, by the names that tools give them.
 
 use crate::tr;
+use serde::Deserialize;
 use std::fmt;
 use std::str::FromStr;
 
 /// What machines of a kind are called. Written `linux/arm64`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub enum Platform {
     Amd64,
     Arm64,
@@ -59,6 +61,14 @@ impl Platform {
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "linux/{}", self.architecture())
+    }
+}
+
+impl TryFrom<String> for Platform {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

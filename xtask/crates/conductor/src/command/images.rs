@@ -56,6 +56,7 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
         engine::must_be_somewhere(&engine::place::places(args.engine.as_deref(), &settings.environment)?)?;
     }
     let names = chosen(project, &args.images)?;
+    names.iter().try_for_each(|name| can_be_made_for(project, name, &args.platform))?;
     let workshop = Workshop::new(settings, project, sink.clone())?;
     let platforms: BTreeSet<Option<Platform>> = match args.platform.as_slice() {
         [] => [None].into(),
@@ -141,6 +142,17 @@ fn chosen<'a>(project: &'a Project, named: &[String]) -> Result<Vec<&'a str>> {
         }
     };
     named.iter().map(find).collect()
+}
+
+/// Refuses a platform that an image is not declared for.
+fn can_be_made_for(project: &Project, name: &str, named: &[Platform]) -> Result<()> {
+    let declared = &project.declaration.image[name].platforms;
+    let wanted = if named.is_empty() { Platform::here().into_iter().collect() } else { named.to_vec() };
+    let Some(other) = wanted.iter().find(|it| !declared.is_empty() && !declared.contains(it)) else { return Ok(()) };
+    let list: Vec<String> = declared.iter().map(ToString::to_string).collect();
+    let message = tr!("image {name} is declared for {list}, not for {other}", name, list = list.join(", "), other);
+    let error = project.source.error(Code::WrongValue, &["image", name, "platforms"], &message);
+    Err(error.hint(tr!("name a platform that it has: --platform {list}", list = list.join(","))))
 }
 
 /// The images, with everything that goes into them.

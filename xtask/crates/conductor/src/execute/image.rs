@@ -13,7 +13,7 @@ use crate::facts::Facts;
 use crate::files;
 use crate::plan::{self, Step};
 use crate::process::{self, Invocation};
-use crate::project::image::{Content, FileSet, Layer};
+use crate::project::image::{Content, FileMode, FileSet, Layer, Owner};
 use crate::project::pins::DebianPin;
 use crate::report::{Done, Event};
 use crate::settings::env;
@@ -128,10 +128,12 @@ impl Workshop<'_> {
     /// Puts a set of files where it belongs.
     fn fill(&self, tree: &mut Tree, files: &FileSet, step: &Step, cross: Option<Cross>, facts: &Facts) -> Result<()> {
         let made = |kind: &str, name: &str| linked(step, &format!("{kind}:{}", plan::named_for(name, cross.as_ref())));
-        let mode = if files.executable { 0o755 } else { 0o644 };
+        let mode = files.mode.unwrap_or(FileMode::FILE);
         match &files.from {
             Content::Library(name) => self.add_output(tree, files, made("native-library", name)?, mode),
-            Content::Binary(name) => self.add_output(tree, files, made("go-binary", name)?, 0o755),
+            Content::Binary(name) => {
+                self.add_output(tree, files, made("go-binary", name)?, files.mode.unwrap_or(FileMode::PROGRAM))
+            }
             Content::Path(path) => {
                 let file = self.settings.workspace.root.join(path);
                 let bytes = files::read(&file)?;
@@ -142,7 +144,7 @@ impl Workshop<'_> {
                     )
                     .hint(tr!("nothing was published; run the command again")));
                 }
-                self.add(tree, &plan::placed(files, path), oci::Content::Bytes(bytes), mode)
+                self.add(tree, &plan::placed(files, path), oci::Content::Bytes(bytes), mode, files.owner)
             }
             Content::WheelSet(name) => {
                 let wheels = self.wheels_of(step, &files.to, name)?;
@@ -151,8 +153,9 @@ impl Workshop<'_> {
                     let Some((_, inside)) = output.path.split_once('/') else { continue };
                     let file = self.store.file_of(&wheels, output);
                     let content = oci::Content::File { path: file, size_bytes: output.size_bytes };
-                    let mode = if output.executable { 0o755 } else { 0o644 };
-                    self.add(tree, &format!("{}/{inside}", files.to.trim_end_matches('/')), content, mode)?;
+                    let mode = files.mode.unwrap_or(FileMode::of_output(output.executable));
+                    let place = format!("{}/{inside}", files.to.trim_end_matches('/'));
+                    self.add(tree, &place, content, mode, files.owner)?;
                 }
                 Ok(())
             }
@@ -164,11 +167,12 @@ impl Workshop<'_> {
                     self.project.source.error(Code::Undeclared, &["image", path], &message)
                 })?;
                 let file = self.store.file_of(&wheels, output);
-                self.add(tree, &place, oci::Content::File { path: file, size_bytes: output.size_bytes }, mode)
+                let content = oci::Content::File { path: file, size_bytes: output.size_bytes };
+                self.add(tree, &place, content, mode, files.owner)
             }
             Content::Printed { binary, arguments, .. } => {
                 let text = process::ask(&self.printing(binary, arguments))?;
-                self.add(tree, &files.to, oci::Content::Bytes(text.into_bytes()), mode)
+                self.add(tree, &files.to, oci::Content::Bytes(text.into_bytes()), mode, files.owner)
             }
         }
     }
@@ -192,16 +196,17 @@ impl Workshop<'_> {
         files.iter().filter_map(command).collect()
     }
 
-    fn add_output(&self, tree: &mut Tree, files: &FileSet, entry: &Entry, mode: u32) -> Result<()> {
+    fn add_output(&self, tree: &mut Tree, files: &FileSet, entry: &Entry, mode: FileMode) -> Result<()> {
         for output in &entry.outputs {
             let content = oci::Content::File { path: self.store.file_of(entry, output), size_bytes: output.size_bytes };
-            self.add(tree, &plan::placed(files, &output.path), content, mode)?;
+            self.add(tree, &plan::placed(files, &output.path), content, mode, files.owner)?;
         }
         Ok(())
     }
 
-    fn add(&self, tree: &mut Tree, place: &str, content: oci::Content, mode: u32) -> Result<()> {
-        let entry = oci::Entry::file(content, mode, self.modified_seconds());
+    fn add(&self, tree: &mut Tree, place: &str, content: oci::Content, mode: FileMode, owner: Owner) -> Result<()> {
+        let file = oci::Entry::file(content, mode.bits(), self.modified_seconds());
+        let entry = oci::Entry { uid: owner.uid, gid: owner.gid, ..file };
         TreePath::new(place.trim_start_matches('/')).and_then(|path| tree.insert(path, entry)).map_err(|error| {
             Error::new(Code::BadImage, tr!("{place} cannot be put into an image", place)).because(error)
         })

@@ -12,7 +12,7 @@ use crate::cache::store::Entry;
 use crate::error::Result;
 use crate::facts::Go;
 use crate::platform::Platform;
-use crate::project::image::{Base, Content, FileSet, Image, Layer};
+use crate::project::image::{Base, Content, FileMode, FileSet, Image, Layer};
 use crate::project::pins::DebianPin;
 use crate::report::Status;
 use crate::tr;
@@ -26,10 +26,6 @@ pub const CODEC: oci::Codec = oci::Codec::Gzip(6);
 fn codec() -> String {
     format!("{CODEC} {}", CODEC.encoder())
 }
-
-/// Modes of what images hold: nobody but root may write.
-const FILE: &str = "0644";
-const PROGRAM: &str = "0755";
 
 /// Adds the image's steps, and those that only its layers need.
 pub(super) fn image(premise: &Premise, name: &str, plan: &mut Plan) -> Result<()> {
@@ -178,7 +174,7 @@ fn inputs(premise: &Premise, name: &str, image: &Image, platform: &str, layers: 
         arguments: image.arguments.clone(),
         environment: image.environment.clone(),
         ports: image.ports.clone(),
-        user: image.user.clone(),
+        user: image.user.to_string(),
         working_directory: image.working_directory.clone(),
         labels: image.labels.clone(),
         created_seconds: premise.settings.source_date_epoch,
@@ -255,25 +251,26 @@ fn layer(
     let made_for = |kind: &str, name: &str| format!("{kind}:{}", named_for(name, cross.as_ref()));
     let mut sources = Sources::default();
     for files in &layer.files {
-        let mode = if files.executable { PROGRAM } else { FILE };
+        let (mode, owner) = (files.mode.unwrap_or(FileMode::FILE), files.owner);
         match &files.from {
             Content::Library(name) => {
                 if let Some(entry) = sources.made(made_for("native-library", name), plan)?
                     && let Some(output) = entry.outputs.first()
                 {
-                    inputs.files.insert(placed(files, &output.path), format!("{mode} {}", output.digest));
+                    inputs.files.insert(placed(files, &output.path), format!("{mode} {owner} {}", output.digest));
                 }
             }
             Content::Binary(name) => {
                 if let Some(entry) = sources.made(made_for("go-binary", name), plan)?
                     && let Some(output) = entry.outputs.first()
                 {
-                    inputs.files.insert(placed(files, &output.path), format!("{PROGRAM} {}", output.digest));
+                    let mode = files.mode.unwrap_or(FileMode::PROGRAM);
+                    inputs.files.insert(placed(files, &output.path), format!("{mode} {owner} {}", output.digest));
                 }
             }
             Content::Path(path) => {
                 let digest = premise.facts.files.get(path).ok_or_else(|| unknown("file", path))?;
-                inputs.files.insert(placed(files, path), format!("{mode} {digest}"));
+                inputs.files.insert(placed(files, path), format!("{mode} {owner} {digest}"));
             }
             Content::WheelSet(name) | Content::Wheel { wheel_set: name, .. } => {
                 let step = wheel_set(premise, name, interpreter.cloned())?;
@@ -283,8 +280,11 @@ fn layer(
                 }
                 let key = plan.step(&id).and_then(|step| step.key).ok_or_else(|| unknown("wheel set", name))?;
                 let (place, held) = match &files.from {
-                    Content::Wheel { path, .. } => (placed(files, path), format!("{mode} {key} {path}")),
-                    _ => (files.to.clone(), key.to_string()),
+                    Content::Wheel { path, .. } => (placed(files, path), format!("{mode} {owner} {key} {path}")),
+                    _ => {
+                        let modes = files.mode.map_or_else(|| "own".to_owned(), |mode| mode.to_string());
+                        (files.to.clone(), format!("{modes} {owner} {key}"))
+                    }
                 };
                 inputs.wheels.insert(place, held);
                 sources.needs.insert(id);
@@ -305,7 +305,7 @@ fn layer(
                     Ok((path.clone(), *digest))
                 };
                 let printed = key::Printed {
-                    mode: mode.to_owned(),
+                    mode: format!("{mode} {owner}"),
                     binary: output.digest,
                     libraries,
                     arguments: arguments.clone(),

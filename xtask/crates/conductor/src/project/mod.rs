@@ -548,13 +548,6 @@ impl Project {
             return Err(wrong(&["image", name, "entrypoint"], &message)
                 .hint(tr!("name the program by its path in the image: entrypoint = [\"/app/server\"]")));
         }
-        let is_id = |id: &str| id.parse::<u32>().is_ok();
-        if !image.user.split_once(':').is_some_and(|(user, group)| is_id(user) && is_id(group)) {
-            let message = tr!("image.{name}: `{user}` is not UID:GID", name, user = image.user);
-            return Err(wrong(&["image", name, "user", &image.user], &message).hint(tr!(
-                "write numbers, as in user = \"65532:65532\": a name may mean somebody else in another base"
-            )));
-        }
         let mut names = BTreeSet::new();
         for (index, layer) in image.layer.iter().enumerate() {
             self.plain_name(&format!("image.{name}.layer"), &layer.name)?;

@@ -87,7 +87,7 @@ fn with_tools(files: &[(&str, &str)], tools: &[&str]) -> Project {
 /// A project with one image out of the file `p`; `OPTIONS`, or `OPTIONS|FILES`.
 fn image(more: &str) -> Project {
     let table = "image.i = { entrypoint = [\"/x\"], user = \"1:1\", MORE layer = [{ name = \"l\", files = FILES }] }";
-    let files = "[{ from = { path = \"p\" }, to = \"/x\", executable = true }]";
+    let files = "[{ from = { path = \"p\" }, to = \"/x\", mode = \"0755\" }]";
     let (option, files) = more.split_once('|').unwrap_or((more, files));
     let text = format!("project.name = \"demo\"\n{}", table.replace("MORE", option).replace("FILES", files));
     with(&[("xtask.toml", &text), ("p", "text"), ("q", "other")])
@@ -156,6 +156,16 @@ fn a_file_or_variable_that_cannot_be_used_ends_with_3() {
     check("XT0305", &image("|[{ from = { path = \"no\" }, to = \"/x\" }]"), "images", &[]);
     check("XT0305", &image("base = { debian = \"no\" },"), "images", &[]);
     check("XT0304", &image("|[{ from = { path = \"p\" }, to = \"x\" }]"), "images", &[]);
+    for (attribute, wrong) in
+        [("mode", "4755"), ("mode", "rwx"), ("mode", "0888"), ("owner", "nobody"), ("owner", "+1:1")]
+    {
+        let files = format!("|[{{ from = {{ path = \"p\" }}, to = \"/x\", {attribute} = \"{wrong}\" }}]");
+        let ended = check("XT0304", &image(&files), "images", &[]);
+        assert!(ended.stderr.contains(&format!("`{wrong}` is no")), "{}", ended.stderr);
+    }
+    check("XT0304", &image("platforms = [\"linux/mips\"],"), "images", &[]);
+    let ended = check("XT0304", &image("platforms = [\"linux/arm64\"],"), "images --platform linux/amd64", &[]);
+    assert!(ended.stderr.contains("--platform linux/arm64"), "{}", ended.stderr);
     check("XT0202", &image(""), "images j", &[]);
     check("XT0201", &image(""), "images --to docker.io/x", &[]);
     let program = image("");

@@ -18,7 +18,7 @@ ports = [8080]
 labels = { "org.example.team" = "a" }
 [[image.small.layer]]
 name = "program"
-files = [{ from = { path = "start" }, to = "/app/start", executable = true }]
+files = [{ from = { path = "start" }, to = "/app/start", mode = "0755" }]
 [[image.small.layer]]
 name = "settings"
 files = [{ from = { path = "settings.toml" }, to = "/etc/demo/" }]
