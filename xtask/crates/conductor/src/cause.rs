@@ -37,6 +37,10 @@ pub fn told(cause: &Cause) -> String {
         Cause::OtherBytes { expected, got } => {
             tr!("these are not the pinned bytes: expected {expected}, got {got}", expected, got)
         }
+        Cause::Unauthorized { named: false, text } => {
+            tr!("it wants to know who pushes, and nobody is named: {text}", text)
+        }
+        Cause::Unauthorized { named: true, text } => tr!("it does not let this user in: {text}", text),
         Cause::Malformed { text } => tr!("its answer is of no use: {text}", text),
         Cause::Outside { url, host } => {
             tr!("{url} is outside the profile, and `mirrors-only` forbids to contact {host}", url, host)

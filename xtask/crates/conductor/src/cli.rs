@@ -4,6 +4,7 @@ use crate::cache::gc::Size;
 use crate::error::{Code, Error, Result};
 use crate::language::foreign;
 use crate::platform::Platform;
+use crate::registry::RegistryPlace;
 use crate::tr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
@@ -79,7 +80,7 @@ pub enum Command {
     /// Make container images out of what `build` makes
     #[command(
         args_conflicts_with_subcommands = true,
-        after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --to docker\n  cargo xtask images --platform linux/amd64,linux/arm64\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images engine"
+        after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --to docker\n  cargo xtask images --platform linux/amd64,linux/arm64\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images --to registry:registry.example/team --tag v1   as registry.example/team/extproc:v1, …\n  cargo xtask images extproc --to registry:127.0.0.1:5000/router:v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images engine"
     )]
     Images(Images),
     /// Run the test suites
@@ -207,7 +208,8 @@ pub struct Images {
     #[command(flatten)]
     pub variant: Variant,
     /// Where they go; repeatable. `oci:DIR` is an OCI layout, `tar:FILE` an archive for `docker load` and
-    /// `podman load`, `docker` the engine of this machine
+    /// `podman load`, `docker` the engine of this machine, `registry:HOST/PATH` pushes each image as
+    /// HOST/PATH/IMAGE:TAG, and with one image `registry:HOST/PATH:TAG`
     #[arg(long, value_name = "TARGET", default_value = IMAGES_TARGET)]
     pub to: Vec<ImageTarget>,
     /// What the images are for, separated by commas; several become one index [default: this machine]
@@ -230,6 +232,7 @@ pub enum ImageTarget {
     Archive(PathBuf),
     /// The store of a container engine.
     Engine,
+    Registry(RegistryPlace),
 }
 
 impl fmt::Display for ImageTarget {
@@ -238,6 +241,7 @@ impl fmt::Display for ImageTarget {
             Self::Layout(folder) => write!(f, "oci:{}", folder.display()),
             Self::Archive(file) => write!(f, "tar:{}", file.display()),
             Self::Engine => f.write_str("docker"),
+            Self::Registry(place) => write!(f, "registry:{place}"),
         }
     }
 }
@@ -279,8 +283,9 @@ impl FromStr for ImageTarget {
         match text.split_once(':').filter(|(_, place)| !place.is_empty()) {
             Some(("oci", folder)) => Ok(Self::Layout(folder.into())),
             Some(("tar", file)) => Ok(Self::Archive(file.into())),
+            Some(("registry", place)) => place.parse().map(Self::Registry),
             _ => Err(tr!(
-                "write oci:DIR for an OCI layout, tar:FILE for an archive that engines load, or docker for the engine of this machine"
+                "write oci:DIR for an OCI layout, tar:FILE for an archive that engines load, docker for the engine of this machine, or registry:HOST/PATH"
             )),
         }
     }

@@ -301,6 +301,14 @@ name each URL that wanted out.
 If that host may be contacted, add it to `hosts` of the profile: `[mirror.NAME] hosts = [\"cdn.example.com\"]` in
 `xtask.local.toml`. If it may not, put an endpoint that keeps the files itself first.
 ";
+    NotPushed = 406, "a registry does not take an image", "
+`images --to registry:…` reached the registry, and it refused: no login or a wrong one, no right to push there, a tag that may
+not be moved, a limit on sizes, or answers that no registry gives. The line below the message says what it answered to which
+URL.
+
+Log in with `docker login HOST` or `podman login HOST`: their files and helpers are read. The tag is set last, so that it
+names the image of before or the whole new one; the next run sends only what the registry does not have yet.
+";
 
     OtherBytes = 501, "the bytes are not the pinned ones", "
 Something arrived, or was found in a folder of yours, whose hash differs from the one in `xtask.lock` or in a lock file of

@@ -11,7 +11,7 @@
 //! - [`cause`]: why an endpoint does not serve, in words.
 //! - [`report`]: receives events, tells people and programs.
 //! - [`settings`], [`project`], [`facts`]: what is meant, what is declared, what is there.
-//! - [`cli`], [`mirror`], [`cache`], [`attest`], [`toolchain`], [`wheel`], [`digest`], [`document`]: nouns.
+//! - [`cli`], [`mirror`], [`cache`], [`attest`], [`toolchain`], [`wheel`], [`registry`], [`digest`], [`document`]: nouns.
 //! - [`process`], [`files`], [`loopback`], [`crash`]: the rim: spawn, publish, a local socket, the end by a panic.
 //! - [`workspace`], [`platform`], [`owner`], [`error`], [`code`], [`interrupt`]: known to all.
 //! - [`language`]: in which of two a person is told.
@@ -40,6 +40,7 @@ pub mod plan;
 pub mod platform;
 pub mod process;
 pub mod project;
+pub mod registry;
 pub mod report;
 pub mod satellite;
 pub mod settings;

@@ -251,7 +251,17 @@ pub fn capture(invocation: &Invocation) -> io::Result<std::process::Output> {
 
 /// [`capture`] of an answer that is not worth more time than `patience`.
 pub fn capture_within(patience: Duration, invocation: &Invocation) -> io::Result<std::process::Output> {
-    let mut child = invocation.command().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    ask_within(patience, invocation, b"")
+}
+
+/// The same of a program that reads its question, which must fit a pipe.
+pub fn ask_within(patience: Duration, invocation: &Invocation, question: &[u8]) -> io::Result<std::process::Output> {
+    let stdin = if question.is_empty() { Stdio::null() } else { Stdio::piped() };
+    let mut child = invocation.command().stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // Who answers without reading it has closed it.
+        let _ = stdin.write_all(question);
+    }
     let start = Instant::now();
     // Answers are lines, far smaller than a pipe's buffer, so waiting before reading cannot block the child.
     while child.try_wait()?.is_none() {

@@ -10,8 +10,8 @@ use crate::process::{Companion, Invocation};
 use crate::report::{Event as Report, Finding, Severity, Sink, bytes};
 use crate::tr;
 use protocol::{
-    Artifact, Attempt, Cause, Ecosystem, Event, Failure, FailureKind, Job, ListedFile, Outcome, ProbeReport, Request,
-    Setup, Trouble, Unpack, UnpackedFile, Verdict,
+    Artifact, Attempt, Cause, Ecosystem, Event, Failure, FailureKind, Job, ListedFile, Outcome, ProbeReport, Push,
+    Pushed, Request, Setup, Trouble, Unpack, UnpackedFile, Verdict,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -76,6 +76,16 @@ enum Answer {
     Progress { received_bytes: u64, total_bytes: Option<u64> },
     Done(Outcome),
     Failed(Failure),
+}
+
+/// What a person must hear of a push that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushedBy {
+    /// `registry.example/team/extproc:v1`
+    pub reference: String,
+    pub host: String,
+    /// The file or the helper that knows who we are there.
+    pub named_by: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,7 +163,26 @@ impl Gateway {
         self.shared.refused(step)
     }
 
-    fn request(&self, step: &str, job: Job, mut progress: impl FnMut(String)) -> Result<Outcome> {
+    /// Puts an image into a registry.
+    pub fn push(&self, step: &str, push: Push, by: &PushedBy, progress: impl FnMut(String)) -> Result<Pushed> {
+        match self.answer(step, Job::Push(push), progress)? {
+            Ok(Outcome::Pushed(pushed)) => Ok(pushed),
+            Ok(other) => Err(unexpected(&other)),
+            Err(failure) => Err(not_pushed(&failure, by)),
+        }
+    }
+
+    fn request(&self, step: &str, job: Job, progress: impl FnMut(String)) -> Result<Outcome> {
+        self.answer(step, job, progress)?.map_err(|failure| explain(&failure, &self.shared.lists))
+    }
+
+    /// # Errors: where there is no answer, whatever it says.
+    fn answer(
+        &self,
+        step: &str,
+        job: Job,
+        mut progress: impl FnMut(String),
+    ) -> Result<std::result::Result<Outcome, Failure>> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel();
         locked(&self.shared.waiting).insert(id, sender);
@@ -166,8 +195,8 @@ impl Gateway {
                     Some(total) => tr!("{received} of {total}", received = bytes(received_bytes), total = bytes(total)),
                     None => bytes(received_bytes),
                 }),
-                Ok(Answer::Done(outcome)) => return Ok(outcome),
-                Ok(Answer::Failed(failure)) => return Err(explain(&failure, &self.shared.lists)),
+                Ok(Answer::Done(outcome)) => return Ok(Ok(outcome)),
+                Ok(Answer::Failed(failure)) => return Ok(Err(failure)),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return Err(self.shared.gone());
@@ -345,22 +374,63 @@ fn passed_over(Trouble { endpoint, led_to, cause, next }: &Trouble) -> String {
     }
 }
 
-/// A gateway's failure as ours: what was wanted, each upstream's part in it, and what to do.
-pub fn explain(failure: &Failure, lists: &Lists) -> Error {
-    let code = match failure.kind {
+fn code_of(failure: &Failure) -> Code {
+    match failure.kind {
         FailureKind::Network => Code::Unreachable,
         FailureKind::Integrity => Code::OtherBytes,
         FailureKind::Disk => os_error(&failure.message).map_or(Code::Disk, |error| disk_code(error.kind())),
         FailureKind::Configuration => Code::NoEndpoint,
         FailureKind::Egress => Code::OutsideProfile,
+        FailureKind::Refused => Code::NotPushed,
         FailureKind::Bug => Code::Bug,
-    };
+    }
+}
+
+fn with_attempts(error: Error, failure: &Failure) -> Error {
     let attempts: Vec<String> = failure.attempts.iter().map(|attempt| format!("  - {}", describe(attempt))).collect();
+    if attempts.is_empty() { error } else { error.excerpt(attempts.join("\n")) }
+}
+
+/// Why a registry did not get an image, and what to do.
+pub fn not_pushed(failure: &Failure, by: &PushedBy) -> Error {
+    let PushedBy { reference, host, named_by } = by;
+    let told = tr!("cannot push {reference}", reference);
+    let error = match failure.attempts.is_empty() {
+        true => Error::new(code_of(failure), told).because(std::io::Error::other(translated(&failure.message))),
+        false => with_attempts(Error::new(code_of(failure), told), failure),
+    };
+    let cause = failure.attempts.first().map(|attempt| &attempt.cause);
+    match (cause, named_by) {
+        (Some(Cause::Unauthorized { named: true, .. }), Some(named_by)) => error.hint(tr!(
+            "{named_by} says who you are: log in again with `docker login {host}` or `podman login {host}`, or ask for the right to push there",
+            named_by,
+            host
+        )),
+        (Some(Cause::Unauthorized { .. }), _) => {
+            error.hint(tr!("log in: `docker login {host}` or `podman login {host}`", host))
+        }
+        (Some(Cause::Outside { host, .. }), _) => error.hint(let_in(host, "NAME")),
+        _ => error.hint(tr!("what the registry has by now is not sent again; a tag is set last, so that it never names half an image")),
+    }
+}
+
+/// How a profile that forbids a host is told to allow it.
+pub fn let_in(host: &str, profile: &str) -> String {
+    tr!(
+        "add `hosts = [\"{host}\"]` to [mirror.{profile}] in xtask.local.toml, or push with --egress prefer-mirrors",
+        host,
+        profile
+    )
+}
+
+/// A gateway's failure as ours: what was wanted, each upstream's part in it, and what to do.
+pub fn explain(failure: &Failure, lists: &Lists) -> Error {
+    let code = code_of(failure);
     let error = Error::new(
         code,
         tr!("{subject}: {message}", subject = failure.subject, message = translated(&failure.message)),
     );
-    let error = if attempts.is_empty() { error } else { error.excerpt(attempts.join("\n")) };
+    let error = with_attempts(error, failure);
     let list = list_of(failure, lists);
     match failure.kind {
         FailureKind::Network => error.hint(way_out(failure, &list)),
@@ -537,6 +607,37 @@ mod tests {
             "{}",
             error.render()
         );
+    }
+
+    #[test]
+    fn a_push_that_failed_says_what_was_answered_and_what_helps() {
+        let told = |kind, cause, named_by: Option<&str>| {
+            let url = "https://registry.example/v2/team/app/blobs/uploads/".into();
+            let attempts = vec![Attempt { origin: "registry".into(), ..attempt("https://registry.example", cause) }];
+            let attempts = attempts.into_iter().map(|it| Attempt { url: String::clone(&url), ..it }).collect();
+            let failure = Failure { kind, subject: String::new(), message: String::new(), attempts };
+            let by = PushedBy {
+                reference: "registry.example/team/app:v1".into(),
+                host: "registry.example".into(),
+                named_by: named_by.map(str::to_owned),
+            };
+            let error = not_pushed(&failure, &by);
+            format!("{:?}\n{}", error.code(), error.render())
+        };
+        let unauthorized = |named| Cause::Unauthorized { named, text: "401 Unauthorized".into() };
+        expect_test::expect![[r#"
+            NotPushed
+            error[XT0406]: cannot push registry.example/team/app:v1
+              - https://registry.example/v2/team/app/blobs/uploads/ (registry): it wants to know who pushes, and nobody is named: 401 Unauthorized
+            hint: log in: `docker login registry.example` or `podman login registry.example`"#]]
+        .assert_eq(&told(FailureKind::Refused, unauthorized(false), None));
+        let named = told(FailureKind::Refused, unauthorized(true), Some("/home/me/.docker/config.json"));
+        assert!(named.contains("hint: /home/me/.docker/config.json says who you are: log in again"), "{named}");
+        let denied = Cause::Status { text: "403 Forbidden: “DENIED not yours”".into() };
+        assert!(told(FailureKind::Refused, denied, None).starts_with(&format!("{:?}", Code::NotPushed)));
+        assert!(told(FailureKind::Network, Cause::Refused, None).starts_with(&format!("{:?}", Code::Unreachable)));
+        let outside = Cause::Outside { url: "https://auth.example/".into(), host: "auth.example".into() };
+        assert!(told(FailureKind::Egress, outside, None).contains("`hosts = [\"auth.example\"]`"));
     }
 
     #[test]

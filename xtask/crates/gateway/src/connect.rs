@@ -20,7 +20,7 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -394,8 +394,7 @@ impl ProxyRules {
         let proxy = if origin.https { self.https.as_ref() } else { self.http.as_ref() }?;
         let host = origin.host.trim_matches(['[', ']']);
         // No proxy can reach this machine's own loopback for us.
-        let loopback = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-        (!loopback && !self.bypass.iter().any(|rule| rule.covers(host, origin.port))).then_some(proxy)
+        (!origin.is_loopback() && !self.bypass.iter().any(|rule| rule.covers(host, origin.port))).then_some(proxy)
     }
 }
 

@@ -37,6 +37,7 @@ impl Entry {
             redirect_hosts: Vec::new(),
             status: None,
             bytes: 0,
+            sent_bytes: 0,
             milliseconds: 0,
             // What it stays where the asker gives up: silence before an answer, half an answer after it.
             verdict: Verdict::Stalled,
@@ -55,6 +56,10 @@ impl Entry {
 
     pub fn received(&mut self, bytes: usize) {
         self.egress.bytes += bytes as u64;
+    }
+
+    pub fn sent(&mut self, bytes: u64) {
+        self.egress.sent_bytes += bytes;
     }
 
     pub fn received_bytes(&self) -> u64 {

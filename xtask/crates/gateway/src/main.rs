@@ -10,7 +10,7 @@
 //! One thread does the talking, so state is shared without locks; hashing, inflating and disks are on blocking threads.
 //! Reading order: `server` and `crates`, `go`, `simple`, `npm`, `apt`, `rustup`, `hub`, `oci`, `file` (a file a protocol) →
 //! `fetch` (one pinned artifact), `documents` (a text that leads to artifacts) and `reply` (what the child gets) → `picker` (in
-//! which order), `probe` (what they are worth) and `upstream` (who is asked next) → `request` (one GET) → `connect` (one
+//! which order), `probe` (what they are worth) and `upstream` (who is asked next); `push` (an image to a registry) → `request` (one request) → `connect` (one
 //! connection) and `names`; beside them `downloads` (the folder), `unpack` (archives), `tarball` (what a crate may hold), `ledger`
 //! (standard output), `secrets` (what no message may hold), `url`, `error`.
 
@@ -30,6 +30,7 @@ mod npm;
 mod oci;
 mod picker;
 mod probe;
+mod push;
 mod reply;
 mod request;
 mod rustup;
@@ -233,6 +234,7 @@ async fn perform(gateway: &Rc<Gateway>, Request { id, step, job }: Request) {
             gateway.learn(&reports);
             Ok(Outcome::Probed { reports })
         }
+        Job::Push(job) => push::push(gateway, &errand, job).await.map(Outcome::Pushed),
         Job::Unpack(job) => {
             let subject = format!("archive {}", job.archive.display());
             let unpacked = tokio::task::spawn_blocking(move || unpack::unpack(&job)).await;

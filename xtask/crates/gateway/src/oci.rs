@@ -1,4 +1,4 @@
-//! OCI registries, pull only: manifests and blobs by digest or tag.
+//! Pulling from OCI registries: manifests and blobs by digest or tag. `push` is the other direction.
 //!
 //! A registry client speaks to us as if we were its registry, `/v2/docker.io/library/rust/manifests/latest`, or names the
 //! registry as containerd's mirrors do, `/v2/library/rust/manifests/latest?ns=docker.io`. A digest is the hash of the
@@ -41,7 +41,7 @@ const ONLY_BLOB_FIRST_BYTE: Duration = Duration::from_secs(20 * 60);
 /// Of every kind, whatever the child named: what is kept serves each of them.
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
-const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// A repository as a child named it.
@@ -358,30 +358,54 @@ impl Challenge {
     }
 
     pub fn url(&self) -> Result<Url, Error> {
-        let parameters = [("service", &self.service), ("scope", &self.scope)];
-        let parameters = parameters
-            .iter()
-            .filter_map(|(name, value)| Some(format!("{name}={}", encode_path(value.as_ref()?).replace('+', "%2B"))));
-        let query = parameters.collect::<Vec<_>>().join("&");
-        let separator = if self.realm.contains('?') { '&' } else { '?' };
+        self.url_with(&self.query(self.scope.as_slice()))
+    }
+
+    /// The same with other scopes than it asks for.
+    pub fn url_for(&self, scopes: &[String]) -> Result<Url, Error> {
+        self.url_with(&self.query(scopes))
+    }
+
+    /// The token service itself, for what is sent to it.
+    pub fn service_url(&self) -> Result<Url, Error> {
+        self.url_with("")
+    }
+
+    /// As a query and as a form.
+    pub fn query(&self, scopes: &[String]) -> String {
+        let scopes = scopes.iter().map(|scope| parameter("scope", scope));
+        self.service.iter().map(|service| parameter("service", service)).chain(scopes).collect::<Vec<_>>().join("&")
+    }
+
+    fn url_with(&self, query: &str) -> Result<Url, Error> {
+        let separator = match query {
+            "" => "",
+            _ if self.realm.contains('?') => "&",
+            _ => "?",
+        };
         Url::parse(&format!("{}{separator}{query}", self.realm))
             .map_err(|error| Error::new(Kind::Malformed, format!("its token service: {}", error.message)))
     }
+}
+
+/// `name=value`, the value encoded.
+pub fn parameter(name: &str, value: &str) -> String {
+    format!("{name}={}", encode_path(value).replace('+', "%2B").replace('=', "%3D"))
 }
 
 /// The token in a token service's answer, which is never cited: it may hold one.
 pub fn token(body: &[u8]) -> Result<String, Error> {
     #[derive(Deserialize)]
     struct Granted {
-        #[serde(alias = "access_token")]
-        token: String,
+        token: Option<String>,
+        // Some send both.
+        access_token: Option<String>,
     }
     if looks_like_a_web_page(body) {
         return Err(web_page(body));
     }
-    let granted: Granted = serde_json::from_slice(body)
-        .map_err(|_| Error::new(Kind::Malformed, "its token service answered without a token"))?;
-    Ok(granted.token)
+    let granted = serde_json::from_slice::<Granted>(body).ok().and_then(|it| it.token.or(it.access_token));
+    granted.ok_or_else(|| Error::new(Kind::Malformed, "its token service answered without a token"))
 }
 
 #[cfg(test)]
@@ -402,7 +426,9 @@ mod tests {
         let url = read.unwrap().url().unwrap().path_and_query();
         assert_eq!(url, "/token?service=reg&scope=repository%3Aa/b%3Apull%2Cpush");
         assert_eq!((Challenge::read("Basic realm=\"x\""), Challenge::read("Bearer realm=\"x")), (None, None));
-        assert_eq!(token(br#"{"access_token":"a","expires_in":300}"#).unwrap(), "a");
+        for granted in [r#"{"access_token":"a","expires_in":300}"#, r#"{"token":"a","access_token":"a"}"#] {
+            assert_eq!(token(granted.as_bytes()).unwrap(), "a");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One GET or HEAD to one upstream: admission, connection, redirects, and a body that cannot keep us waiting.
+//! One request to one upstream: admission, connection, redirects, and bodies that cannot keep us waiting.
 //!
 //! Owns: the redirect policy, the time bounds of an answer, kept-alive connections. Never: follow https down to http, send
 //! a credential to another origin than its own, or hold more of a body in memory than the caller's bound.
@@ -18,14 +18,14 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use protocol::{Cause, Ecosystem, Limits, Upstream, Verdict};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::convert::Infallible;
 use std::io::Write;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::Receiver;
 
 const MAX_HOPS: usize = 10;
 const MAX_IDLE_PER_ORIGIN: usize = 8;
@@ -76,7 +76,7 @@ pub struct Trail {
 }
 
 struct Idle {
-    sender: SendRequest<NoBody>,
+    sender: SendRequest<Load>,
     peer: Peer,
     forward: Option<Forward>,
 }
@@ -103,6 +103,26 @@ pub struct Answer {
     connection: Option<(Rc<Client>, Idle)>,
     entry: Entry,
     pace: Pace,
+}
+
+/// An answer to what was sent, whatever its status.
+pub struct Sent {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub page: Vec<u8>,
+    pub peer: Peer,
+    /// Whether it came after the whole load was gone.
+    pub whole: bool,
+    pub retry_after: Option<Duration>,
+}
+
+impl Sent {
+    /// What it says of itself: its status, and the first words behind it.
+    pub fn told(&self) -> String {
+        let words = oci::refusal(&self.page).unwrap_or_else(|| first_words(&self.page));
+        let said = if words.is_empty() { String::new() } else { format!(": “{words}”") };
+        format!("{}{said}", self.status)
+    }
 }
 
 /// What a HEAD said on its way.
@@ -252,6 +272,122 @@ impl Client {
         Ok(Document { headers: answer.headers.clone(), url: answer.url.clone(), bytes })
     }
 
+    /// One request that may carry something, and its answer as it is: no redirect is followed and no status is an error.
+    ///
+    /// `load` makes what is sent, again where a kept connection turns out to be closed. `patience`: from the last byte of it to
+    /// the answer.
+    /// # Errors: as [`Client::get`]; the ledger has its line in each case.
+    pub async fn send(
+        self: &Rc<Self>,
+        ask: &Ask<'_>,
+        method: &Method,
+        load: &dyn Fn() -> Load,
+        patience: Duration,
+    ) -> Result<Sent, Error> {
+        let mut entry = begin(ask);
+        let taken = Cell::new(0);
+        let exchanged = match self.must_be_allowed(ask.url) {
+            Ok(()) => self.hand_over(ask, method, load, patience, &taken).await,
+            Err(error) => Err(error),
+        };
+        entry.sent(taken.get());
+        let (response, idle, whole) = match exchanged {
+            Ok(exchanged) => exchanged,
+            Err(error) => return Err(failed(entry, error)),
+        };
+        let (parts, mut body) = response.into_parts();
+        entry.answered(parts.status.as_u16());
+        let (mut page, mut pace) = (Vec::new(), Pace::new(&self.limits));
+        let (peer, mut ended) = (idle.peer.clone(), false);
+        // Tokens and errors; of longer ones the beginning says enough.
+        while page.len() < MAX_TOKEN_BYTES && !ended {
+            match pace.chunk(&mut body).await {
+                Ok(Some(chunk)) => {
+                    entry.received(chunk.len());
+                    page.extend_from_slice(&chunk);
+                }
+                Ok(None) => ended = true,
+                Err(_) => break,
+            }
+        }
+        if ended && whole {
+            self.recycle(ask.url.origin.clone(), idle);
+        }
+        entry.judged(match parts.status.as_u16() {
+            200..400 => Verdict::Ok,
+            404 | 410 => Verdict::Absent,
+            429 => Verdict::Limited,
+            _ => Verdict::Status,
+        });
+        let retry_after = retry_after(&parts.headers);
+        Ok(Sent { status: parts.status, headers: parts.headers, page, peer, whole, retry_after })
+    }
+
+    /// `taken`: how much of the load left us, whatever came of it.
+    async fn hand_over(
+        self: &Rc<Self>,
+        ask: &Ask<'_>,
+        method: &Method,
+        load: &dyn Fn() -> Load,
+        patience: Duration,
+        taken: &Cell<u64>,
+    ) -> Result<(Response<Incoming>, Idle, bool), Error> {
+        loop {
+            let kept = self.take_idle(&ask.url.origin);
+            let is_kept = kept.is_some();
+            let mut idle = match kept {
+                Some(mut idle) => {
+                    idle.peer.url = Some(ask.url.to_string());
+                    if idle.sender.ready().await.is_err() {
+                        continue;
+                    }
+                    idle
+                }
+                None => self.connect(ask.url).await?,
+            };
+            let (peer, load) = (idle.peer.clone(), load());
+            let (whole_bytes, progress) = (load.left_bytes(), load.taken());
+            let request = build(ask, method, ask.url, None, idle.forward.as_ref(), load)?;
+            let answer = self.paced(idle.sender.send_request(request), &progress, whole_bytes, patience).await;
+            taken.set(taken.get() + progress.get());
+            match answer {
+                Ok(Ok(response)) => return Ok((response, idle, progress.get() == whole_bytes)),
+                // The server closed it while it was idle; that says nothing about a new one.
+                Ok(Err(_)) if is_kept && progress.get() == 0 => {}
+                Ok(Err(cause)) => return Err(broken(&cause, &peer)),
+                Err(error) => return Err(error.at(&peer)),
+            }
+        }
+    }
+
+    /// Waits for an answer while every window takes a minimum of the load, and for `patience` once all of it is gone.
+    async fn paced<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        taken: &Cell<u64>,
+        whole_bytes: u64,
+        patience: Duration,
+    ) -> Result<T, Error> {
+        let window = Duration::from_secs(self.limits.stall_seconds);
+        let mut answer = std::pin::pin!(answer);
+        while taken.get() < whole_bytes {
+            let before = taken.get();
+            if let Ok(answer) = tokio::time::timeout(window, &mut answer).await {
+                return Ok(answer);
+            }
+            let gone_bytes = taken.get() - before;
+            if taken.get() < whole_bytes && gone_bytes < self.limits.minimum_bytes {
+                let seconds = window.as_secs();
+                let message = format!("it took {gone_bytes} bytes in {seconds} s");
+                return Err(Error::new(Kind::Stalled, message).told(Cause::Slow { bytes: gone_bytes, seconds }));
+            }
+        }
+        tokio::time::timeout(patience, answer).await.map_err(|_| {
+            let message = format!("no answer within {} s of the request", patience.as_secs());
+            Error::new(Kind::Stalled, message).told(Cause::NoAnswer { milliseconds: milliseconds(patience) })
+        })
+    }
+
     async fn follow(
         self: &Rc<Self>,
         ask: &Ask<'_>,
@@ -333,7 +469,7 @@ impl Client {
         if status.is_success() || status.as_u16() == 304 {
             return Ok(response);
         }
-        let retry_after = retry_after(&response);
+        let retry_after = retry_after(response.headers());
         let kind = match status.as_u16() {
             404 | 410 => Kind::Absent,
             416 => Kind::Range,
@@ -365,6 +501,17 @@ impl Client {
         Err(if error.kind == Kind::Html { error.told(Cause::Page { words }) } else { error })
     }
 
+    fn must_be_allowed(&self, url: &Url) -> Result<(), Error> {
+        let origin = &url.origin;
+        if self.allowed_hosts.as_ref().is_some_and(|allowed| !allowed.contains(&origin.authority())) {
+            let message =
+                format!("{url} is outside the profile, and `mirrors-only` forbids to contact {}", origin.authority());
+            let cause = Cause::Outside { url: url.to_string(), host: origin.authority() };
+            return Err(Error::new(Kind::Forbidden, message).told(cause));
+        }
+        Ok(())
+    }
+
     /// One request to one origin, on a kept connection where there is one.
     async fn exchange(
         self: &Rc<Self>,
@@ -373,12 +520,7 @@ impl Client {
         url: &Url,
     ) -> Result<(Response<Incoming>, Idle), Error> {
         let origin = &url.origin;
-        if self.allowed_hosts.as_ref().is_some_and(|allowed| !allowed.contains(&origin.authority())) {
-            let message =
-                format!("{url} is outside the profile, and `mirrors-only` forbids to contact {}", origin.authority());
-            let cause = Cause::Outside { url: url.to_string(), host: origin.authority() };
-            return Err(Error::new(Kind::Forbidden, message).told(cause));
-        }
+        self.must_be_allowed(url)?;
         self.note(|trail| {
             if !trail.origins.contains(origin) {
                 trail.origins.push(origin.clone());
@@ -396,7 +538,7 @@ impl Client {
         }
         match &result {
             Ok((response, _)) => {
-                match retry_after(response).filter(|_| matches!(response.status().as_u16(), 429 | 503)) {
+                match retry_after(response.headers()).filter(|_| matches!(response.status().as_u16(), 429 | 503)) {
                     Some(wait) if wait > Duration::from_secs(self.limits.retry_after_seconds) => {
                         let limited = Kind::Limited { retry_after: Some(wait) };
                         let message = format!("it asked to wait {} s, longer than the limit", wait.as_secs());
@@ -423,7 +565,7 @@ impl Client {
         let patient = self.patience.borrow().get(&ask.url.origin).copied().filter(|_| oci::is_blob(ask));
         let first_byte = patient.unwrap_or(Duration::from_secs(self.limits.first_byte_seconds));
         let token = self.tokens.borrow().get(&ask.upstream.url).cloned();
-        let request = |idle: &Idle| build(ask, method, url, token.as_deref(), idle.forward.as_ref());
+        let request = |idle: &Idle| build(ask, method, url, token.as_deref(), idle.forward.as_ref(), Load::Nothing);
         let silence = |peer: &Peer| {
             let message = format!("no answer within {} s of the request", first_byte.as_secs());
             let cause = Cause::NoAnswer { milliseconds: milliseconds(first_byte) };
@@ -442,6 +584,17 @@ impl Client {
                 Err(_) => return Err(silence(&idle.peer)),
             }
         }
+        let mut idle = self.connect(url).await?;
+        let peer = idle.peer.clone();
+        let request = request(&idle)?;
+        match tokio::time::timeout(first_byte, idle.sender.send_request(request)).await {
+            Ok(Ok(response)) => Ok((response, idle)),
+            Ok(Err(cause)) => Err(broken(&cause, &peer)),
+            Err(_) => Err(silence(&peer)),
+        }
+    }
+
+    async fn connect(&self, url: &Url) -> Result<Idle, Error> {
         let started = Instant::now();
         let opened = self.connector.open(url).await;
         self.note(|trail| {
@@ -457,22 +610,10 @@ impl Client {
         });
         let connection = opened?;
         let peer = connection.peer;
-        let broken = |cause: hyper::Error| {
-            Error::new(
-                Kind::Cut { gained_bytes: 0 },
-                format!("the connection broke before an answer: {}", chain(&cause)),
-            )
-            .at(&peer)
-        };
-        let (sender, driver) = handshake(TokioIo::new(connection.stream)).await.map_err(broken)?;
+        let (sender, driver) =
+            handshake(TokioIo::new(connection.stream)).await.map_err(|cause| broken(&cause, &peer))?;
         tokio::task::spawn_local(driver);
-        let mut idle = Idle { sender, peer: peer.clone(), forward: connection.forward };
-        let request = request(&idle)?;
-        match tokio::time::timeout(first_byte, idle.sender.send_request(request)).await {
-            Ok(Ok(response)) => Ok((response, idle)),
-            Ok(Err(cause)) => Err(broken(cause)),
-            Err(_) => Err(silence(&peer)),
-        }
+        Ok(Idle { sender, peer, forward: connection.forward })
     }
 
     fn take_idle(&self, origin: &Origin) -> Option<Idle> {
@@ -595,8 +736,8 @@ impl Answer {
 }
 
 /// `Retry-After` in seconds; its other form, a date, needs clocks that agree and is not obeyed.
-fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
-    let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
     value.trim().parse().ok().map(Duration::from_secs)
 }
 
@@ -742,7 +883,8 @@ fn build(
     url: &Url,
     token: Option<&str>,
     forward: Option<&Forward>,
-) -> Result<Request<NoBody>, Error> {
+    load: Load,
+) -> Result<Request<Load>, Error> {
     let uri = match forward {
         Some(_) => format!("{}{}", url.origin, url.path_and_query()),
         None => url.path_and_query(),
@@ -770,8 +912,13 @@ fn build(
     }
     // The cause would cite a header's value, so it is left out.
     request
-        .body(NoBody)
+        .body(load)
         .map_err(|_| Error::new(Kind::Configuration, "its URL or its credentials cannot be put into a request"))
+}
+
+fn broken(cause: &hyper::Error, peer: &Peer) -> Error {
+    let message = format!("the connection broke before an answer: {}", chain(cause));
+    Error::new(Kind::Cut { gained_bytes: 0 }, message).at(peer)
 }
 
 pub fn milliseconds(time: Duration) -> u64 {
@@ -808,23 +955,73 @@ impl Write for Bounded {
     }
 }
 
-/// The body of a GET or a HEAD.
-#[derive(Clone, Copy)]
-pub struct NoBody;
+/// What a request carries.
+pub enum Load {
+    Nothing,
+    Bytes {
+        bytes: Bytes,
+        taken: Taken,
+    },
+    /// Pieces that are read on another thread.
+    Pieces {
+        pieces: Receiver<std::io::Result<Bytes>>,
+        left_bytes: u64,
+        taken: Taken,
+    },
+}
 
-impl Body for NoBody {
+/// How many bytes of a load the connection took.
+pub type Taken = Rc<Cell<u64>>;
+
+impl Load {
+    fn left_bytes(&self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Bytes { bytes, .. } => bytes.len() as u64,
+            Self::Pieces { left_bytes, .. } => *left_bytes,
+        }
+    }
+
+    fn taken(&self) -> Taken {
+        match self {
+            Self::Nothing => Taken::default(),
+            Self::Bytes { taken, .. } | Self::Pieces { taken, .. } => taken.clone(),
+        }
+    }
+}
+
+impl Body for Load {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = std::io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(None)
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let piece = match &mut *self {
+            Self::Nothing => None,
+            Self::Bytes { bytes, .. } if bytes.is_empty() => None,
+            Self::Bytes { bytes, .. } => Some(Ok(std::mem::take(bytes))),
+            Self::Pieces { pieces, left_bytes, .. } => {
+                let piece = std::task::ready!(pieces.poll_recv(context));
+                if let Some(Ok(piece)) = &piece {
+                    *left_bytes = left_bytes.saturating_sub(piece.len() as u64);
+                }
+                piece
+            }
+        };
+        if let Some(Ok(piece)) = &piece {
+            let taken = self.taken();
+            taken.set(taken.get() + piece.len() as u64);
+        }
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        true
+        self.left_bytes() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(0)
+        SizeHint::with_exact(self.left_bytes())
     }
 }

@@ -8,6 +8,7 @@
 use crate::error::{Error, Kind};
 use protocol::coding::percent_decode;
 use std::fmt;
+use std::net::IpAddr;
 
 /// Scheme, host and port: the unit to which credentials, connections and the memory of dead hosts belong.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +27,11 @@ impl Origin {
         } else {
             format!("{}:{}", self.host, self.port)
         }
+    }
+
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host.trim_matches(['[', ']']);
+        host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
 
     /// Where a redirect or a link of this origin leads.
@@ -116,6 +122,15 @@ impl Url {
     /// This URL taken as a folder, whether or not it was written with a final slash.
     pub fn below(&self, relative: &str) -> Result<Self, Error> {
         Self::parse(&format!("{}{}/{relative}", self.origin, self.path.trim_end_matches('/')))
+    }
+
+    /// With a further `name=value` at the end of its query.
+    pub fn with_parameter(mut self, parameter: &str) -> Self {
+        self.query = Some(match self.query {
+            Some(query) if !query.is_empty() => format!("{query}&{parameter}"),
+            _ => parameter.to_owned(),
+        });
+        self
     }
 
     pub fn path_and_query(&self) -> String {

@@ -27,7 +27,7 @@ pub fn step_of_user(user: &str) -> String {
 }
 
 /// Version of this protocol; both ends are built from one commit, a mismatch is a bug in the launcher.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The kinds of package source that the gateway can speak to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub enum Ecosystem {
     Apt,
     /// rustup's distribution server and update root.
     Rustup,
-    /// OCI registries, pull only.
+    /// OCI registries: what children and we pull, and what is pushed ([`Push`]).
     Oci,
     /// A plain file behind a URL.
     File,
@@ -239,6 +239,69 @@ pub enum Job {
         ecosystems: Vec<Ecosystem>,
         budget_milliseconds: u64,
     },
+    /// Put an image into a registry → [`Outcome::Pushed`].
+    Push(Push),
+}
+
+/// An image on its way to a repository: first its blobs, then its manifests by digest, last its tag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    /// Scheme, host and port: `https://registry.example:5000`. Plain http is for loopback alone.
+    pub registry: String,
+    /// `team/extproc`
+    pub repository: String,
+    /// Each once: layers and configurations.
+    pub blobs: Vec<PushBlob>,
+    /// What an index names before the index; the last one gets the tag.
+    pub manifests: Vec<PushManifest>,
+    pub tag: String,
+    /// Sent to the registry, or to the token service that it names; nowhere else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushBlob {
+    /// `sha256:…`
+    pub digest: String,
+    pub size_bytes: u64,
+    pub content: PushContent,
+    /// Another repository of this registry that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_from: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PushContent {
+    File(PathBuf),
+    Text(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushManifest {
+    pub media_type: String,
+    /// `sha256:…`
+    pub digest: String,
+    pub text: String,
+}
+
+/// What proves to a registry who we are.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Credentials {
+    /// A user and a password, as the value of an `Authorization` header: `Basic …`.
+    Password(String),
+    /// Exchanged for a token at the registry's token service: `identitytoken` of Docker's configuration.
+    IdentityToken(String),
+    /// `registrytoken` of Docker's configuration: sent as it is.
+    Token(String),
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials(***)")
+    }
 }
 
 /// An artifact and the pin that makes its source irrelevant.
@@ -287,7 +350,7 @@ pub enum Event {
         address: String,
         password: String,
     },
-    /// At most ten a second and job.
+    /// At most ten a second and job. Of a push, what was sent.
     Progress {
         id: u64,
         received_bytes: u64,
@@ -346,10 +409,23 @@ pub enum Outcome {
     Released {
         text: String,
     },
+    Pushed(Pushed),
     /// In the order of [`Setup`], whoever answered first.
     Probed {
         reports: Vec<ProbeReport>,
     },
+}
+
+/// What became of each blob of an image. All of it and its tag are at the registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pushed {
+    pub sent: u64,
+    /// Payload of the uploads.
+    pub sent_bytes: u64,
+    /// Taken by the registry from another of its repositories.
+    pub mounted: u64,
+    /// There before.
+    pub present: u64,
 }
 
 /// What one upstream did with one small request of the kind that a build makes, and with all it leads to.
@@ -447,6 +523,8 @@ pub enum FailureKind {
     Configuration,
     /// Only a host outside the profile could have delivered it.
     Egress,
+    /// A registry does not take an image.
+    Refused,
     Bug,
 }
 
@@ -533,6 +611,12 @@ pub enum Cause {
         expected: String,
         got: String,
     },
+    /// A registry wants to know who pushes: nobody was named, or somebody whom it does not let in.
+    Unauthorized {
+        named: bool,
+        /// With what the answer says of itself.
+        text: String,
+    },
     /// An answer that does not speak the protocol.
     Malformed {
         text: String,
@@ -583,8 +667,15 @@ pub struct Egress {
     pub redirect_hosts: Vec<String>,
     pub status: Option<u16>,
     pub bytes: u64,
+    /// Payload of a push, as far as the network took it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sent_bytes: u64,
     pub milliseconds: u64,
     pub verdict: Verdict,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use crate::attest::secrets::{Search, Secrets};
 use crate::error::{Code, Error, Result};
 use crate::execute::Workshop;
 use crate::execute::image::{MadeImage, MadeLayer};
+use crate::execute::push::auth_files;
 use crate::facts::Wants;
 use crate::files;
 use crate::project::Project;
@@ -15,7 +16,6 @@ use crate::settings::Settings;
 use crate::tr;
 use oci::read::{LayerFile, LayerReader, Limits, ReadError};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 /// The credentials of this run are in no layer of ours, no document, and nothing that is attached. Base layers are made of packages
 /// whose every byte is pinned.
@@ -99,15 +99,8 @@ fn secrets(workshop: &Workshop) -> Result<Secrets> {
     for (name, value) in &environment.0 {
         secrets.of_variable(name, &value.to_string_lossy());
     }
-    let below = |variable: &str, path: &str| Some(PathBuf::from(environment.get(variable)?).join(path));
-    let kept = [
-        environment.get("REGISTRY_AUTH_FILE").map(PathBuf::from),
-        below("DOCKER_CONFIG", "config.json").or_else(|| below("HOME", ".docker/config.json")),
-        below("XDG_RUNTIME_DIR", "containers/auth.json"),
-        below("HOME", ".config/containers/auth.json"),
-    ];
-    for path in kept.into_iter().flatten().filter(|path| path.is_file()) {
-        secrets.of_registries(&files::read_text(&path)?, &path.display().to_string());
+    for path in auth_files(workshop.settings).iter().filter(|path| path.is_file()) {
+        secrets.of_registries(&files::read_text(path)?, &path.display().to_string());
     }
     Ok(secrets)
 }

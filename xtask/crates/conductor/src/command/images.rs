@@ -11,20 +11,24 @@ use crate::engine;
 use crate::error::{Code, Error, Result};
 use crate::execute::Workshop;
 use crate::execute::image::{MadeImage, MadeLayer};
+use crate::execute::push::Pusher;
 use crate::facts::Wants;
 use crate::files;
 use crate::plan;
 use crate::platform::Platform;
 use crate::project::Project;
 use crate::project::image::{Base, Content};
-use crate::report::{self, Event, Finding, ImageAttestation, ImageLayer, Severity, Sink};
+use crate::registry::{Reference, RegistryPlace};
+use crate::report::{self, Done, Event, Finding, ImageAttestation, ImageLayer, Severity, Sink};
 use crate::settings::{Settings, env};
 use crate::toolchain::abi::{self, Parts};
 use crate::tr;
 use oci::layout::LayoutError;
+use protocol::Pushed;
 use protocol::engine::Loaded;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// A made image with the name that it gets.
 struct Named<'a> {
@@ -57,67 +61,172 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
     }
     let names = chosen(project, &args.images)?;
     names.iter().try_for_each(|name| can_be_made_for(project, name, &args.platform))?;
-    let workshop = Workshop::new(settings, project, sink.clone())?;
+    let workshop = Workshop::new(settings, project, sink)?;
+    let wanted = wanted(settings, project, &names, args)?;
+    for place in registries(args) {
+        workshop.outside.must_reach(place)?;
+        names.iter().try_for_each(|name| pushed_to(settings, args, place, name, names.len()).map(drop))?;
+    }
+    if settings.dry_run {
+        let hosts: Vec<String> = registries(args).map(RegistryPlace::authority).collect();
+        return wanted.iter().try_for_each(|(_, wants)| super::show_plan_and(&workshop, wants, false, hosts.clone()));
+    }
+    // Whoever is not logged in hears it before anything is built.
+    let pushers = registries(args).map(|place| Pusher::new(settings, &workshop.outside, place));
+    let mut pushers = pushers.collect::<Result<VecDeque<_>>>()?;
+    let (made, anew) = make(&workshop, &names, &wanted, args)?;
+    let each = made.iter().flat_map(|image| image.platforms.iter().map(|made| (image.name, made)));
+    gates::no_secret_leaves(&workshop, &each.collect::<Vec<_>>())?;
+    // Of several, what loads an archive gets the one for this machine.
+    let platform = match wanted.as_slice() {
+        [(only, _)] => *only,
+        _ => Platform::here(),
+    };
+    for target in &args.to {
+        let landed = deliver(&workshop, args, target, platform, &made, &mut pushers)?;
+        made.iter().zip(landed).for_each(|(image, landed)| tell(&workshop, target, platform, image, landed, &anew));
+    }
+    Ok(())
+}
+
+/// What is needed of each platform that was named. `None`: this machine's.
+fn wanted(
+    settings: &Settings,
+    project: &Project,
+    names: &[&str],
+    args: &cli::Images,
+) -> Result<Vec<(Option<Platform>, Wants)>> {
     let platforms: BTreeSet<Option<Platform>> = match args.platform.as_slice() {
         [] => [None].into(),
         named => named.iter().copied().map(Some).collect(),
     };
-    let mut wanted = Vec::new();
-    for &platform in &platforms {
-        let wants = wants(settings, project, &names, platform, &args.variant)?;
-        gates::features_suffice(settings, project, &wants, &names)?;
-        wanted.push((platform, wants));
-    }
-    if settings.dry_run {
-        return wanted.iter().try_for_each(|(_, wants)| super::show_plan(&workshop, wants, false));
-    }
-    // A platform after the other: the same sources, each with its own plan.
+    let of_platform = |platform| {
+        let wants = wants(settings, project, names, platform, &args.variant)?;
+        gates::features_suffice(settings, project, &wants, names)?;
+        Ok((platform, wants))
+    };
+    platforms.into_iter().map(of_platform).collect()
+}
+
+/// Makes a platform after the other: the same sources, each with its own plan. Beside the images: what was not there before.
+fn make<'a>(
+    workshop: &Workshop,
+    names: &[&'a str],
+    wanted: &[(Option<Platform>, Wants)],
+    args: &cli::Images,
+) -> Result<(Vec<Named<'a>>, BTreeSet<Key>)> {
     let mut images: BTreeMap<&str, Vec<MadeImage>> = BTreeMap::new();
-    let mut made_anew = BTreeSet::new();
-    for (platform, wants) in &wanted {
-        let results = workshop.make(wants, false, &|plan, facts| super::describe(&workshop, plan, facts, false))?;
-        for &name in &names {
+    let mut anew = BTreeSet::new();
+    for (platform, wants) in wanted {
+        let results = workshop.make(wants, false, &|plan, facts| super::describe(workshop, plan, facts, false))?;
+        for &name in names {
             let id = plan::named_for(name, wants.cross.as_ref());
             let step = |kind| results.plan.step(&format!("{kind}:{id}"));
             let unplanned = || Error::bug(tr!("image {name} was not planned", name));
             let (image, attestation) = step("image").zip(step("attestation")).ok_or_else(unplanned)?;
             let image = workshop.made_image(image, attestation)?;
-            must_fit(project, name, &image)?;
-            must_start(&sink, name, *platform, &image)?;
+            must_fit(workshop.project, name, &image)?;
+            must_start(&workshop.sink, name, *platform, &image)?;
             images.entry(name).or_default().push(image);
         }
-        made_anew.extend(results.made);
+        anew.extend(results.made);
     }
-    let mut made = Vec::new();
-    for name in names {
+    let named = |&name: &&'a str| {
         let platforms = images.remove(name).unwrap_or_default();
-        let reference = reference(settings, name, args.tag.as_deref());
+        let reference = reference(workshop.settings, name, args.tag.as_deref());
         let mut deliveries = platforms.iter().map(|image| image.delivery(&reference)).collect::<Result<Vec<_>>>()?;
         let delivery = match deliveries.pop() {
             Some(only) if deliveries.is_empty() => only,
             last => oci::layout::Named::platforms(&reference, deliveries.into_iter().chain(last).collect()),
         };
-        made.push(Named { name, platforms, delivery });
-    }
-    let declared: Vec<(&str, &MadeImage)> =
-        made.iter().flat_map(|image| image.platforms.iter().map(|made| (image.name, made))).collect();
-    gates::no_secret_leaves(&workshop, &declared)?;
-    // Of several, what loads an archive gets the one for this machine.
-    let platform = match platforms.first() {
-        Some(Some(only)) if platforms.len() == 1 => Some(*only),
-        _ => Platform::here(),
+        Ok(Named { name, platforms, delivery })
     };
-    for target in &args.to {
-        let there = match target {
-            ImageTarget::Engine => loading::load(&workshop, &sink, args.engine.as_deref(), platform, &made)?,
-            target => {
-                receive(settings, target, platform, &made)?;
-                vec![None; made.len()]
-            }
-        };
-        made.iter().zip(there).for_each(|(image, there)| tell(&sink, target, platform, image, there, &made_anew));
+    Ok((names.iter().map(named).collect::<Result<_>>()?, anew))
+}
+
+/// Where an image is now, and what it took.
+struct Landed {
+    reference: String,
+    /// In an engine.
+    there: Option<Loaded>,
+    /// At a registry.
+    pushed: Option<Pushed>,
+}
+
+/// Puts images at a target. `pushers`: of the registries that are still to come.
+fn deliver(
+    workshop: &Workshop,
+    args: &cli::Images,
+    target: &ImageTarget,
+    platform: Option<Platform>,
+    made: &[Named],
+    pushers: &mut VecDeque<Pusher>,
+) -> Result<Vec<Landed>> {
+    let at =
+        |image: &Named| Landed { reference: format!("{target}:{}", image.delivery.name), there: None, pushed: None };
+    match target {
+        ImageTarget::Engine => {
+            let there = loading::load(workshop, &workshop.sink, args.engine.as_deref(), platform, made)?;
+            Ok(made.iter().zip(there).map(|(image, there)| Landed { there, ..at(image) }).collect())
+        }
+        ImageTarget::Registry(place) => {
+            let mut pusher = pushers.pop_front().ok_or_else(|| Error::bug(tr!("nobody pushes to {place}", place)))?;
+            let land = |image: &Named| -> Result<Landed> {
+                let reference = pushed_to(workshop.settings, args, place, image.name, made.len())?;
+                let pushed = push(&workshop.sink, &mut pusher, image, &reference)?;
+                Ok(Landed { reference: format!("registry:{reference}"), there: None, pushed: Some(pushed) })
+            };
+            made.iter().map(land).collect()
+        }
+        ImageTarget::Layout(_) | ImageTarget::Archive(_) => {
+            receive(workshop.settings, target, platform, made)?;
+            Ok(made.iter().map(at).collect())
+        }
     }
-    Ok(())
+}
+
+fn registries(args: &cli::Images) -> impl Iterator<Item = &RegistryPlace> {
+    args.to.iter().filter_map(|target| match target {
+        ImageTarget::Registry(place) => Some(place),
+        _ => None,
+    })
+}
+
+/// Where an image goes at a registry, one of so many. `--tag` and the variable say the tag where the target does not.
+fn pushed_to(
+    settings: &Settings,
+    args: &cli::Images,
+    place: &RegistryPlace,
+    name: &str,
+    images: usize,
+) -> Result<Reference> {
+    let contradicts = |message| Error::new(Code::CommandLine, message);
+    if place.is_full() && images > 1 {
+        let message = tr!("registry:{place} names one image, and {images} are made", place, images);
+        return Err(contradicts(message).hint(tr!("name one of them, or leave the tag to --tag")));
+    }
+    if place.is_full() && args.tag.is_some() {
+        return Err(contradicts(tr!("registry:{place} has a tag, and --tag says another one", place)));
+    }
+    let tag = tag(settings, args.tag.as_deref());
+    place.reference(name, tag).ok_or_else(|| {
+        Error::new(Code::BadName, tr!("no registry takes {name}:{tag} as the name of an image", name, tag))
+    })
+}
+
+fn push(sink: &Sink, pusher: &mut Pusher, image: &Named, reference: &Reference) -> Result<Pushed> {
+    let (id, started) = (format!("push:{}", image.name), Instant::now());
+    sink.send(Event::Start { id: id.clone(), reason: None });
+    let pushed = pusher.push(sink, &id, &image.delivery, reference);
+    let seconds = started.elapsed().as_secs_f64();
+    sink.send(match &pushed {
+        Ok(pushed) => {
+            let done = if pushed.sent + pushed.mounted == 0 { Done::Hit } else { Done::Ran };
+            Event::Done { id, done, seconds, cpu_seconds: 0.0, key: None, reason: None, log: None }
+        }
+        Err(_) => Event::Fail { id, seconds, given_up: false, log: None },
+    });
+    pushed
 }
 
 /// Images by the names that were typed; all where there are none.
@@ -188,10 +297,13 @@ fn wants(
     Ok(wants)
 }
 
+fn tag<'a>(settings: &'a Settings, tag: Option<&'a str>) -> &'a str {
+    tag.or_else(|| settings.environment.get(env::DOCKER_TAG)).unwrap_or("latest")
+}
+
 fn reference(settings: &Settings, name: &str, tag: Option<&str>) -> String {
-    let set = |name| settings.environment.get(name).filter(|value| !value.is_empty());
-    let tag = tag.or_else(|| set(env::DOCKER_TAG)).unwrap_or("latest");
-    match set(env::DOCKER_REGISTRY) {
+    let tag = self::tag(settings, tag);
+    match settings.environment.get(env::DOCKER_REGISTRY) {
         Some(registry) => format!("{}/{name}:{tag}", registry.trim_end_matches('/')),
         None => format!("{name}:{tag}"),
     }
@@ -300,6 +412,7 @@ fn place(settings: &Settings, target: &ImageTarget) -> Result<Place> {
         ImageTarget::Layout(folder) => Place::Layout(path(folder)?),
         ImageTarget::Archive(file) => Place::Archive(path(file)?),
         ImageTarget::Engine => return Err(Error::bug(tr!("an engine is no file"))),
+        ImageTarget::Registry(_) => return Err(Error::bug(tr!("a registry is no place on this machine"))),
     })
 }
 
@@ -310,13 +423,14 @@ fn oci_platform(platform: Option<Platform>) -> oci::Platform {
 }
 
 fn tell(
-    sink: &Sink,
+    workshop: &Workshop,
     target: &ImageTarget,
     platform: Option<Platform>,
     image: &Named,
-    there: Option<Loaded>,
-    made_anew: &BTreeSet<Key>,
+    landed: Landed,
+    anew: &BTreeSet<Key>,
 ) {
+    let Landed { reference, there, pushed } = landed;
     let layer = |layer: &MadeLayer| {
         let oci::Descriptor { digest, size, media_type, .. } = &layer.record.descriptor;
         ImageLayer {
@@ -324,7 +438,7 @@ fn tell(
             diff_id: layer.record.diff_id.to_string(),
             size_bytes: *size,
             media_type: media_type.clone(),
-            reused: !made_anew.contains(&layer.key),
+            reused: !anew.contains(&layer.key),
         }
     };
     let attestation = |referrer: &oci::Referrer| {
@@ -333,7 +447,7 @@ fn tell(
     };
     let told = |digest: &oci::Digest, platform: String| report::Image {
         name: image.name.to_owned(),
-        reference: format!("{target}:{}", image.delivery.name),
+        reference: reference.clone(),
         digest: digest.to_string(),
         platform,
         layers: Vec::new(),
@@ -341,6 +455,8 @@ fn tell(
         builder: "embedded",
         id: there.as_ref().map(|it| it.id.clone()),
         present: there.as_ref().map(|it| it.present),
+        // Said once, of what the name leads to.
+        pushed: pushed.filter(|_| *digest == image.delivery.root.digest),
     };
     let held = match target {
         // An engine takes one.
@@ -348,18 +464,18 @@ fn tell(
         _ => image.platforms.as_slice(),
     };
     for made in held {
-        sink.send(Event::Image(report::Image {
+        workshop.sink.send(Event::Image(report::Image {
             layers: made.layers.iter().map(layer).collect(),
             attestations: match target {
                 ImageTarget::Layout(_) => made.referrers.iter().map(attestation).collect(),
-                ImageTarget::Archive(_) | ImageTarget::Engine => Vec::new(),
+                ImageTarget::Archive(_) | ImageTarget::Engine | ImageTarget::Registry(_) => Vec::new(),
             },
             ..told(&made.documents.manifest.descriptor.digest, made.platform.clone())
         }));
     }
     if held.len() > 1 {
         let platforms = held.iter().map(|made| made.platform.as_str()).collect::<Vec<_>>().join(",");
-        sink.send(Event::Image(told(&image.delivery.root.digest, platforms)));
+        workshop.sink.send(Event::Image(told(&image.delivery.root.digest, platforms)));
     }
 }
 

@@ -183,10 +183,19 @@ fn plan(settings: &Settings, project: &Project, sink: Sink, targets: &cli::Targe
 
 /// Prints the plan. Nothing is written, started or contacted beyond what the installed tools are asked.
 fn show_plan(workshop: &Workshop, wants: &Wants, fresh: bool) -> Result<()> {
+    show_plan_and(workshop, wants, fresh, Vec::new())
+}
+
+/// `targets`: hosts that are contacted with what was made.
+fn show_plan_and(workshop: &Workshop, wants: &Wants, fresh: bool, targets: Vec<String>) -> Result<()> {
     let facts = workshop.gather(wants)?;
     let none = HashSet::new();
     let plan = workshop.plan(wants, &facts, fresh.then_some(&none))?;
-    workshop.sink.send(describe(workshop, &plan, &facts, true));
+    let mut event = describe(workshop, &plan, &facts, true);
+    if let (Event::Plan { egress, .. }, false) = (&mut event, targets.is_empty()) {
+        egress.push((tr!("oci (push)"), targets));
+    }
+    workshop.sink.send(event);
     Ok(())
 }
 

@@ -13,6 +13,7 @@ pub mod measure;
 mod model;
 mod native;
 pub mod outside;
+pub mod push;
 pub mod samples;
 mod wheels;
 

@@ -20,6 +20,7 @@ use crate::mirror::{
 };
 use crate::process::{self, Invocation};
 use crate::project::Project;
+use crate::registry::RegistryPlace;
 use crate::report::{Sink, ToolMapping};
 use crate::satellite::{self, Gateway};
 use crate::settings::{MirrorChoice, Origin, Settings, env};
@@ -498,6 +499,25 @@ impl<'a> Outside<'a> {
         ways.into_iter()
             .fold(error, |error, way| error.hint(way))
             .hint(tr!("or choose a mirror profile with --mirror NAME"))
+    }
+
+    /// Whether this run may push to a registry; asked before anything is made.
+    pub fn must_reach(&self, place: &RegistryPlace) -> Result<()> {
+        let host = place.authority();
+        if self.settings.offline.value {
+            return Err(Error::new(Code::Offline, tr!("--offline forbids pushing to {host}", host))
+                .hint(tr!("push without it, or make a layout with --to oci:DIR and push that later")));
+        }
+        match &self.profile {
+            Some(it) if it.egress == Egress::MirrorsOnly && !it.allowed_hosts(&Defaults::new()).contains(&host) => {
+                Err(Error::new(
+                    Code::OutsideProfile,
+                    tr!("`mirrors-only` forbids to contact {host}, and nothing is pushed to a mirror", host),
+                )
+                .hint(satellite::let_in(&host, &it.name)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What `--offline` cannot do without.

@@ -238,7 +238,8 @@ impl Voice for Human {
                     true => tr!("for {platforms}", platforms = image.platform),
                     false => format!("{} {}", bytes(size_bytes), image.platform),
                 };
-                self.say(&format!("{:>12} {} {short} {held}", "", image.reference));
+                let sent = image.pushed.map(|it| tr!(", {sent} sent", sent = bytes(it.sent_bytes))).unwrap_or_default();
+                self.say(&format!("{:>12} {} {short} {held}{sent}", "", image.reference));
             }
             Event::Ready { service, url, seconds } => {
                 self.verb(Tone::Good, &tr!("Ready"), &took(&format!("{service} {url}"), *seconds));

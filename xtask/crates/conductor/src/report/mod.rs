@@ -220,6 +220,9 @@ pub struct Image {
     pub id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub present: Option<bool>,
+    /// What became of its blobs at a registry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<protocol::Pushed>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -79,6 +79,11 @@ pub const DOCKER_TLS_VERIFY: &str = "DOCKER_TLS_VERIFY";
 pub const DOCKER_CERT_PATH: &str = "DOCKER_CERT_PATH";
 pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 pub const DOCKER_CONTEXT: &str = "DOCKER_CONTEXT";
+/// Where podman and docker keep logins of registries.
+pub const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
+pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
+pub const HOME: &str = "HOME";
 /// For tests: names of parts that must not be skipped, separated by commas, or `all`.
 pub const REQUIRE: &str = "XTASK_REQUIRE";
 /// Old: the configuration of the running stack.

@@ -115,6 +115,11 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("images", "tests/test_images.py", "\"images\", \"--repo\""),
     ("images extproc --to tar:extproc.tar", "tests/test_images.py", "f\"tar:{cls.archive}\""),
     ("images --to docker", "tests/test_engine.py", "\"--to\", \"docker\""),
+    (
+        "images --to registry:registry.example/team --tag v1",
+        "tests/test_push.py",
+        "/team\", \"--tag\", \"v1\", images=()",
+    ),
     ("mirror use cn", "xtask/crates/conductor/tests/it/cli.rs", "mirror use"),
 ];
 

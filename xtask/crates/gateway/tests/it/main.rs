@@ -14,6 +14,7 @@ mod npm;
 mod oci;
 mod outside;
 mod probe;
+mod push;
 mod rustup;
 mod server;
 mod simple;
