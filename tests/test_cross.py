@@ -134,7 +134,9 @@ class Small(unittest.TestCase):
         declaration = repo / "xtask.toml"
         text = declaration.read_text()
         self.assertEqual(text.count('to = "/app/printed.txt"'), 1)
-        declaration.write_text(text.replace('to = "/app/printed.txt"', 'to = "/app/printed.txt", mode = "0640", owner = "7:8"'))
+        declaration.write_text(
+            text.replace('to = "/app/printed.txt"', 'to = "/app/printed.txt", mode = "0640", owner = "7:8"')
+        )
         self.images(repo, self.sandbox, "--platform", "linux/amd64", "--to", f"oci:{planted}")
         places = [f"oci:{it}:reader:latest" for it in (self.layout, planted)]
         same = xtask(ROOT, "images", "diff", places[0], places[0], sandbox=self.sandbox)
