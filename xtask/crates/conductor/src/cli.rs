@@ -83,6 +83,12 @@ pub enum Command {
         after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --to docker\n  cargo xtask images --platform linux/amd64,linux/arm64\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images --to registry:registry.example/team --tag v1   as registry.example/team/extproc:v1, …\n  cargo xtask images extproc --to registry:127.0.0.1:5000/router:v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images engine"
     )]
     Images(Images),
+    /// Write plain files for people who do not use this tool when they build
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cargo xtask emit dockerfile extproc\n  cargo xtask emit dockerfile --mirror cn"
+    )]
+    Emit(Emit),
     /// Run the test suites
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test rust go\n  cargo xtask test --require end-to-end"
@@ -221,6 +227,30 @@ pub struct Images {
     /// Where the engine of `--to docker` listens: `unix:///PATH` or `tcp://HOST:PORT` [default: as for `docker`]
     #[arg(long, value_name = "ADDRESS")]
     pub engine: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Emit {
+    /// Write a Dockerfile that makes an image from source, the list of what it is sent, and its root file system
+    #[command(
+        after_help = "Examples:\n  cargo xtask emit dockerfile\n  cargo xtask emit dockerfile extproc --output docker\n  cargo xtask emit dockerfile --mirror cn           with the mirrors' settings beside it, to be given as secrets"
+    )]
+    Dockerfile(EmitDockerfile),
+}
+
+#[derive(Debug, Args)]
+pub struct EmitDockerfile {
+    /// Images to write [default: all]
+    #[arg(value_name = IMAGE)]
+    pub images: Vec<String>,
+    #[command(flatten)]
+    pub variant: Variant,
+    /// Folder of the checkout that they are written into [default: dist/docker]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: Option<PathBuf>,
+    /// Write credentials of the mirror profile too
+    #[arg(long)]
+    pub show_secrets: bool,
 }
 
 /// Where images go.

@@ -6,6 +6,7 @@
 //! - [`command`]: what each command strings together.
 //! - [`doctor`]: what is wrong with machine, network and checkout: facts in, findings out.
 //! - [`execute`]: obeys a plan; the only caller of the rim.
+//! - [`emit`]: declared images as plain files for others.
 //! - [`plan`]: decides, purely.
 //! - [`satellite`], [`engine`]: speak with the gateway and with container engines, pass on what they tell.
 //! - [`cause`]: why an endpoint does not serve, in words.
@@ -26,6 +27,7 @@ pub mod crash;
 pub mod digest;
 pub mod doctor;
 pub mod document;
+pub mod emit;
 pub mod engine;
 pub mod error;
 pub mod execute;

@@ -64,6 +64,10 @@ impl Workspace {
     pub fn images(&self) -> PathBuf {
         self.dist().join("images")
     }
+    /// Where Dockerfiles are written that are asked for nowhere else.
+    pub fn docker(&self) -> PathBuf {
+        self.dist().join("docker")
+    }
     pub fn models(&self) -> PathBuf {
         self.root.join("models")
     }

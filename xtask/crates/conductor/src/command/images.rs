@@ -230,7 +230,7 @@ fn push(sink: &Sink, pusher: &mut Pusher, image: &Named, reference: &Reference) 
 }
 
 /// Images by the names that were typed; all where there are none.
-fn chosen<'a>(project: &'a Project, named: &[String]) -> Result<Vec<&'a str>> {
+pub(super) fn chosen<'a>(project: &'a Project, named: &[String]) -> Result<Vec<&'a str>> {
     let known = &project.declaration.image;
     let nobody = || Error::new(Code::Undeclared, tr!("xtask.toml declares no image"));
     if known.is_empty() {
@@ -254,7 +254,7 @@ fn chosen<'a>(project: &'a Project, named: &[String]) -> Result<Vec<&'a str>> {
 }
 
 /// Refuses a platform that an image is not declared for.
-fn can_be_made_for(project: &Project, name: &str, named: &[Platform]) -> Result<()> {
+pub(super) fn can_be_made_for(project: &Project, name: &str, named: &[Platform]) -> Result<()> {
     let declared = &project.declaration.image[name].platforms;
     let wanted = if named.is_empty() { Platform::here().into_iter().collect() } else { named.to_vec() };
     let Some(other) = wanted.iter().find(|it| !declared.is_empty() && !declared.contains(it)) else { return Ok(()) };
@@ -265,7 +265,7 @@ fn can_be_made_for(project: &Project, name: &str, named: &[Platform]) -> Result<
 }
 
 /// The images, with everything that goes into them.
-fn wants(
+pub(super) fn wants(
     settings: &Settings,
     project: &Project,
     images: &[&str],

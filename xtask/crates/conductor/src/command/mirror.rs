@@ -108,7 +108,7 @@ pub fn mirror(settings: &Settings, project: &Project, sink: Sink, command: &Mirr
 }
 
 /// What whoever uses these settings by hand must know.
-fn remarks(outside: &Outside) -> Vec<String> {
+pub(super) fn remarks(outside: &Outside) -> Vec<String> {
     let Some(profile) = outside.profile() else {
         return vec![tr!("no profile is in force: each tool does what you configured")];
     };

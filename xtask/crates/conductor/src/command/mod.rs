@@ -5,6 +5,7 @@ mod cache;
 mod clean;
 mod completions;
 mod doctor;
+mod emit;
 mod explain;
 mod gates;
 pub mod habits;
@@ -146,6 +147,7 @@ fn dispatch(command: &Command, settings: &Settings, project: &Project, sink: Sin
         Command::Why(why) => self::why(settings, project, sink, why),
         Command::Run(run) => run::run(settings, project, sink, run),
         Command::Images(images) => images::images(settings, project, sink, images),
+        Command::Emit(cli::Emit::Dockerfile(args)) => emit::dockerfile(settings, project, sink, args),
         Command::Test(test) => test::test(settings, project, sink, test),
         Command::Lint(lint) => lint::lint(settings, project, sink, lint),
         Command::Doctor(args) => doctor::doctor(settings, project, &sink, args),

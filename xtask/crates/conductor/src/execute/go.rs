@@ -481,12 +481,10 @@ fn name_headers(environment: &mut BTreeMap<String, OsString>, binary: &Binary) {
     }
 }
 
-/// The declared flags, and a run path that follows the binary wherever `dist/` is moved, and into an image, where the libraries lie in
-/// `lib/` beside it. For another platform Go's own name of a build is left out: what zig compiles differs in where it was done.
+/// What the linker is told. For another platform Go's own name of a build is left out: what zig compiles differs in where it was done.
 fn ldflags(declared: &GoBinary, cross: Option<Cross>) -> String {
-    let run_path = if declared.links.is_empty() { "" } else { " -r $ORIGIN/../lib:$ORIGIN/lib" };
     let unnamed = if cross.is_some() { " -buildid=" } else { "" };
-    format!("{}{run_path}{unnamed}", declared.ldflags.join(" ")).trim().to_owned()
+    format!("{}{unnamed}", declared.link_flags()).trim().to_owned()
 }
 
 fn tags(declared: &GoBinary) -> Vec<OsString> {

@@ -27,6 +27,8 @@ pub struct Wants {
     pub wheel_sets: BTreeSet<String>,
     pub models: BTreeSet<String>,
     pub images: BTreeSet<String>,
+    /// For this machine's platform, beside those of the images.
+    pub bases: BTreeSet<String>,
     /// A Go toolchain, whatever it is for.
     pub go: bool,
     /// Libraries, binaries and images are made for another platform than this machine's.
@@ -154,6 +156,8 @@ pub struct Library {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binary {
     pub folder: PathBuf,
+    /// Path of each local module → its folder: that of the program, and those that stand for what it requires.
+    pub modules: BTreeMap<String, PathBuf>,
     pub sources: BTreeMap<String, Digest>,
     /// Digest of the C files and archives that cgo may read from outside a package's folder, where a package imports "C".
     pub headers: Option<Digest>,

@@ -340,7 +340,8 @@ impl<'a> Probe<'a> {
             .map_err(|error| error.context(tr!("cannot tell what go-binary.{name} is made of", name)))?;
         closure.folders.iter().for_each(|folder| self.note(folder));
         let environment_files = self.environment_files(&declared.environment)?;
-        Ok(Binary { folder, sources: closure.sources, headers: closure.headers, environment_files, seen: self.seen() })
+        let go::Closure { modules, sources, headers, .. } = closure;
+        Ok(Binary { folder, modules, sources, headers, environment_files, seen: self.seen() })
     }
 }
 

@@ -24,6 +24,7 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ("command", include_str!("zh/command.toml")),
     ("doctor", include_str!("zh/doctor.toml")),
     ("document", include_str!("zh/document.toml")),
+    ("emit", include_str!("zh/emit.toml")),
     ("engine", include_str!("zh/engine.toml")),
     ("error", include_str!("zh/error.toml")),
     ("execute", include_str!("zh/execute.toml")),

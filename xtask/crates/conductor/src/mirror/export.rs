@@ -86,7 +86,8 @@ impl Shell {
 }
 
 /// Quoted only where it has to be, so that plain values read well.
-fn posix(value: &str) -> String {
+/// A word of a POSIX shell.
+pub fn posix(value: &str) -> String {
     let plain =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | ':' | '.' | '-' | '_' | '=' | ',' | '+' | '@' | '%');
     if !value.is_empty() && value.chars().all(plain) {

@@ -35,7 +35,7 @@ pub use bootstrap::{Wanted, script};
 pub use endpoint::{Endpoint, InvalidUrl, Masked, MirrorUrl, UrlPair};
 pub use env::GATEWAY_HOST;
 pub use expand::{Unexpanded, Variables};
-pub use export::Shell;
+pub use export::{Shell, posix};
 pub use names::{Pattern, Private};
 pub use profile::{
     AUTO, Apt, ChecksumDatabase, Crates, Declared, Ecosystem, Egress, Fallthrough, Git, GitPrefix, Go, Host, Hub,

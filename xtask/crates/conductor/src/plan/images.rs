@@ -12,6 +12,7 @@ use crate::cache::store::Entry;
 use crate::error::Result;
 use crate::facts::Go;
 use crate::platform::Platform;
+use crate::project::Project;
 use crate::project::image::{Base, Content, FileMode, FileSet, Image, Layer};
 use crate::project::pins::DebianPin;
 use crate::report::Status;
@@ -36,7 +37,7 @@ pub(super) fn image(premise: &Premise, name: &str, plan: &mut Plan) -> Result<()
     let mut layers = Vec::new();
     let mut interpreter = None;
     if let Some(Base::Debian(base)) = &image.base {
-        interpreter = Some(interpreter_of_base(premise, base, &platform)?);
+        interpreter = Some(interpreter_of_base(premise.project, base, &platform)?);
         let step = debian_base(premise, base, &platform)?;
         layers.push(step.id.clone());
         add(plan, step);
@@ -82,9 +83,9 @@ fn attestation(premise: &Premise, name: &str, image: &Image, made: &Step, plan: 
     };
     let mut interpreter = None;
     if let Some(Base::Debian(base)) = &image.base {
-        interpreter = Some(interpreter_of_base(premise, base, &of_image.platform)?);
+        interpreter = Some(interpreter_of_base(premise.project, base, &of_image.platform)?);
         let text = |pin: &DebianPin| format!("{} {} {}", pin.version, pin.architecture, pin.sha256);
-        let pins = pins_of_base(premise, base, &of_image.platform)?;
+        let pins = pins_of_base(premise.project, base, &of_image.platform)?;
         inputs.packages = pins.iter().map(|pin| (pin.name.clone(), text(pin))).collect();
         inputs.suite = project.declaration.debian_base.get(base).map(|base| base.suite.clone()).unwrap_or_default();
     }
@@ -191,9 +192,16 @@ fn waiting(premise: &Premise, work: Work, name: &str, unmade: &[String]) -> Step
     Step { reason: Some(Reason::because(reason)), ..step }
 }
 
+/// Adds a base for this machine's platform.
+pub(super) fn add_base(premise: &Premise, name: &str, plan: &mut Plan) -> Result<()> {
+    let step = debian_base(premise, name, &Platform::name_here())?;
+    add(plan, step);
+    Ok(())
+}
+
 fn debian_base(premise: &Premise, name: &str, platform: &str) -> Result<Step> {
     let declared = premise.project.declaration.debian_base.get(name).ok_or_else(|| unknown("base", name))?;
-    let pins = pins_of_base(premise, name, platform)?;
+    let pins = pins_of_base(premise.project, name, platform)?;
     let inputs = Inputs::DebianBase(key::DebianBase {
         name: name.to_owned(),
         platform: platform.to_owned(),
@@ -209,17 +217,15 @@ fn debian_base(premise: &Premise, name: &str, platform: &str) -> Result<Step> {
     keyed(premise, work, &format!("{name}/{platform}"), inputs, Place::Store)
 }
 
-fn pins_of_base<'a>(premise: &'a Premise, name: &str, platform: &str) -> Result<&'a [DebianPin]> {
-    let pins = premise.project.pins.debian_base.get(name).and_then(|base| base.get(platform));
-    pins.map(Vec::as_slice)
-        .filter(|pins| !pins.is_empty())
-        .ok_or_else(|| not_pinned(premise.project, "debian-base", name))
+fn pins_of_base<'a>(project: &'a Project, name: &str, platform: &str) -> Result<&'a [DebianPin]> {
+    let pins = project.pins.debian_base.get(name).and_then(|base| base.get(platform));
+    pins.map(Vec::as_slice).filter(|pins| !pins.is_empty()).ok_or_else(|| not_pinned(project, "debian-base", name))
 }
 
 /// The interpreter that wheels in an image on this base must suit, told by its packages. Without a Python among them only wheels
 /// that need none of a certain version do.
-fn interpreter_of_base(premise: &Premise, name: &str, platform: &str) -> Result<Interpreter> {
-    let pins = pins_of_base(premise, name, platform)?;
+pub fn interpreter_of_base(project: &Project, name: &str, platform: &str) -> Result<Interpreter> {
+    let pins = pins_of_base(project, name, platform)?;
     let python = pins.iter().find_map(|pin| {
         let minor = pin.name.strip_prefix("libpython3.")?.strip_suffix("-minimal")?;
         Some((3, minor.parse().ok()?))

@@ -56,6 +56,9 @@ pub fn build(premise: &Premise) -> Result<Plan> {
     for name in &premise.wants.images {
         images::image(premise, name, &mut plan)?;
     }
+    for name in &premise.wants.bases {
+        images::add_base(premise, name, &mut plan)?;
+    }
     Ok(plan)
 }
 
@@ -353,7 +356,8 @@ pub fn chosen_wheels<'a>(
     wheels_for(premise.project, name, interpreter)
 }
 
-fn wheels_for<'a>(project: &'a Project, name: &str, interpreter: &Interpreter) -> Result<Vec<&'a WheelPin>> {
+/// Those of a set that suit an interpreter, one a project.
+pub fn wheels_for<'a>(project: &'a Project, name: &str, interpreter: &Interpreter) -> Result<Vec<&'a WheelPin>> {
     let pins = project.pins.wheel_set.get(name).map_or(&[][..], Vec::as_slice);
     let projects: BTreeSet<&String> = pins.iter().map(|pin| &pin.project).collect();
     if projects.is_empty() {
@@ -381,7 +385,7 @@ fn wheels_for<'a>(project: &'a Project, name: &str, interpreter: &Interpreter) -
     Ok(chosen)
 }
 
-pub(super) fn not_pinned(project: &Project, table: &str, name: &str) -> Error {
+pub fn not_pinned(project: &Project, table: &str, name: &str) -> Error {
     let message = tr!("xtask.lock pins nothing for {table}.{name}", table, name);
     let error = project.source.error(Code::NotPinned, &[table, name], &message);
     error.hint(tr!("run `cargo xtask lock update {name}`", name))
@@ -538,6 +542,7 @@ mod tests {
         };
         let binary = Binary {
             folder: "/repo/r".into(),
+            modules: BTreeMap::new(),
             sources: [("r/cmd/main.go".to_owned(), Digest::of(b"1"))].into(),
             headers: None,
             environment_files: BTreeMap::new(),

@@ -405,13 +405,28 @@ pub struct Project {
     pub source: Source,
 }
 
+impl GoBinary {
+    /// The declared flags, and a run path that follows the binary wherever `dist/` is moved, and into an image, where the libraries lie
+    /// in `lib/` beside it.
+    pub fn link_flags(&self) -> String {
+        let run_path = if self.links.is_empty() { "" } else { " -r $ORIGIN/../lib:$ORIGIN/lib" };
+        format!("{}{run_path}", self.ldflags.join(" ")).trim().to_owned()
+    }
+}
+
 impl Project {
     /// Every folder of a checkout that results are put into, innermost first.
     pub fn output_folders(&self, workspace: &Workspace) -> Vec<PathBuf> {
         let images = workspace.images();
         let mut folders = workspace.dist_built();
         folders.extend(Platform::ALL.map(|platform| workspace.dist().join(platform.name())));
-        folders.extend([images.join("blobs/sha256"), images.join("blobs"), images, workspace.dist()]);
+        folders.extend([
+            images.join("blobs/sha256"),
+            images.join("blobs"),
+            images,
+            workspace.docker(),
+            workspace.dist(),
+        ]);
         for (name, pins) in &self.pins.model {
             let root = workspace.models().join(name);
             let parents = pins.file.iter().flat_map(|file| Path::new(&file.path).ancestors().skip(1));

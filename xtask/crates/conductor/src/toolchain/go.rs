@@ -66,6 +66,8 @@ pub fn pinned_hash<'a>(sums: &'a str, path: &str, version: &str) -> Option<&'a s
 
 /// What of a module decides a program: `label/path` → digest.
 pub struct Closure {
+    /// Path → folder of the main module and of those that it replaces by folders.
+    pub modules: BTreeMap<String, PathBuf>,
     pub sources: BTreeMap<String, Digest>,
     /// Digest of the C files that cgo may read and that Go's own cache does not look at: all of [`C_FILES`] in the modules that are
     /// no sources of a package.
@@ -98,7 +100,12 @@ pub fn closure(module_folder: &Path, main: &str, digest: &dyn Fn(&Path) -> Resul
         modules.push(module);
     }
     modules.push(root);
-    let mut closure = Closure { sources: BTreeMap::new(), headers: None, folders: BTreeSet::new() };
+    let mut closure = Closure {
+        modules: modules.iter().map(|module| (module.path.clone(), module.folder.clone())).collect(),
+        sources: BTreeMap::new(),
+        headers: None,
+        folders: BTreeSet::new(),
+    };
     let mut seen = BTreeSet::new();
     let mut asked = Vec::new();
     let mut imports_c = false;

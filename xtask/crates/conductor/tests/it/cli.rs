@@ -115,8 +115,10 @@ fn help_lists_the_commands_and_succeeds() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    expect!["build images test lint run plan why doctor mirror lock cache clean explain schema completions man help"]
-        .assert_eq(&commands.join(" "));
+    expect![
+        "build images emit test lint run plan why doctor mirror lock cache clean explain schema completions man help"
+    ]
+    .assert_eq(&commands.join(" "));
 }
 
 #[test]

@@ -120,6 +120,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "tests/test_push.py",
         "/team\", \"--tag\", \"v1\", images=()",
     ),
+    ("emit dockerfile --mirror cn", "tests/test_source.py", "\"emit\", \"dockerfile\", \"--mirror\""),
     ("mirror use cn", "xtask/crates/conductor/tests/it/cli.rs", "mirror use"),
 ];
 

@@ -8,6 +8,7 @@ mod bootstrap;
 mod borders;
 mod cli;
 mod docs;
+mod emit;
 mod errors;
 mod help;
 mod images;
