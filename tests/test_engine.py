@@ -23,7 +23,7 @@ entrypoint = ["/app/start"]
 user = "1000:1000"
 [[image.small.layer]]
 name = "program"
-files = [{ from = { path = "start" }, to = "/app/start", executable = true }]
+files = [{ from = { path = "start" }, to = "/app/start", mode = "0755" }]
 [[image.small.layer]]
 name = "settings"
 files = [{ from = { path = "settings.toml" }, to = "/etc/demo/" }]
