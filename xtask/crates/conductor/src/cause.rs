@@ -38,7 +38,7 @@ pub fn told(cause: &Cause) -> String {
             tr!("these are not the pinned bytes: expected {expected}, got {got}", expected, got)
         }
         Cause::Unauthorized { named: false, text } => {
-            tr!("it wants to know who pushes, and nobody is named: {text}", text)
+            tr!("it wants to know who asks, and nobody is named: {text}", text)
         }
         Cause::Unauthorized { named: true, text } => tr!("it does not let this user in: {text}", text),
         Cause::Malformed { text } => tr!("its answer is of no use: {text}", text),

@@ -628,7 +628,7 @@ mod tests {
         expect_test::expect![[r#"
             NotPushed
             error[XT0406]: cannot push registry.example/team/app:v1
-              - https://registry.example/v2/team/app/blobs/uploads/ (registry): it wants to know who pushes, and nobody is named: 401 Unauthorized
+              - https://registry.example/v2/team/app/blobs/uploads/ (registry): it wants to know who asks, and nobody is named: 401 Unauthorized
             hint: log in: `docker login registry.example` or `podman login registry.example`"#]]
         .assert_eq(&told(FailureKind::Refused, unauthorized(false), None));
         let named = told(FailureKind::Refused, unauthorized(true), Some("/home/me/.docker/config.json"));

@@ -92,7 +92,7 @@ pub struct Note {
     pub headers: Vec<(String, String)>,
     sha256: String,
     /// Base URL of the upstream that was asked.
-    giver: String,
+    pub giver: String,
     /// Whether that was a private name's own place.
     private: bool,
 }

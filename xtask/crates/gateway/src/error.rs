@@ -122,6 +122,20 @@ impl Error {
         Self::new(kind, format!("these are not the pinned bytes: expected {expected}, got {got}"))
     }
 
+    /// Another job's failure as the reason of this one.
+    pub fn of_failure(failure: &Failure) -> Self {
+        let kind = match failure.kind {
+            FailureKind::Integrity => Kind::Hash { expected: failure.subject.clone(), got: failure.message.clone() },
+            FailureKind::Disk => Kind::Disk,
+            FailureKind::Egress => Kind::Forbidden,
+            FailureKind::Network => Kind::Dead,
+            FailureKind::Configuration | FailureKind::Refused | FailureKind::Bug => Kind::Configuration,
+        };
+        let attempts = failure.attempts.iter().map(|it| format!("; {}: {}", it.endpoint, it.error));
+        let message = format!("{}: {}{}", failure.subject, failure.message, attempts.collect::<String>());
+        Self::new(kind, &message).told(Cause::Said { text: message })
+    }
+
     pub fn at(mut self, peer: &Peer) -> Self {
         self.peer = Box::new(peer.clone());
         self

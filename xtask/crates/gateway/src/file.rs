@@ -78,6 +78,7 @@ async fn upstreams(gateway: &Gateway, url: &Url) -> Vec<Upstream> {
         origin: "its own URL".to_owned(),
         authorization: None,
         second_authorization: None,
+        login: None,
     });
     upstreams
 }

@@ -228,6 +228,7 @@ async fn perform(gateway: &Rc<Gateway>, Request { id, step, job }: Request) {
         Job::Fetch { artifact } => fetch_artifact(gateway, &errand, &artifact).await,
         Job::List { project } => simple::list(gateway, &errand, &project).await.map(|files| Outcome::Listed { files }),
         Job::Release { suite } => apt::release(gateway, &errand, &suite).await.map(|text| Outcome::Released { text }),
+        Job::Manifest { repository, reference } => oci::base_manifest(gateway, &errand, &repository, &reference).await,
         Job::Probe { ecosystems, budget_milliseconds } => {
             let budget = Duration::from_millis(budget_milliseconds);
             let reports = probe::probe(gateway, &errand.step, &ecosystems, budget).await;
@@ -262,6 +263,9 @@ async fn fetch_artifact(gateway: &Gateway, errand: &Errand, artifact: &Artifact)
             hub::file(gateway, errand, hub::Place { repo, revision, path }, sha256, *size_bytes).await
         }
         Artifact::Debian { path, sha256, size_bytes } => apt::pinned(gateway, errand, path, sha256, *size_bytes).await,
+        Artifact::Blob { repository, sha256, size_bytes } => {
+            oci::base_blob(gateway, errand, repository, sha256, *size_bytes).await
+        }
         Artifact::File { url, sha256, size_bytes } => file::file(gateway, errand, url, sha256, *size_bytes).await,
     }?;
     let verified = fetched.verified;

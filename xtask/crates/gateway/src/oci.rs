@@ -4,24 +4,26 @@
 //! registry as containerd's mirrors do, `/v2/library/rust/manifests/latest?ns=docker.io`. A digest is the hash of the
 //! bytes, so a manifest or blob asked for by digest is the same from any upstream and is kept. A tag means what the first
 //! upstream that answers says, and is asked for each time.
-//! Owns: the pull API, the answer to a registry's request for a token, patience with registries that throttle by sleeping.
-//! Never: give out bytes that do not have their digest, or send credentials to a token service of another origin than the
-//! upstream's own two.
+//! Owns: the pull API, for children and for bases of our own images; the answer to a registry's request for a token, patience
+//! with registries that throttle by sleeping. Never: give out bytes that do not have their digest, use the user's login at a
+//! registry for a child, or send a mirror's credentials to a token service of another origin than the upstream's own two.
 //! Rules: OCI distribution specification 1.1, "Pull"; the registry token specification of its reference implementation.
 
 use crate::Gateway;
 use crate::documents::{Kept, Sought, Standing, at_most, keep, read, seek_among};
 use crate::downloads::{Pin, hex};
 use crate::error::{Error, Kind};
-use crate::fetch::{blocking, fetch};
+use crate::fetch::{Errand, Fetched, blocking, fetch};
 use crate::reply::{Reply, absent, delivered, head, typed};
-use crate::request::{Ask, Document, looks_like_a_web_page, web_page};
+use crate::request::{Ask, Document, Load, Taken, looks_like_a_web_page, web_page};
 use crate::secrets;
 use crate::server::Asked;
-use crate::url::{Url, encode_path};
+use crate::upstream::NOBODY_HAS_IT;
+use crate::url::{Origin, Url, encode_path};
+use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Response, StatusCode};
-use protocol::{Ecosystem, Failure, Upstream};
+use protocol::{Credentials, Ecosystem, Failure, Outcome, Upstream};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -148,45 +150,92 @@ async fn manifest(
     reference: &str,
     digest: Option<Pin>,
 ) -> Result<Response<Reply>, Failure> {
-    let separator = if digest.is_some() { "@" } else { ":" };
-    let subject = format!("manifest of {}/{}{separator}{reference}", place.registry, place.repo);
     let name = format!("{}/{}", place.registry, place.repo);
-    let mut headers = asked.forwarded(&[]);
-    headers.push((header::ACCEPT, HeaderValue::from_static(MANIFESTS)));
-    let sought = Sought {
-        step: &asked.step,
-        ecosystem: Ecosystem::Oci,
-        name: &name,
-        key: match &digest {
-            Some(pin) => stored_name(pin.text()),
-            None => subject.clone(),
-        },
-        subject,
-        headers,
-        max_bytes: MAX_MANIFEST_BYTES,
+    let upstreams = place.upstreams(gateway).await;
+    let sought = sought(&asked.step, &name, reference, digest.as_ref(), asked.forwarded(&[]));
+    let Some(kept) = seek_manifest(gateway, &sought, upstreams, reference, digest).await? else {
+        return Ok(absent(&format!("no upstream has the {}", sought.subject)));
     };
+    gateway.sizes.learn(place, &kept.bytes);
+    let mut reply = typed(StatusCode::OK, &kept.note.content_type, kept.bytes.clone());
+    reply.headers_mut().extend(digest_header(&sha256(&kept.bytes)));
+    // hyper sends the body of no answer to a HEAD, and its length all the same.
+    Ok(reply)
+}
+
+/// `name`: of the repository with its registry.
+fn sought<'a>(
+    step: &'a str,
+    name: &'a str,
+    reference: &str,
+    digest: Option<&Pin>,
+    mut headers: Vec<(HeaderName, HeaderValue)>,
+) -> Sought<'a> {
+    let separator = if digest.is_some() { "@" } else { ":" };
+    let subject = format!("manifest of {name}{separator}{reference}");
+    let key = digest.map_or_else(|| subject.clone(), |pin| stored_name(pin.text()));
+    headers.push((header::ACCEPT, HeaderValue::from_static(MANIFESTS)));
+    Sought { step, ecosystem: Ecosystem::Oci, name, subject, key, headers, max_bytes: MAX_MANIFEST_BYTES }
+}
+
+/// `upstreams`: each one's URL is the repository's own. `None`: all of them say that there is none.
+async fn seek_manifest(
+    gateway: &Gateway,
+    sought: &Sought<'_>,
+    upstreams: Vec<Upstream>,
+    reference: &str,
+    digest: Option<Pin>,
+) -> Result<Option<Kept>, Failure> {
+    let only = upstreams.len() == 1;
     let attempt = async |upstream: &Upstream| {
         let url = Url::parse(&upstream.url)?.below(&format!("manifests/{reference}"))?;
-        check(&read(gateway, &sought, upstream, &url).await?, digest.as_ref())
+        check(&read(gateway, sought, upstream, &url).await?, digest.as_ref())
     };
-    let found = seek_among(gateway, &sought, place.upstreams(gateway), attempt, async |kept: &Kept| match &digest {
+    let found = seek_among(gateway, sought, async { upstreams }, attempt, async |kept: &Kept| match &digest {
         Some(pin) if pin.text() == sha256(&kept.bytes) => Standing::Pinned,
         Some(_) => Standing::Refuted,
         None => Standing::Passing,
     });
-    let Some(kept) = found.await? else { return Ok(absent(&format!("no upstream has the {}", sought.subject))) };
+    let Some(kept) = found.await? else { return Ok(None) };
     // Whoever gave it, in this run or an earlier one, is worth waiting for.
     if let Ok(giver) = Url::parse(&kept.note.url) {
-        let only = place.upstreams(gateway).await.len() == 1;
         gateway.client.wait_for_blobs(&giver.origin, if only { ONLY_BLOB_FIRST_BYTE } else { BLOB_FIRST_BYTE });
     }
-    gateway.sizes.learn(place, &kept.bytes);
-    let digest = sha256(&kept.bytes);
-    keep(gateway, Ecosystem::Oci, &stored_name(&digest), &kept).await;
-    let mut reply = typed(StatusCode::OK, &kept.note.content_type, kept.bytes.clone());
-    reply.headers_mut().extend(digest_header(&digest));
-    // hyper sends the body of no answer to a HEAD, and its length all the same.
-    Ok(reply)
+    keep(gateway, Ecosystem::Oci, &stored_name(&sha256(&kept.bytes)), &kept).await;
+    Ok(Some(kept))
+}
+
+/// The manifest or index of a base, for a job.
+pub async fn base_manifest(
+    gateway: &Gateway,
+    errand: &Errand,
+    repository: &str,
+    reference: &str,
+) -> Result<Outcome, Failure> {
+    let digest = reference.strip_prefix("sha256:").and_then(|hex| Pin::sha256(hex).ok());
+    let sought = sought(&errand.step, repository, reference, digest.as_ref(), Vec::new());
+    let absent = || Error::new(Kind::Absent, NOBODY_HAS_IT).failure(&sought.subject, Vec::new());
+    let kept =
+        seek_manifest(gateway, &sought, gateway.base(repository), reference, digest).await?.ok_or_else(absent)?;
+    let text = String::from_utf8(kept.bytes.to_vec())
+        .map_err(|_| Error::new(Kind::Malformed, "it is no text").failure(&sought.subject, Vec::new()))?;
+    Ok(Outcome::Manifest { media_type: kept.note.content_type, text, upstream: kept.note.giver })
+}
+
+/// A blob of a base, for a job.
+pub async fn base_blob(
+    gateway: &Gateway,
+    errand: &Errand,
+    repository: &str,
+    sha256: &str,
+    size_bytes: u64,
+) -> Result<Fetched, Failure> {
+    let subject = format!("blob sha256:{sha256} of {repository}");
+    let pin = Pin::sha256(sha256).map_err(|error| error.failure(&subject, Vec::new()))?;
+    let wanted = errand.wanted(Ecosystem::Oci, subject, pin, Some(size_bytes));
+    let relative = format!("blobs/sha256:{sha256}");
+    let locate = async |upstream: &Upstream| Url::parse(&upstream.url)?.below(&relative);
+    fetch(gateway, &wanted, &gateway.base(repository), locate).await
 }
 
 /// Of a manifest, whichever name led to it.
@@ -358,7 +407,12 @@ impl Challenge {
     }
 
     pub fn url(&self) -> Result<Url, Error> {
-        self.url_with(&self.query(self.scope.as_slice()))
+        self.url_for(self.scopes())
+    }
+
+    /// What it asks for.
+    pub fn scopes(&self) -> &[String] {
+        self.scope.as_slice()
     }
 
     /// The same with other scopes than it asks for.
@@ -385,6 +439,54 @@ impl Challenge {
         };
         Url::parse(&format!("{}{separator}{query}", self.realm))
             .map_err(|error| Error::new(Kind::Malformed, format!("its token service: {}", error.message)))
+    }
+}
+
+/// What a token service is asked, by somebody or by nobody in particular. No redirect may be followed with it.
+pub struct TokenRequest {
+    pub method: Method,
+    pub url: Url,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub form: Bytes,
+}
+
+impl TokenRequest {
+    /// # Errors: Tls where the service is to be asked in the open; Configuration for credentials that no header can hold.
+    pub fn new(
+        challenge: &Challenge,
+        scopes: &[String],
+        credentials: Option<&Credentials>,
+        registry: &Origin,
+    ) -> Result<Self, Error> {
+        let (mut headers, mut form) = (Vec::new(), Bytes::new());
+        let (method, url) = match credentials {
+            Some(Credentials::IdentityToken(secret)) => {
+                let fixed = "grant_type=refresh_token&client_id=cargo-xtask";
+                form = format!("{fixed}&{}&{}", challenge.query(scopes), parameter("refresh_token", secret)).into();
+                let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+                headers.push((header::CONTENT_TYPE, form_type));
+                (Method::POST, challenge.service_url()?)
+            }
+            Some(Credentials::Password(basic)) => {
+                let value = HeaderValue::from_str(basic)
+                    .map_err(|_| Error::new(Kind::Configuration, "its credentials cannot be put into a request"))?;
+                headers.push((header::AUTHORIZATION, value));
+                (Method::GET, challenge.url_for(scopes)?)
+            }
+            Some(Credentials::Token(_)) | None => (Method::GET, challenge.url_for(scopes)?),
+        };
+        if registry.https && !url.origin.https {
+            let message = format!("it sends to a token service without TLS, {}; that is never asked", url.origin);
+            return Err(Error::new(Kind::Tls, message));
+        }
+        Ok(Self { method, url, headers, form })
+    }
+
+    pub fn load(&self) -> Load {
+        match self.form.is_empty() {
+            true => Load::Nothing,
+            false => Load::Bytes { bytes: self.form.clone(), taken: Taken::default() },
+        }
     }
 }
 

@@ -48,6 +48,11 @@ impl Gateway {
         self.among(Ecosystem::Oci, &format!("{registry}/{repo}"), self.setup.registries.get(registry)).await
     }
 
+    /// Where we pull a base of images from.
+    pub fn base(&self, repository: &str) -> Vec<Upstream> {
+        self.setup.bases.get(repository).cloned().unwrap_or_default()
+    }
+
     /// Where the files of one prefix are also found.
     pub async fn file_host(&self, prefix: &str) -> Vec<Upstream> {
         self.among(Ecosystem::File, prefix, self.setup.files.get(prefix)).await

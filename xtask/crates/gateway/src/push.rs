@@ -12,7 +12,7 @@
 use crate::error::{Error, Kind};
 use crate::fetch::Errand;
 use crate::ledger::emit;
-use crate::oci::{self, Challenge, DIGEST, parameter};
+use crate::oci::{self, Challenge, DIGEST, TokenRequest, parameter};
 use crate::request::{Ask, Client, Load, Sent, Taken, looks_like_a_web_page};
 use crate::url::Url;
 use crate::{Gateway, secrets};
@@ -23,6 +23,7 @@ use protocol::{
     Cause, Credentials, Ecosystem, Event, Failure, FailureKind, Limits, Push, PushBlob, PushContent, PushManifest,
     Pushed, Upstream,
 };
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -62,6 +63,7 @@ pub async fn push(gateway: &Rc<Gateway>, errand: &Errand, push: Push) -> Result<
         let kind = match error.kind {
             Kind::Forbidden => FailureKind::Egress,
             Kind::Disk => FailureKind::Disk,
+            Kind::Hash { .. } => FailureKind::Integrity,
             Kind::Configuration => FailureKind::Configuration,
             Kind::Dead | Kind::Tls | Kind::Stalled | Kind::Cut { .. } | Kind::Limited { .. } => FailureKind::Network,
             _ => FailureKind::Refused,
@@ -73,6 +75,7 @@ pub async fn push(gateway: &Rc<Gateway>, errand: &Errand, push: Push) -> Result<
 
 /// One image on its way to one repository.
 struct Session {
+    gateway: Rc<Gateway>,
     client: Rc<Client>,
     limits: Limits,
     id: u64,
@@ -120,13 +123,7 @@ enum Step {
 
 impl Session {
     fn new(gateway: &Rc<Gateway>, errand: &Errand, push: Push) -> Result<Rc<Self>, Error> {
-        match &push.credentials {
-            Some(Credentials::Password(secret)) => secrets::learn(secret),
-            Some(Credentials::IdentityToken(secret) | Credentials::Token(secret)) => {
-                secrets::learn(&format!("Bearer {secret}"));
-            }
-            None => {}
-        }
+        push.credentials.iter().for_each(secrets::learn_login);
         let upstream = Upstream {
             url: push.registry.clone(),
             second: None,
@@ -134,9 +131,11 @@ impl Session {
             origin: "registry".to_owned(),
             authorization: None,
             second_authorization: None,
+            login: None,
         };
         let base = Url::parse(&push.registry)?.below(&format!("v2/{}", push.repository))?;
         Ok(Rc::new(Self {
+            gateway: gateway.clone(),
             client: gateway.client.clone(),
             limits: gateway.limits.clone(),
             id: errand.id,
@@ -226,8 +225,9 @@ impl Session {
         if self.has(blob).await? {
             return Ok(Fate::Present);
         }
-        check_size(blob)?;
         let Some(mut upload) = self.mounted_or_begun(blob).await? else { return Ok(Fate::Mounted) };
+        let blob = &self.brought(blob).await?;
+        check_size(blob)?;
         let (mut tries, mut failures, mut furthest) = (0, 0, 0);
         loop {
             let before = upload.offset;
@@ -265,6 +265,16 @@ impl Session {
                 (furthest, tries) = (upload.offset, 0);
             }
         }
+    }
+
+    /// The blob with bytes that are here.
+    async fn brought<'b>(&self, blob: &'b PushBlob) -> Result<Cow<'b, PushBlob>, Error> {
+        let PushContent::Base(repository) = &blob.content else { return Ok(Cow::Borrowed(blob)) };
+        let errand = Errand { id: self.id, step: self.step.clone() };
+        let sha256 = blob.digest.trim_start_matches("sha256:");
+        let fetched = oci::base_blob(&self.gateway, &errand, repository, sha256, blob.size_bytes).await;
+        let content = PushContent::File(fetched.map_err(|failure| Error::of_failure(&failure))?.verified.path);
+        Ok(Cow::Owned(PushBlob { content, ..blob.clone() }))
     }
 
     /// Whether the registry has a blob of this length.
@@ -615,33 +625,14 @@ impl Session {
         let mut scopes = vec![format!("repository:{}:pull,push", self.push.repository)];
         scopes.extend(from.iter().map(|repository| format!("repository:{repository}:pull")));
         let name = format!("token for {}", self.push.repository);
-        let mut headers = Vec::new();
-        let (method, url, form, authorization) = match &self.push.credentials {
-            Some(Credentials::IdentityToken(secret)) => {
-                let fixed = "grant_type=refresh_token&client_id=cargo-xtask";
-                let form = format!("{fixed}&{}&{}", challenge.query(&scopes), parameter("refresh_token", secret));
-                let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
-                headers.push((header::CONTENT_TYPE, form_type));
-                (Method::POST, challenge.service_url()?, form, None)
-            }
-            Some(Credentials::Password(basic)) => {
-                (Method::GET, challenge.url_for(&scopes)?, String::new(), Some(basic.clone()))
-            }
-            Some(Credentials::Token(_)) | None => (Method::GET, challenge.url_for(&scopes)?, String::new(), None),
-        };
-        if self.base.origin.https && !url.origin.https {
-            let message = format!("it sends to a token service without TLS, {}; that is never asked", url.origin);
-            return Err(Error::new(Kind::Tls, message).at(&answer.peer));
-        }
-        let form = Bytes::from(form);
-        let load = || match form.is_empty() {
-            true => Load::Nothing,
-            false => Load::Bytes { bytes: form.clone(), taken: Taken::default() },
-        };
+        let request = TokenRequest::new(challenge, &scopes, self.push.credentials.as_ref(), &self.base.origin)
+            .map_err(|error| error.at(&answer.peer))?;
+        let TokenRequest { method, url, headers, .. } = &request;
         let mut tries = 1;
         loop {
             // No redirect is followed: the credentials are for this place.
-            let sent = self.send(&name, &method, &url, &headers, authorization.clone(), &load, self.settling(0)).await;
+            let load = || request.load();
+            let sent = self.send(&name, method, url, headers, None, &load, self.settling(0)).await;
             let error = match sent {
                 Ok(granted) if granted.status.is_success() => {
                     return oci::token(&granted.page).map_err(|error| error.at(&granted.peer));
@@ -753,6 +744,8 @@ fn load(content: &PushContent, offset: u64, size_bytes: u64, taken: &Taken) -> L
             return Load::Bytes { bytes: Bytes::copy_from_slice(bytes), taken };
         }
         PushContent::File(path) => path.clone(),
+        // It was brought before.
+        PushContent::Base(_) => return Load::Nothing,
     };
     let (sender, pieces) = channel(2);
     tokio::task::spawn_blocking(move || {

@@ -7,7 +7,7 @@
 use crate::connect::{Connector, Forward, Peer};
 use crate::error::{Error, Kind};
 use crate::ledger::Entry;
-use crate::oci::{self, Challenge};
+use crate::oci::{self, Challenge, TokenRequest};
 use crate::secrets;
 use crate::upstream::{Hosts, PROGRESS_BYTES, others_left};
 use crate::url::{Origin, Url};
@@ -17,7 +17,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use protocol::{Cause, Ecosystem, Limits, Upstream, Verdict};
+use protocol::{Cause, Credentials, Ecosystem, Limits, Upstream, Verdict};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Write;
@@ -47,8 +47,8 @@ pub struct Client {
     /// `Some`: nobody else is connected to.
     allowed_hosts: Option<BTreeSet<String>>,
     idle: RefCell<HashMap<Origin, Vec<Idle>>>,
-    /// Base URL of an upstream's repository → what its token service gave for it; sent to that URL's origin only.
-    tokens: RefCell<HashMap<String, String>>,
+    /// Base URL of an upstream's repository → what proved who asks, mostly a token; sent to that URL's origin only.
+    proofs: RefCell<HashMap<String, String>>,
     /// Registries that gave a manifest, and how long their blobs' first byte is waited for.
     patience: RefCell<HashMap<Origin, Duration>>,
     /// Hosts whose error pages do not come; not waited for again.
@@ -154,7 +154,7 @@ impl Client {
             limits,
             allowed_hosts,
             idle: RefCell::default(),
-            tokens: RefCell::default(),
+            proofs: RefCell::default(),
             patience: RefCell::default(),
             mute: RefCell::default(),
             trail: None,
@@ -169,7 +169,7 @@ impl Client {
             limits: self.limits.clone(),
             allowed_hosts: self.allowed_hosts.clone(),
             idle: RefCell::default(),
-            tokens: RefCell::default(),
+            proofs: RefCell::default(),
             patience: RefCell::default(),
             mute: RefCell::default(),
             trail: Some(trail),
@@ -402,18 +402,19 @@ impl Client {
             let (response, idle) = self.exchange(ask, method, &url).await?;
             let status = response.status();
             entry.answered(status.as_u16());
+            let challenge = Challenge::of(response.headers());
             if status == StatusCode::UNAUTHORIZED
                 && url.origin == ask.url.origin
-                && let Some(challenge) = Challenge::of(response.headers()).filter(|_| may_authorize)
+                && may_authorize
+                && (challenge.is_some() || ask.upstream.login.is_some())
             {
                 may_authorize = false;
                 self.recycle_when_drained(response.into_body(), idle, url.origin.clone());
                 // One line of the ledger for each of the two requests.
                 std::mem::replace(entry, begin(ask)).judged(Verdict::Status);
-                let token = Box::pin(self.token(ask, &challenge)).await?;
-                let token = format!("Bearer {token}");
-                secrets::learn(&token);
-                self.tokens.borrow_mut().insert(ask.upstream.url.clone(), token);
+                let proof = Box::pin(self.prove(ask, challenge.as_ref())).await?;
+                secrets::learn(&proof);
+                self.proofs.borrow_mut().insert(ask.upstream.url.clone(), proof);
                 continue;
             }
             let location =
@@ -424,6 +425,9 @@ impl Client {
                 }
                 return match self.refusal(&url.origin, response, entry).await {
                     Ok(response) => Ok((response, idle, url)),
+                    Err(error) if status == StatusCode::UNAUTHORIZED && ask.ecosystem == Ecosystem::Oci => {
+                        Err(unauthorized(ask, error.message).at(&idle.peer))
+                    }
                     Err(error) => Err(error.at(&idle.peer)),
                 };
             };
@@ -441,6 +445,39 @@ impl Client {
             url = target;
         }
         Err(Error::new(Kind::Malformed, format!("more than {MAX_HOPS} redirects, the last to {url}")))
+    }
+
+    /// What a registry's question who asks is answered with: the value of an `Authorization` header.
+    async fn prove(self: &Rc<Self>, ask: &Ask<'_>, challenge: Option<&Challenge>) -> Result<String, Error> {
+        let token = match (challenge, &ask.upstream.login) {
+            (_, Some(Credentials::Token(token))) => token.clone(),
+            (None, Some(Credentials::Password(basic))) => return Ok(basic.clone()),
+            (Some(challenge), Some(login)) => self.token_for(ask, challenge, login).await?,
+            (Some(challenge), None) => self.token(ask, challenge).await?,
+            (None, _) => return Err(unauthorized(ask, "it asks for a password, and none is known".to_owned())),
+        };
+        Ok(format!("Bearer {token}"))
+    }
+
+    /// A token for the user, who logged in at this registry: it names the service over TLS, and could as well ask for the password
+    /// itself.
+    async fn token_for(
+        self: &Rc<Self>,
+        ask: &Ask<'_>,
+        challenge: &Challenge,
+        login: &Credentials,
+    ) -> Result<String, Error> {
+        let request = TokenRequest::new(challenge, challenge.scopes(), Some(login), &ask.url.origin)?;
+        let artifact = format!("token for {}", ask.artifact);
+        let upstream = Upstream { url: ask.url.origin.to_string(), login: None, ..ask.upstream.clone() };
+        let headers = request.headers.clone();
+        let ask = Ask { artifact: &artifact, upstream: &upstream, url: &request.url, headers, ..*ask };
+        let patience = Duration::from_secs(self.limits.first_byte_seconds);
+        let sent = self.send(&ask, &request.method, &|| request.load(), patience).await?;
+        match sent.status.is_success() {
+            true => oci::token(&sent.page).map_err(|error| error.at(&sent.peer)),
+            false => Err(unauthorized(&ask, sent.told()).at(&sent.peer)),
+        }
     }
 
     /// Asks a registry's token service. The upstream's credentials go there only if it is at one of its own origins.
@@ -564,8 +601,8 @@ impl Client {
     ) -> Result<(Response<Incoming>, Idle), Error> {
         let patient = self.patience.borrow().get(&ask.url.origin).copied().filter(|_| oci::is_blob(ask));
         let first_byte = patient.unwrap_or(Duration::from_secs(self.limits.first_byte_seconds));
-        let token = self.tokens.borrow().get(&ask.upstream.url).cloned();
-        let request = |idle: &Idle| build(ask, method, url, token.as_deref(), idle.forward.as_ref(), Load::Nothing);
+        let proof = self.proofs.borrow().get(&ask.upstream.url).cloned();
+        let request = |idle: &Idle| build(ask, method, url, proof.as_deref(), idle.forward.as_ref(), Load::Nothing);
         let silence = |peer: &Peer| {
             let message = format!("no answer within {} s of the request", first_byte.as_secs());
             let cause = Cause::NoAnswer { milliseconds: milliseconds(first_byte) };
@@ -881,7 +918,7 @@ fn build(
     ask: &Ask<'_>,
     method: &Method,
     url: &Url,
-    token: Option<&str>,
+    proof: Option<&str>,
     forward: Option<&Forward>,
     load: Load,
 ) -> Result<Request<Load>, Error> {
@@ -896,7 +933,7 @@ fn build(
     }
     let at = |root: &str| Url::parse(root).is_ok_and(|root| root.origin == url.origin);
     let secret = if at(&ask.upstream.url) {
-        token.or(ask.upstream.authorization.as_deref())
+        proof.or(ask.upstream.authorization.as_deref())
     } else {
         let second = ask.upstream.second.as_deref().filter(|second| at(second));
         second.and(ask.upstream.second_authorization.as_deref())
@@ -914,6 +951,11 @@ fn build(
     request
         .body(load)
         .map_err(|_| Error::new(Kind::Configuration, "its URL or its credentials cannot be put into a request"))
+}
+
+fn unauthorized(ask: &Ask<'_>, text: String) -> Error {
+    let named = ask.upstream.login.is_some() || ask.upstream.authorization.is_some();
+    Error::new(Kind::Status(401), &text).told(Cause::Unauthorized { named, text })
 }
 
 fn broken(cause: &hyper::Error, peer: &Peer) -> Error {

@@ -4,8 +4,8 @@
 //! in the setup or made by an upstream for us.
 //! A server that wants to publish a password can spell it as it likes; this is about pages that mean no harm.
 
-use protocol::Setup;
 use protocol::coding::{base64, base64_decoded};
+use protocol::{Credentials, Setup};
 use std::sync::{PoisonError, RwLock};
 
 /// Shorter ones are parts of every other word.
@@ -24,11 +24,21 @@ struct Known {
 /// Everything in a setup that is sent to prove who we are; the proxies' are learnt where their URLs are read.
 pub fn learn_all(setup: &Setup) {
     let private = setup.private.values().flatten().flat_map(|private| &private.upstreams);
-    let lists = setup.upstreams.values().chain(setup.registries.values()).chain(setup.files.values()).flatten();
+    let lists = setup.upstreams.values().chain(setup.registries.values()).chain(setup.files.values());
+    let lists = lists.chain(setup.bases.values()).flatten();
     for upstream in lists.chain(&setup.databases).chain(private) {
         for authorization in [&upstream.authorization, &upstream.second_authorization].into_iter().flatten() {
             learn(authorization);
         }
+        upstream.login.iter().for_each(learn_login);
+    }
+}
+
+/// Of somebody at a registry.
+pub fn learn_login(login: &Credentials) {
+    match login {
+        Credentials::Password(secret) => learn(secret),
+        Credentials::IdentityToken(secret) | Credentials::Token(secret) => learn(&format!("Bearer {secret}")),
     }
 }
 

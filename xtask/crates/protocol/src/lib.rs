@@ -27,7 +27,7 @@ pub fn step_of_user(user: &str) -> String {
 }
 
 /// Version of this protocol; both ends are built from one commit, a mismatch is a bug in the launcher.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// The kinds of package source that the gateway can speak to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -73,6 +73,9 @@ pub struct Upstream {
     /// The same for the second root; where both have one origin, the first root's is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second_authorization: Option<String>,
+    /// Who we are at a registry: told to it, or to the token service that it names, when it asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Credentials>,
 }
 
 /// The first line: everything that the gateway may know for this run.
@@ -93,6 +96,10 @@ pub struct Setup {
     /// OCI registry (`docker.io`) → where its repositories are pulled from: `https://m.example/v2/docker.io/{repo}`.
     #[serde(default)]
     pub registries: BTreeMap<String, Vec<Upstream>>,
+    /// Repository that a base of images is in (`registry.example/team/base`) → where it is pulled from. Not for children: the
+    /// login there is the user's.
+    #[serde(default)]
+    pub bases: BTreeMap<String, Vec<Upstream>>,
     /// Prefix of plain files' URLs without scheme (`dl.k8s.io`) → where the same paths are found, with `{path}`.
     #[serde(default)]
     pub files: BTreeMap<String, Vec<Upstream>>,
@@ -233,6 +240,13 @@ pub enum Job {
         /// Which archive, and where in it: `base/dists/bookworm`, `security/dists/bookworm-security`.
         suite: String,
     },
+    /// The manifest or index of a base, by a tag for `lock update`, else by a digest → [`Outcome::Manifest`].
+    Manifest {
+        /// One of [`Setup::bases`].
+        repository: String,
+        /// `v1`, `sha256:…`
+        reference: String,
+    },
     /// Measure upstreams side by side, all of them within the budget → [`Outcome::Probed`].
     Probe {
         /// Empty: every ecosystem that has upstreams.
@@ -276,6 +290,8 @@ pub struct PushBlob {
 pub enum PushContent {
     File(PathBuf),
     Text(String),
+    /// A blob of this repository of [`Setup::bases`], which is fetched if the registry lacks it.
+    Base(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -316,6 +332,8 @@ pub enum Artifact {
     HubFile { repo: String, revision: String, path: String, sha256: String, size_bytes: u64 },
     /// A file of a Debian archive: an index, or a package below `base/pool/` or `security/pool/`.
     Debian { path: String, sha256: String, size_bytes: u64 },
+    /// A blob of a base of images: `repository` is one of [`Setup::bases`].
+    Blob { repository: String, sha256: String, size_bytes: u64 },
     /// A file behind a URL of its own.
     File { url: String, sha256: String, size_bytes: u64 },
 }
@@ -408,6 +426,13 @@ pub enum Outcome {
     /// As it came: sound and of this time, its signature not checked.
     Released {
         text: String,
+    },
+    /// A text with the digest that was asked for; what a tag leads to is one upstream's word.
+    Manifest {
+        media_type: String,
+        text: String,
+        /// Who gave it, in this run or an earlier one.
+        upstream: String,
     },
     Pushed(Pushed),
     /// In the order of [`Setup`], whoever answered first.
@@ -611,7 +636,7 @@ pub enum Cause {
         expected: String,
         got: String,
     },
-    /// A registry wants to know who pushes: nobody was named, or somebody whom it does not let in.
+    /// A registry wants to know who asks: nobody was named, or somebody whom it does not let in.
     Unauthorized {
         named: bool,
         /// With what the answer says of itself.

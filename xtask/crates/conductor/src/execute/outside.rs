@@ -458,6 +458,7 @@ impl<'a> Outside<'a> {
             only_after_absence: places.only_after_absence,
             databases: places.databases,
             registries: places.registries,
+            bases: BTreeMap::new(),
             files: places.files,
             private: places.private,
             allowed_hosts: if offline { Some(BTreeSet::new()) } else { places.allowed_hosts },

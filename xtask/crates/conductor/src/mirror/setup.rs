@@ -116,6 +116,7 @@ pub fn places(profile: Option<&Profile>, defaults: &Defaults, hub_token: Option<
                     origin: "direct".to_owned(),
                     authorization: None,
                     second_authorization: None,
+                    login: None,
                 })
             }
             Endpoint::Direct => None,
@@ -164,6 +165,7 @@ fn upstream(url: &MirrorUrl, origin: &str) -> Upstream {
         origin: origin.to_owned(),
         authorization: url.expose_authorization(),
         second_authorization: None,
+        login: None,
     }
 }
 

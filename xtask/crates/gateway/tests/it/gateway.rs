@@ -64,6 +64,7 @@ pub fn upstream(url: &str) -> Upstream {
         origin: "mirror test".to_owned(),
         authorization: None,
         second_authorization: None,
+        login: None,
     }
 }
 
@@ -76,6 +77,7 @@ pub fn setup(folder: &Folder, ecosystem: Ecosystem, urls: &[&str]) -> Setup {
         databases: Vec::new(),
         only_after_absence: BTreeSet::new(),
         registries: BTreeMap::new(),
+        bases: BTreeMap::new(),
         files: BTreeMap::new(),
         private: BTreeMap::new(),
         allowed_hosts: None,
