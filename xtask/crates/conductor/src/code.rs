@@ -181,7 +181,8 @@ no entry there: usually it was added, or its version changed, and the lock was n
     CannotPin = 311, "what is declared cannot be pinned", "
 `lock update` found nothing in the declaration that it could pin: a requirement that is no `project==version`, a model none of
 whose sources is at hand, or one whose wheel differs from machine to machine. Or a base of Debian packages: one that no suite has,
-needs what is not there, or cannot be beside another; or nothing here can check Debian's signature.
+needs what is not there, or cannot be beside another; or nothing here can check Debian's signature. Or a base from a registry that
+is for none of the platforms that images are made for.
 
 Correct the entry in `xtask.toml` that the message names.
 ";
@@ -232,8 +233,9 @@ Unset it; the hint says what to write instead. docs/variables.md has all of them
 ";
 
     BadImage = 318, "an image cannot be made as it is declared", "
-Two things of an image want the same path, a path cannot be in an image, a Debian package holds what no image may hold (a
-device, a path that leads outside), or the image is larger than its `max-megabytes`.
+Two things of an image want the same path, a path cannot be in an image, a Debian package or a layer of a base from a registry
+holds what no image may hold (a device, a path that leads outside, what two readers of archives would understand differently), or
+the image is larger than its `max-megabytes`.
 
 The message names the path or the size. Change `[image.NAME]` or `[debian-base.NAME]` in xtask.toml.
 ";

@@ -1,5 +1,5 @@
-//! Registries that images are pushed to: the reference that a person types, and who the files of docker and podman say that we
-//! are there.
+//! Registries that images are pushed to and their bases pulled from: the references that a person types, and who the files of
+//! docker and podman say that we are there.
 //!
 //! Owns: what a reference is, how its host is spoken to, which entry of an auth file is meant. Never: open a file, start a helper
 //! or repeat a secret.
@@ -31,6 +31,18 @@ pub struct Reference {
     /// `team/extproc`
     pub repository: String,
     pub tag: String,
+}
+
+/// An image to build on: `host[:port]/path` with a tag, a digest, or both.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct BaseReference {
+    pub host: String,
+    /// `team/base`
+    pub repository: String,
+    pub tag: Option<String>,
+    /// Wins over the tag, which then only tells a reader what it was.
+    pub digest: Option<oci::Digest>,
 }
 
 /// As Docker calls its own registry in its configuration, and where that really is.
@@ -86,8 +98,8 @@ impl RegistryPlace {
         };
         let tag = self.tag.as_deref().unwrap_or(tag).to_owned();
         let sound = repository.split('/').all(is_component) && is_tag(&tag);
-        let library = if self.host == HUB && !repository.contains('/') { "library/" } else { "" };
-        sound.then(|| Reference { host: self.host.clone(), repository: format!("{library}{repository}"), tag })
+        let repository = repository_at(&self.host, repository);
+        sound.then(|| Reference { host: self.host.clone(), repository, tag })
     }
 
     /// Scheme, host and port of its API: plain http is spoken on this machine only.
@@ -107,6 +119,55 @@ impl RegistryPlace {
     pub fn server(&self) -> &str {
         if self.host == HUB { HUB_KEY } else { &self.host }
     }
+}
+
+impl BaseReference {
+    /// As the registry itself would be told.
+    pub fn place(&self) -> RegistryPlace {
+        RegistryPlace { host: self.host.clone(), path: self.repository.clone(), tag: None }
+    }
+
+    /// `registry.example/team/base`
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.host, self.repository)
+    }
+
+    /// What the registry is asked for: the digest, else the tag.
+    pub fn wanted(&self) -> String {
+        self.digest.map(|digest| digest.to_string()).or_else(|| self.tag.clone()).unwrap_or_default()
+    }
+}
+
+impl TryFrom<String> for BaseReference {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wanted =
+            || tr!("`{text}` is not HOST/NAME:TAG or HOST/NAME@sha256:…, as registry.example/team/base:1", text);
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest.parse().map_err(|_| wanted())?)),
+            None => (text.as_str(), None),
+        };
+        let place: RegistryPlace = rest.parse().map_err(|_| wanted())?;
+        if place.path.is_empty() || place.tag.is_none() && digest.is_none() {
+            return Err(wanted());
+        }
+        let repository = repository_at(&place.host, place.path);
+        Ok(Self { host: place.host, repository, tag: place.tag, digest })
+    }
+}
+
+impl fmt::Display for BaseReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())?;
+        self.tag.iter().try_for_each(|tag| write!(f, ":{tag}"))?;
+        self.digest.iter().try_for_each(|digest| write!(f, "@{digest}"))
+    }
+}
+
+/// Docker's own registry keeps images with a name of one part elsewhere.
+fn repository_at(host: &str, path: String) -> String {
+    if host == HUB && !path.contains('/') { format!("library/{path}") } else { path }
 }
 
 impl fmt::Display for Reference {
@@ -303,6 +364,25 @@ mod tests {
             "registry.example/a:-b",
         ] {
             assert!(place(text).is_err(), "{text}: {:?}", place(text));
+        }
+        for (text, name, wanted) in [
+            ("registry.example/team/base:1", "registry.example/team/base", "1"),
+            ("127.0.0.1:5000/base:1", "127.0.0.1:5000/base", "1"),
+            ("docker.io/base:1", "docker.io/library/base", "1"),
+            (&format!("registry.example/base:1@{}", oci::Digest::of(b"x")), "registry.example/base", "sha256:"),
+        ] {
+            let reference = BaseReference::try_from(text.to_owned()).unwrap();
+            assert_eq!((reference.name().as_str(), reference.wanted().starts_with(wanted)), (name, true), "{text}");
+            assert_eq!(reference.to_string().replace("library/", ""), text);
+        }
+        for text in [
+            "base:1",
+            "registry.example/base",
+            "registry.example:1",
+            "registry.example/base@sha256:0",
+            "registry.example/base:",
+        ] {
+            assert!(BaseReference::try_from(text.to_owned()).is_err(), "{text}");
         }
         assert_eq!(place("registry.example/a").unwrap().reference("extproc", "no tag"), None);
         assert_eq!(place("registry.example:443/a").unwrap().authority(), "registry.example");

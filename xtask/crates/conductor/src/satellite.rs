@@ -7,6 +7,7 @@ use crate::error::{Code, Error, Result, disk_code};
 use crate::interrupt;
 use crate::language::{self, translated};
 use crate::process::{Companion, Invocation};
+use crate::registry::BaseReference;
 use crate::report::{Event as Report, Finding, Severity, Sink, bytes};
 use crate::tr;
 use protocol::{
@@ -161,6 +162,31 @@ impl Gateway {
     /// What a step's children asked for and no upstream had in the pinned form, since the last call for it.
     pub fn refused(&self, step: &str) -> Option<Error> {
         self.shared.refused(step)
+    }
+
+    /// A blob of a base.
+    pub fn pull(
+        &self,
+        step: &str,
+        base: &BaseReference,
+        artifact: Artifact,
+        progress: impl FnMut(String),
+    ) -> Result<Fetched> {
+        match self.answer(step, Job::Fetch { artifact }, progress)? {
+            Ok(Outcome::Fetched { path, upstream, .. }) => Ok(Fetched { path, upstream }),
+            Ok(other) => Err(unexpected(&other)),
+            Err(failure) => Err(not_pulled(&failure, base, &self.shared.lists)),
+        }
+    }
+
+    /// A manifest or index of a base, by tag or digest: media type, text, and who gave it.
+    pub fn manifest(&self, base: &BaseReference, reference: &str) -> Result<(String, String, String)> {
+        let job = Job::Manifest { repository: base.name(), reference: reference.to_owned() };
+        match self.answer("lock", job, |_| {})? {
+            Ok(Outcome::Manifest { media_type, text, upstream }) => Ok((media_type, text, upstream)),
+            Ok(other) => Err(unexpected(&other)),
+            Err(failure) => Err(not_pulled(&failure, base, &self.shared.lists)),
+        }
     }
 
     /// Puts an image into a registry.
@@ -411,6 +437,34 @@ pub fn not_pushed(failure: &Failure, by: &PushedBy) -> Error {
         }
         (Some(Cause::Outside { host, .. }), _) => error.hint(let_in(host, "NAME")),
         _ => error.hint(tr!("what the registry has by now is not sent again; a tag is set last, so that it never names half an image")),
+    }
+}
+
+/// Why a base of images does not come, and what to do.
+pub fn not_pulled(failure: &Failure, base: &BaseReference, lists: &Lists) -> Error {
+    let error = explain(failure, lists).context(tr!("cannot get {reference}", reference = base.to_string()));
+    let host = &base.host;
+    let unauthorized = failure.attempts.iter().find_map(|it| match it.cause {
+        Cause::Unauthorized { named, .. } => Some(named),
+        _ => None,
+    });
+    let nobody_has_it =
+        failure.kind == FailureKind::Network && failure.attempts.iter().all(|it| matches!(it.cause, Cause::Absent));
+    match (unauthorized, &base.tag) {
+        (Some(true), _) => error.hint(tr!(
+            "log in again with `docker login {host}` or `podman login {host}`, or ask for the right to pull {name}",
+            host,
+            name = base.name()
+        )),
+        (Some(false), _) => error.hint(tr!("log in: `docker login {host}` or `podman login {host}`", host)),
+        (None, Some(_)) if nobody_has_it => error.hint(tr!(
+            "`cargo xtask lock update {reference}` pins what the tag names now; if there is none, name another, or log in: some registries hide from strangers what they have",
+            reference = base.to_string()
+        )),
+        (None, None) if nobody_has_it => {
+            error.hint(tr!("nobody who was asked has it any more: name another digest, or add a mirror that keeps it"))
+        }
+        _ => error,
     }
 }
 

@@ -14,7 +14,7 @@ use bollard::query_parameters::{ImportImageOptionsBuilder, ListImagesOptionsBuil
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use oci::image::{Config, Manifest, Written, media_type};
-use oci::layout::{LayoutError, Named};
+use oci::layout::{LayoutError, Named, Source};
 use oci::{Blob, Digest, Platform};
 use protocol::engine::{Event, Failure, Image, Loaded, Outcome, Store};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -104,7 +104,7 @@ fn prepare(image: &Image) -> Result<Prepared<'_>, String> {
         config: blob(media_type::CONFIG, &image.config),
         manifest: blob(media_type::MANIFEST, &image.manifest),
     };
-    let places = image.layers.iter().map(|(digest, path)| Some((digest.parse().ok()?, path.clone())));
+    let places = image.layers.iter().map(|(digest, path)| Some((digest.parse().ok()?, Source::File(path.clone()))));
     let places: BTreeMap<Digest, _> = places.collect::<Option<_>>().ok_or("a layer's digest cannot be read")?;
     let named = Named::new(&image.reference, &documents, &places).map_err(|error| error.to_string())?;
     let config = Config::parse(&documents.config.bytes).map_err(|error| error.to_string())?;

@@ -60,6 +60,7 @@ pub fn write(images: &[Named], platform: &Platform, mut output: impl Write) -> R
         match source {
             Source::Bytes(bytes) => output.write_all(bytes).map_err(failed)?,
             Source::File(path) => copy(path, descriptor.size, &mut output)?,
+            Source::Elsewhere => return Err(LayoutError::Missing { digest: descriptor.digest }),
         }
         tar::pad(descriptor.size, &mut output).map_err(failed)?;
     }

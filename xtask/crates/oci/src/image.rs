@@ -270,16 +270,17 @@ impl Image {
         }
     }
 
-    /// A base of others, from its verified documents. What its configuration holds beyond the specification is left out.
-    /// # Errors: everything that [`Manifest::parse`] and [`Config::parse`] refuse; layers that must not be distributed.
-    pub fn base(manifest: &Manifest, config: Config) -> Result<Self, DocumentError> {
+    /// A base of others, from the layers of its verified manifest and its configuration. What that holds beyond the specification
+    /// is left out.
+    /// # Errors: other layers than the configuration tells, or such as must not be distributed.
+    pub fn base(blobs: &[Descriptor], config: Config) -> Result<Self, DocumentError> {
         let refuse = |why: String| Err(DocumentError { document: "manifest", why });
-        if manifest.layers.len() != config.rootfs.diff_ids.len() {
-            let (layers, ids) = (manifest.layers.len(), config.rootfs.diff_ids.len());
+        if blobs.len() != config.rootfs.diff_ids.len() {
+            let (layers, ids) = (blobs.len(), config.rootfs.diff_ids.len());
             return refuse(format!("it has {layers} layers and its configuration {ids}"));
         }
         let mut layers = Vec::new();
-        for (layer, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
+        for (layer, diff_id) in blobs.iter().zip(&config.rootfs.diff_ids) {
             let mut layer = layer.clone();
             layer.media_type = match layer.media_type.as_str() {
                 media_type::LAYER | media_type::LAYER_GZIP | media_type::LAYER_ZSTD => layer.media_type,
@@ -530,7 +531,7 @@ mod tests {
     fn a_base_keeps_its_layers_history_and_execution() {
         let written = image().write();
         let manifest = Manifest::parse(&written.manifest.bytes, media_type::MANIFEST).unwrap();
-        let base = Image::base(&manifest, Config::parse(&written.config.bytes).unwrap()).unwrap();
+        let base = Image::base(&manifest.layers, Config::parse(&written.config.bytes).unwrap()).unwrap();
         assert_eq!(base, Image { created_seconds: 0, ..image() });
         // As Docker writes it: null for what is empty, fields of its own, its own media types.
         let docker = format!(
@@ -543,13 +544,13 @@ mod tests {
         );
         let mut manifest = manifest;
         manifest.layers[0].media_type = media_type::DOCKER_LAYER_GZIP.into();
-        let base = Image::base(&manifest, Config::parse(docker.as_bytes()).unwrap()).unwrap();
+        let base = Image::base(&manifest.layers, Config::parse(docker.as_bytes()).unwrap()).unwrap();
         assert_eq!(base.execution, Execution { cmd: vec!["sh".into()], ..Execution::default() });
         assert_eq!(base.layers[0].0.media_type, media_type::LAYER_GZIP);
         manifest.layers[0].media_type = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip".into();
-        assert!(Image::base(&manifest, Config::parse(docker.as_bytes()).unwrap()).is_err());
+        assert!(Image::base(&manifest.layers, Config::parse(docker.as_bytes()).unwrap()).is_err());
         manifest.layers.clear();
-        assert!(Image::base(&manifest, Config::parse(docker.as_bytes()).unwrap()).is_err());
+        assert!(Image::base(&manifest.layers, Config::parse(docker.as_bytes()).unwrap()).is_err());
     }
 
     #[test]

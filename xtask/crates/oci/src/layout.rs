@@ -38,6 +38,8 @@ pub enum Source {
     Bytes(Vec<u8>),
     /// A file that nobody changes: its name in a layout is a hard link where that is possible.
     File(PathBuf),
+    /// Not on this machine: a layer of a base, at its registry. Who lacks it must be given a file.
+    Elsewhere,
 }
 
 /// An image with its name and everything that belongs to it.
@@ -56,13 +58,13 @@ pub struct Named {
 impl Named {
     /// `layers`: where the blob of each layer of the image lies, by its digest.
     /// # Errors: Missing for a layer without a place.
-    pub fn new(name: &str, image: &Written, layers: &BTreeMap<Digest, PathBuf>) -> Result<Self, LayoutError> {
+    pub fn new(name: &str, image: &Written, layers: &BTreeMap<Digest, Source>) -> Result<Self, LayoutError> {
         let manifest = Manifest::parse(&image.manifest.bytes, media_type::MANIFEST)
             .map_err(|cause| LayoutError::Document { digest: image.manifest.descriptor.digest, cause })?;
         let mut blobs = BTreeMap::new();
         for layer in manifest.layers {
-            let path = layers.get(&layer.digest).ok_or(LayoutError::Missing { digest: layer.digest })?;
-            blobs.insert(layer.digest, (layer, Source::File(path.clone())));
+            let source = layers.get(&layer.digest).ok_or(LayoutError::Missing { digest: layer.digest })?;
+            blobs.insert(layer.digest, (layer, source.clone()));
         }
         for Blob { descriptor, bytes } in [&image.config, &image.manifest] {
             blobs.insert(descriptor.digest, (descriptor.clone(), Source::Bytes(bytes.clone())));
@@ -185,7 +187,7 @@ pub fn publish(root: &Path, images: &[Named]) -> Result<Published, LayoutError> 
     wanted.extend(images.iter().flat_map(|image| image.blobs.clone()));
     for (digest, (descriptor, source)) in &wanted {
         let path = blobs.join(digest.hex());
-        if fs::symlink_metadata(&path).is_ok_and(|it| it.is_file() && it.len() == descriptor.size) {
+        if is_there(&path, descriptor) {
             published.kept += 1;
             continue;
         }
@@ -215,6 +217,15 @@ pub fn publish(root: &Path, images: &[Named]) -> Result<Published, LayoutError> 
     manifests.dedup();
     replace(&index, &Index::new(manifests).blob().bytes)?;
     Ok(published)
+}
+
+/// Whether the layout at `root` has a blob; what it has is not asked for again by [`publish`].
+pub fn holds(root: &Path, descriptor: &Descriptor) -> bool {
+    is_there(&root.join(BLOBS).join(descriptor.digest.hex()), descriptor)
+}
+
+fn is_there(path: &Path, descriptor: &Descriptor) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|it| it.is_file() && it.len() == descriptor.size)
 }
 
 /// Removes the blobs that no image of the layout needs any more, and says how many bytes they had. Whoever reads an image that
@@ -312,6 +323,7 @@ fn sweep(folder: &Path) -> Result<(), LayoutError> {
 /// Gives a blob its name, by a hard link or by a verified copy.
 fn add(path: &Path, descriptor: &Descriptor, source: &Source) -> Result<(), LayoutError> {
     let mut reader: Box<dyn Read> = match source {
+        Source::Elsewhere => return Err(LayoutError::Missing { digest: descriptor.digest }),
         Source::Bytes(bytes) => Box::new(bytes.as_slice()),
         Source::File(file) => {
             let opened = File::open(file).map_err(disk("read", file))?;

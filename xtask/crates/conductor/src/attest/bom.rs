@@ -55,6 +55,8 @@ pub struct Component {
     pub licence: Option<String>,
     /// In hexadecimal: of a file its content, of a package the archive that it came in.
     pub sha256: Option<String>,
+    /// What is not known of it.
+    pub note: Option<&'static str>,
     /// References of the components that hold it; none: the image.
     pub within: BTreeSet<String>,
 }
@@ -62,12 +64,30 @@ pub struct Component {
 impl Component {
     pub fn file(path: &str, sha256: &str) -> Self {
         let (name, sha256) = (path.to_owned(), Some(sha256.to_owned()));
-        Self { kind: Kind::File, name, version: None, purl: None, licence: None, sha256, within: BTreeSet::new() }
+        Self {
+            kind: Kind::File,
+            name,
+            version: None,
+            purl: None,
+            licence: None,
+            sha256,
+            note: None,
+            within: BTreeSet::new(),
+        }
     }
 
     pub fn package(name: &str, version: Option<&str>, purl: String) -> Self {
         let (name, version, purl) = (name.to_owned(), version.map(str::to_owned), Some(purl));
-        Self { kind: Kind::Library, name, version, purl, licence: None, sha256: None, within: BTreeSet::new() }
+        Self {
+            kind: Kind::Library,
+            name,
+            version,
+            purl,
+            licence: None,
+            sha256: None,
+            note: None,
+            within: BTreeSet::new(),
+        }
     }
 
     /// By what other components know it.

@@ -43,6 +43,7 @@ fn component(reference: &str, it: &Component) -> Value {
     };
     let mut value = json!({ "type": kind, "bom-ref": reference, "name": it.name });
     let optional = [
+        ("description", it.note.map(|it| json!(it))),
         ("version", it.version.as_ref().map(|it| json!(it))),
         ("hashes", it.sha256.as_ref().map(|it| json!([{ "alg": "SHA-256", "content": it }]))),
         ("licenses", it.licence.as_ref().map(|it| json!([{ "expression": it }]))),

@@ -82,6 +82,9 @@ fn component(reference: &str, it: &Component) -> Value {
     if let Some(sha256) = &it.sha256 {
         value["checksums"] = json!([{ "algorithm": "SHA256", "checksumValue": sha256 }]);
     }
+    if let Some(note) = it.note {
+        value["comment"] = json!(note);
+    }
     if it.kind == Kind::File {
         value["packageFileName"] = json!(it.name);
     }

@@ -26,6 +26,8 @@
 //! | files to be made executable | wheel set | modes belong to a result |
 //! | Debian packages by hash, their suite; what is left out of them, who is in `passwd` | Debian base | the layer is made of nothing else |
 //! | place, mode and digest of each file; keys of unpacked wheels | layer | they are the layer |
+//! | digests of both forms, media type | base layer | the bytes are pinned, wherever they are |
+//! | digest of the configuration, diff-ids | base from a registry | likewise |
 //! | codec, time stamp | Debian base, layer, image | they are in the bytes |
 //! | keys of the layers, configuration | image | the manifest holds nothing else |
 //! | the image, what was linked or unpacked into it; commit, locks, tools | attestation | that is what it tells |
@@ -78,6 +80,8 @@ pub enum Inputs {
     WheelSet(Pinned),
     Model(Pinned),
     DebianBase(DebianBase),
+    RegistryBase(RegistryBase),
+    BaseLayer(BaseLayer),
     Layer(Layer),
     Image(Image),
     Attestation(Attestation),
@@ -161,6 +165,23 @@ pub struct DebianBase {
     pub modified_seconds: u64,
 }
 
+/// The configuration of a base from a registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RegistryBase {
+    pub config: String,
+    /// Of its layers.
+    pub diff_ids: Vec<String>,
+}
+
+/// What is known of a layer of such a base, wherever it came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BaseLayer {
+    pub digest: String,
+    pub diff_id: String,
+    pub media_type: String,
+    pub size_bytes: u64,
+}
+
 /// A layer of one image; two with the same contents are one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Layer {
@@ -189,6 +210,9 @@ pub struct Printed {
 pub struct Image {
     pub name: String,
     pub platform: String,
+    /// Configuration of a base from a registry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<Key>,
     /// The lowest first.
     pub layers: Vec<Key>,
     pub entrypoint: Vec<String>,
@@ -196,6 +220,7 @@ pub struct Image {
     pub environment: BTreeMap<String, String>,
     pub ports: Vec<u16>,
     pub user: String,
+    /// Empty, as `user` and `entrypoint` are: the base's.
     pub working_directory: String,
     pub labels: BTreeMap<String, String>,
     pub created_seconds: u64,
@@ -221,6 +246,12 @@ pub struct Attestation {
     pub packages: BTreeMap<String, String>,
     /// Debian suite of these.
     pub suite: String,
+    /// Name and digest of a base from a registry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<(String, String)>,
+    /// Its layers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub base_layers: Vec<Key>,
     /// What the caller chose: cargo features and profile.
     pub chosen: BTreeMap<&'static str, String>,
     /// Of a checkout in which everything is committed.

@@ -144,7 +144,8 @@ fn base_archives(workshop: &Workshop, wants: &Wants, output: &Path) -> Result<BT
         let digest = layer.record.descriptor.digest.hex().parse().map_err(|_| unmade())?;
         let is_there = Digest::of_file(&path).is_ok_and(|(there, _)| there == digest);
         if !is_there {
-            files::Draft::copy(&layer.blob, output, PUBLIC)?.publish(&path)?;
+            let blob = layer.blob.as_ref().ok_or_else(unmade)?;
+            files::Draft::copy(blob, output, PUBLIC)?.publish(&path)?;
         }
         placed.insert(path, digest);
     }

@@ -16,9 +16,10 @@ use crate::settings::Settings;
 use crate::tr;
 use oci::read::{LayerFile, LayerReader, Limits, ReadError};
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// The credentials of this run are in no layer of ours, no document, and nothing that is attached. Base layers are made of packages
-/// whose every byte is pinned.
+/// whose every byte is pinned, or are themselves pinned.
 pub fn no_secret_leaves(workshop: &Workshop, images: &[(&str, &MadeImage)]) -> Result<()> {
     let secrets = secrets(workshop)?;
     for origin in &secrets.too_short {
@@ -41,11 +42,11 @@ pub fn no_secret_leaves(workshop: &Workshop, images: &[(&str, &MadeImage)]) -> R
         }
         let declared = workshop.project.declaration.image.get(*name).map_or(0, |image| image.layer.len());
         for layer in image.layers.iter().rev().take(declared) {
-            if !seen.insert(layer.record.descriptor.digest) {
+            let Some(blob) = layer.blob.as_ref().filter(|_| seen.insert(layer.record.descriptor.digest)) else {
                 continue;
-            }
-            let found = find_in_layer(&search, layer).map_err(|error| {
-                Error::new(Code::AlteredObject, tr!("cannot read {path}", path = layer.blob.display())).because(error)
+            };
+            let found = find_in_layer(&search, layer, blob).map_err(|error| {
+                Error::new(Code::AlteredObject, tr!("cannot read {path}", path = blob.display())).because(error)
             })?;
             if let Some((path, origin)) = found {
                 return Err(leaked(name, &path, origin));
@@ -64,12 +65,10 @@ fn leaked(image: &str, path: &str, origin: &str) -> Error {
 fn find_in_layer<'s>(
     search: &'s Search,
     layer: &MadeLayer,
+    blob: &Path,
 ) -> std::result::Result<Option<(String, &'s str)>, ReadError> {
-    let file = LayerFile {
-        path: layer.blob.clone(),
-        descriptor: layer.record.descriptor.clone(),
-        diff_id: layer.record.diff_id,
-    };
+    let file =
+        LayerFile { path: blob.to_owned(), descriptor: layer.record.descriptor.clone(), diff_id: layer.record.diff_id };
     let mut reader = LayerReader::open(&file, Limits::default())?;
     while let Some((path, entry)) = reader.next()? {
         let named = match &entry.kind {

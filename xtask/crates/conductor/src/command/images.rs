@@ -11,13 +11,14 @@ use crate::engine;
 use crate::error::{Code, Error, Result};
 use crate::execute::Workshop;
 use crate::execute::image::{MadeImage, MadeLayer};
-use crate::execute::push::Pusher;
+use crate::execute::push::{Delivery, Pusher};
 use crate::facts::Wants;
 use crate::files;
+use crate::mirror::Ecosystem;
 use crate::plan;
 use crate::platform::Platform;
 use crate::project::Project;
-use crate::project::image::{Base, Content};
+use crate::project::image::Content;
 use crate::registry::{Reference, RegistryPlace};
 use crate::report::{self, Done, Event, Finding, ImageAttestation, ImageLayer, Severity, Sink};
 use crate::settings::{Settings, env};
@@ -29,6 +30,10 @@ use protocol::engine::Loaded;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// The oldest C library of a distribution that is still cared for (manylinux_2_28): nobody says which one a base from a registry has
+/// before it is read, and then what it lacks is named.
+const REGISTRY_GLIBC: (u32, u32) = (2, 28);
 
 /// A made image with the name that it gets.
 struct Named<'a> {
@@ -66,6 +71,9 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
     for place in registries(args) {
         workshop.outside.must_reach(place)?;
         names.iter().try_for_each(|name| pushed_to(settings, args, place, name, names.len()).map(drop))?;
+    }
+    if names.iter().any(|name| project.declaration.image[*name].registry_base().is_some()) {
+        workshop.outside.need([Ecosystem::Oci]);
     }
     if settings.dry_run {
         let hosts: Vec<String> = registries(args).map(RegistryPlace::authority).collect();
@@ -173,13 +181,13 @@ fn deliver(
             let mut pusher = pushers.pop_front().ok_or_else(|| Error::bug(tr!("nobody pushes to {place}", place)))?;
             let land = |image: &Named| -> Result<Landed> {
                 let reference = pushed_to(workshop.settings, args, place, image.name, made.len())?;
-                let pushed = push(&workshop.sink, &mut pusher, image, &reference)?;
+                let pushed = push(workshop, &mut pusher, image, &reference)?;
                 Ok(Landed { reference: format!("registry:{reference}"), there: None, pushed: Some(pushed) })
             };
             made.iter().map(land).collect()
         }
         ImageTarget::Layout(_) | ImageTarget::Archive(_) => {
-            receive(workshop.settings, target, platform, made)?;
+            receive(workshop, target, platform, made)?;
             Ok(made.iter().map(at).collect())
         }
     }
@@ -214,10 +222,11 @@ fn pushed_to(
     })
 }
 
-fn push(sink: &Sink, pusher: &mut Pusher, image: &Named, reference: &Reference) -> Result<Pushed> {
-    let (id, started) = (format!("push:{}", image.name), Instant::now());
+fn push(workshop: &Workshop, pusher: &mut Pusher, image: &Named, reference: &Reference) -> Result<Pushed> {
+    let (sink, id, started) = (&workshop.sink, format!("push:{}", image.name), Instant::now());
+    let base = workshop.project.declaration.image[image.name].registry_base();
     sink.send(Event::Start { id: id.clone(), reason: None });
-    let pushed = pusher.push(sink, &id, &image.delivery, reference);
+    let pushed = pusher.push(sink, &id, &Delivery { image: &image.delivery, base, reference });
     let seconds = started.elapsed().as_secs_f64();
     sink.send(match &pushed {
         Ok(pushed) => {
@@ -273,11 +282,11 @@ pub(super) fn wants(
     variant: &cli::Variant,
 ) -> Result<Wants> {
     let mut wants = super::no_wants(settings, project, variant)?;
-    let bases = images.iter().filter_map(|name| match &project.declaration.image[*name].base {
-        Some(Base::Debian(base)) => Some(base),
-        _ => None,
-    });
-    wants.cross = super::cross(project, platform, bases)?;
+    let bases = images.iter().filter_map(|name| project.declaration.image[*name].debian_base());
+    let mut on_registry_bases =
+        images.iter().filter(|name| project.declaration.image[**name].registry_base().is_some());
+    let floor = on_registry_bases.next().map(|_| REGISTRY_GLIBC);
+    wants.cross = super::cross(project, platform, bases, floor)?;
     for name in images {
         wants.images.insert((*name).to_owned());
         for files in project.declaration.image[*name].layer.iter().flat_map(|layer| &layer.files) {
@@ -326,20 +335,25 @@ fn must_fit(project: &Project, name: &str, image: &MadeImage) -> Result<()> {
 
 /// Every program finds its interpreter, its libraries and their symbols.
 fn must_start(sink: &Sink, name: &str, platform: Option<Platform>, image: &MadeImage) -> Result<()> {
-    let mut parts = Parts::default();
+    let (mut parts, mut above) = (Parts::default(), Parts::default());
     image.layers.iter().for_each(|layer| parts.add_layer(&layer.parts));
+    image.layers.iter().filter(|layer| layer.blob.is_some()).for_each(|layer| above.add_layer(&layer.parts));
     let Some(platform) = platform.or(Platform::here()) else { return Ok(()) };
     let lacks = parts.lacks(abi::machine_of(platform));
-    let Some(first) = lacks.first() else { return Ok(()) };
-    for lack in &lacks {
+    // A base from a registry may hold what nobody starts, and nobody here can mend it.
+    let (lacks, of_base): (Vec<_>, Vec<_>) = lacks.into_iter().partition(|lack| above.has(&lack.subject));
+    let severities =
+        lacks.iter().map(|it| (it, Severity::Error)).chain(of_base.iter().map(|it| (it, Severity::Warning)));
+    for (lack, severity) in severities {
         sink.send(Event::Finding(Finding {
             code: "image.would-not-start".to_owned(),
-            severity: Severity::Error,
+            severity,
             subject: format!("{name}:{}", lack.subject),
             message: lack.message.clone(),
             fix: None,
         }));
     }
+    let Some(first) = lacks.first() else { return Ok(()) };
     let lines: Vec<String> = lacks.iter().map(|lack| format!("  - {} {}", lack.subject, lack.message)).collect();
     let message = tr!("{subject} would not start in image {name}", subject = first.subject, name);
     let fix = match first.message.contains('@') {
@@ -350,9 +364,17 @@ fn must_start(sink: &Sink, name: &str, platform: Option<Platform>, image: &MadeI
 }
 
 /// Puts images at a target.
-fn receive(settings: &Settings, target: &ImageTarget, platform: Option<Platform>, made: &[Named]) -> Result<()> {
-    let images = made.iter().map(|image| &image.delivery).cloned().collect::<Vec<_>>();
-    match place(settings, target)? {
+fn receive(workshop: &Workshop, target: &ImageTarget, platform: Option<Platform>, made: &[Named]) -> Result<()> {
+    let settings = workshop.settings;
+    let place = place(settings, target)?;
+    let holds = |blob: &oci::Descriptor| match &place {
+        Place::Layout(folder) => oci::layout::holds(folder, blob),
+        Place::Archive(_) => false,
+    };
+    let brought =
+        |image: &Named| workshop.brought(&format!("image:{}", image.name), image.name, &image.delivery, holds);
+    let images = made.iter().map(brought).collect::<Result<Vec<_>>>()?;
+    match place {
         Place::Layout(folder) => {
             oci::layout::publish(&folder, &images).map_err(|error| undelivered(target, error))?;
             // Ours alone: blobs of replaced images would pile up there, and only `clean` would ever take them.

@@ -2,9 +2,10 @@
 //!
 //! Versions come from the declaration: requirement lines and `project==version` words; Go's from the newest pinned request. Hashes come
 //! from the index for wheels, from Go's checksum database for the toolchain (a working `go` verifies it), from a suite's signed
-//! indexes for Debian packages (`bases.rs`), and for a model from the bytes themselves, which must come from its first source that has them.
+//! indexes for Debian packages (`bases.rs`), for bases from registries from the digest that a tag has (`registry_bases.rs`), and for a model from the bytes themselves, which must come from its first source that has them.
 
 use super::bases::Archives;
+use super::registry_bases;
 use crate::cli::LockCommand;
 use crate::digest::Digest;
 use crate::document::did_you_mean;
@@ -47,6 +48,9 @@ pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<
     if wanted("go") || declared.wheel_set.keys().chain(declared.model.keys()).any(|name| wanted(name)) {
         workshop.outside.need([Ecosystem::Go, Ecosystem::Python]);
     }
+    if declared.registry_bases().any(|base| wanted(&base.to_string())) {
+        workshop.outside.need([Ecosystem::Oci]);
+    }
     let mut pins = project.pins.clone();
     pins.version = VERSION;
     let mut known = BTreeSet::from(["go".to_owned()]);
@@ -72,6 +76,13 @@ pub fn lock(settings: &Settings, project: &Project, sink: Sink, command: Option<
         known.insert(name.clone());
         if wanted(name) {
             pins.debian_base.insert(name.clone(), archives.pins(name, base)?);
+        }
+    }
+    for base in project.declaration.registry_bases() {
+        let name = base.to_string();
+        known.insert(name.clone());
+        if wanted(&name) {
+            pins.registry_base.insert(name, registry_bases::pins(&workshop, base)?);
         }
     }
     if wanted("go") {
@@ -165,6 +176,10 @@ pub(super) fn drift(settings: &Settings, project: &Project) -> Result<Vec<String
     let undeclared = pins.wheel_set.keys().filter(|name| !declared.wheel_set.contains_key(*name));
     let undeclared = undeclared.chain(pins.model.keys().filter(|name| !declared.model.contains_key(*name)));
     let undeclared = undeclared.chain(pins.debian_base.keys().filter(|name| !declared.debian_base.contains_key(*name)));
+    let bases: BTreeSet<String> = declared.registry_bases().map(ToString::to_string).collect();
+    let unpinned = bases.iter().filter(|base| !pins.registry_base.contains_key(*base));
+    drift.extend(unpinned.map(|name| tr!("{name}: no image of this base is pinned", name)));
+    let undeclared = undeclared.chain(pins.registry_base.keys().filter(|base| !bases.contains(*base)));
     drift.extend(undeclared.map(|name| tr!("{name}: pinned, and declared nowhere", name)));
     Ok(drift)
 }

@@ -15,6 +15,7 @@ mod lint;
 mod lock;
 mod mirror;
 mod probe;
+mod registry_bases;
 mod run;
 mod suite;
 mod test;
@@ -208,7 +209,8 @@ fn describe(workshop: &Workshop, plan: &Plan, facts: &Facts, asked: bool) -> Eve
         Work::NativeLibrary { .. } => Some(Tool::Cargo),
         Work::GoModules { .. } | Work::GoBinary { .. } => Some(Tool::Go),
         Work::GoToolchain { .. } | Work::WheelSet { .. } | Work::Model { .. } => None,
-        Work::DebianBase { .. } | Work::Layer { .. } | Work::Image { .. } | Work::Attestation { .. } => None,
+        Work::DebianBase { .. } | Work::RegistryBase { .. } | Work::BaseLayer { .. } => None,
+        Work::Layer { .. } | Work::Image { .. } | Work::Attestation { .. } => None,
     };
     let tools = plan.running().filter_map(tool).collect();
     Event::Plan {
@@ -234,7 +236,8 @@ fn commands(workshop: &Workshop, step: &Step, facts: &Facts) -> Vec<String> {
         Work::GoModules { .. } => vec!["go mod download -x".to_owned()],
         Work::Layer { image, layer, .. } => workshop.layer_commands(image, layer),
         Work::GoToolchain { .. } | Work::WheelSet { .. } | Work::Model { .. } => Vec::new(),
-        Work::DebianBase { .. } | Work::Image { .. } | Work::Attestation { .. } => Vec::new(),
+        Work::DebianBase { .. } | Work::RegistryBase { .. } | Work::BaseLayer { .. } => Vec::new(),
+        Work::Image { .. } | Work::Attestation { .. } => Vec::new(),
     }
 }
 
@@ -356,15 +359,17 @@ fn linked_by(project: &Project, binary: &str) -> impl Iterator<Item = String> {
     declared.into_iter().flat_map(|binary| binary.links.iter().cloned())
 }
 
-/// What `--platform` comes to: nothing where it is this machine's. Results run on every base among `bases` that is pinned for it.
+/// What `--platform` comes to: nothing where it is this machine's. Results run on every base among `bases` that is pinned for it, and
+/// with the C library `floor`.
 fn cross<'b>(
     project: &'b Project,
     platform: Option<Platform>,
     bases: impl Iterator<Item = &'b String>,
+    floor: Option<(u32, u32)>,
 ) -> Result<Option<Cross>> {
     let Some(platform) = platform.filter(|it| Some(*it) != Platform::here()) else { return Ok(None) };
     let pins = bases.filter_map(|base| project.pins.debian_base.get(base)?.get(&platform.name()));
-    let glibc = pins.filter_map(|pins| glibc_of(pins)).min().ok_or_else(|| {
+    let glibc = pins.filter_map(|pins| glibc_of(pins)).chain(floor).min().ok_or_else(|| {
         Error::new(Code::NotPinned, tr!("xtask.lock pins no Debian base with a C library for {platform}", platform))
             .hint(tr!("what is made for another platform runs with the C library of a [debian-base]: `cargo xtask lock update`"))
     })?;
@@ -375,7 +380,7 @@ fn cross<'b>(
 fn wanted(settings: &Settings, project: &Project, targets: &cli::Targets) -> Result<Wants> {
     let it = &project.declaration;
     let mut wants = no_wants(settings, project, &targets.variant)?;
-    wants.cross = cross(project, targets.platform, it.debian_base.keys())?;
+    wants.cross = cross(project, targets.platform, it.debian_base.keys(), None)?;
     let all: Vec<&String> = it.native_library.keys().chain(it.go_binary.keys()).collect();
     let named: Vec<&String> = if targets.targets.is_empty() { all.clone() } else { targets.targets.iter().collect() };
     for name in named {

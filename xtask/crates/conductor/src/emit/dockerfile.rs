@@ -375,7 +375,7 @@ fn copied_sources(paths: &BTreeSet<String>) -> String {
 
 fn image(stages: &Stages, folder: &str) -> String {
     let it = stages.image;
-    let mut text = "FROM scratch\n".to_owned();
+    let mut text = format!("FROM {}\n", stages.from.as_deref().unwrap_or("scratch"));
     if let Some(base) = stages.base {
         let _ = writeln!(text, "ARG TARGETARCH");
         let _ = writeln!(text, "ADD {folder}/{} /", base_archive(base, "${TARGETARCH}"));
@@ -399,9 +399,16 @@ fn image(stages: &Stages, folder: &str) -> String {
     for port in &it.ports {
         let _ = writeln!(text, "EXPOSE {port}/tcp");
     }
-    let _ = writeln!(text, "WORKDIR {}", it.working_directory);
-    let _ = writeln!(text, "USER {}", it.user);
-    let _ = writeln!(text, "ENTRYPOINT {}", words(&it.entrypoint));
+    let own_root = stages.from.is_none().then_some("/");
+    if let Some(folder) = it.working_directory.as_deref().or(own_root) {
+        let _ = writeln!(text, "WORKDIR {folder}");
+    }
+    if let Some(user) = it.user {
+        let _ = writeln!(text, "USER {user}");
+    }
+    if !it.entrypoint.is_empty() {
+        let _ = writeln!(text, "ENTRYPOINT {}", words(&it.entrypoint));
+    }
     if !it.arguments.is_empty() {
         let _ = writeln!(text, "CMD {}", words(&it.arguments));
     }

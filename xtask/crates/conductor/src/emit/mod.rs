@@ -12,7 +12,7 @@ use crate::facts::{Binary, Facts, Library};
 use crate::files;
 use crate::plan;
 use crate::platform::Platform;
-use crate::project::image::{Base, Content, FileMode, Image, Owner};
+use crate::project::image::{Content, FileMode, Image, Owner};
 use crate::project::pins::{self, WheelPin};
 use crate::project::{GoBinary, Project};
 use crate::tr;
@@ -29,6 +29,8 @@ pub struct Stages<'a> {
     pub image: &'a Image,
     /// Its Debian base.
     pub base: Option<&'a str>,
+    /// What it is built on where that is an image of a registry, by digest.
+    pub from: Option<String>,
     /// The Debian release of the base, and so of the tools.
     pub suite: &'a str,
     /// Empty: any.
@@ -116,7 +118,16 @@ pub fn stages<'a>(
     name: &'a str,
 ) -> Result<Stages<'a>> {
     let image = &project.declaration.image[name];
-    let base = image.base.as_ref().map(|Base::Debian(base)| base.as_str());
+    let base = image.debian_base().map(String::as_str);
+    let from = match image.registry_base() {
+        Some(reference) => {
+            let name = reference.to_string();
+            let pin = project.pins.registry_base.get(&name);
+            let pin = pin.ok_or_else(|| plan::not_pinned(project, "registry-base", &name))?;
+            Some(format!("{}@{}", reference.name(), pin.digest))
+        }
+        None => None,
+    };
     let declared = base.and_then(|base| project.declaration.debian_base.get(base));
     let builder = Builder { project, facts, root, profile, base };
     let mut it = Stages {
@@ -124,6 +135,7 @@ pub fn stages<'a>(
         name,
         image,
         base,
+        from,
         suite: declared.map_or(default_suite, |base| &base.suite),
         rust_version: &project.declaration.toolchain.rust.version,
         go: None,
@@ -337,7 +349,7 @@ impl Stages<'_> {
         let is_plain = |c: char| c.is_alphanumeric() || "/._-+@=,".contains(c);
         let context = self.context();
         let to = self.all_copies().flat_map(|copied| [&copied.from, &copied.to]);
-        let folders = [&self.image.working_directory];
+        let folders = &self.image.working_directory;
         let odd = context.iter().chain(to).chain(folders).find(|path| !path.chars().all(is_plain));
         if let Some(path) = odd {
             return Err(Error::new(

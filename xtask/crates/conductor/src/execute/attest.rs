@@ -15,7 +15,7 @@ use crate::toolchain::buildinfo;
 use crate::tr;
 use crate::wheel;
 use oci::{Annotations, Descriptor, Referrer};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Files of a result of kind `attestation`, with the type of each.
 const DOCUMENTS: [(&str, &str); 3] =
@@ -58,6 +58,9 @@ impl Workshop<'_> {
                 Component::package(name, Some(version), purl("deb", "debian", name, Some(version), &qualifiers));
             bom.add(Component { sha256: Some(sha256.to_owned()), ..package });
         }
+        if let Some((name, digest)) = &inputs.base {
+            self.add_base(&mut bom, name, digest, &inputs.base_layers)?;
+        }
         for (project, pin) in &inputs.wheels {
             let [filename, sha256] = words(pin);
             let version = wheel::version(filename);
@@ -98,6 +101,25 @@ impl Workshop<'_> {
         Ok(bom)
     }
 
+    /// A base from a registry with the packages that it says to hold; where it says nothing, that stands there.
+    fn add_base(&self, bom: &mut Bom, name: &str, digest: &str, layers: &[Key]) -> Result<()> {
+        let system = self.system(layers)?;
+        let base = Component::package(name, Some(digest), base_purl(name, digest));
+        let packages: Vec<_> = system.packages.values().flatten().collect();
+        let note = packages.is_empty().then_some("it names no packages: what it holds is not listed here");
+        let within = BTreeSet::from([base.reference()]);
+        bom.add(Component { note, ..base });
+        let (distribution, release) = system.release.unwrap_or_default();
+        for package in packages {
+            let mut qualifiers = vec![("arch", package.architecture.as_str())];
+            qualifiers.extend(Some(("distro", release.as_str())).filter(|(_, release)| !release.is_empty()));
+            let purl = purl("deb", &distribution, &package.name, Some(&package.version), &qualifiers);
+            let package = Component::package(&package.name, Some(&package.version), purl);
+            bom.add(Component { within: within.clone(), ..package });
+        }
+        Ok(())
+    }
+
     /// What a finished step says about an image, attached to it.
     pub(super) fn referrers(&self, step: &Step, image: &Descriptor) -> Result<Vec<Referrer>> {
         let entry = step.entry.as_ref().ok_or_else(|| Error::bug(tr!("{id} was not made", id = step.id)))?;
@@ -109,6 +131,12 @@ impl Workshop<'_> {
         };
         DOCUMENTS.iter().map(attach).collect()
     }
+}
+
+/// An image of a registry, by the name of its repository with the host, and the digest of its manifest.
+fn base_purl(name: &str, digest: &str) -> String {
+    let leaf = name.rsplit('/').next().unwrap_or(name);
+    purl("oci", "", leaf, Some(digest), &[("repository_url", name)])
 }
 
 fn step_image(step: &Step) -> Option<Key> {
@@ -142,6 +170,10 @@ fn provenance(inputs: &Attestation, subject: Subject) -> Provenance {
             Some(purl("deb", "debian", name, Some(version), &qualifiers)),
             Some(("sha256", sha256)),
         ));
+    }
+    if let Some((name, digest)) = &inputs.base {
+        let sha256 = digest.trim_start_matches("sha256:");
+        materials.push(material(name, Some(base_purl(name, digest)), Some(("sha256", sha256))));
     }
     for (project, pin) in &inputs.wheels {
         let [filename, sha256] = words(pin);

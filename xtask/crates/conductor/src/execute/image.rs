@@ -1,11 +1,11 @@
 //! Making images: bases out of Debian packages, layers out of what other steps made, and the documents over them.
 //!
-//! A base and a layer each become three files of one result: the compressed blob, what is known of it, and what a dynamic linker
+//! A base of Debian packages and a layer each become four files of one result: the compressed blob, what is known of it, and what a dynamic linker
 //! could notice of its files. So nothing that is asked later has to unpack a layer again.
 
 use super::base::base_tree;
 use super::{Made, Workshop};
-use crate::cache::key::{Inputs, Key};
+use crate::cache::key::{self, Inputs, Key};
 use crate::cache::store::{Entry, Lock, Lookup, Product};
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
@@ -21,7 +21,7 @@ use crate::toolchain::abi::Parts;
 use crate::toolchain::cross::Cross;
 use crate::tr;
 use oci::image::{Written, media_type};
-use oci::layout::Named;
+use oci::layout::{Named, Source};
 use oci::{Referrer, Tree, TreePath};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -30,8 +30,8 @@ use std::path::{Path, PathBuf};
 
 /// Files of a result of kind `debian-base` or `layer`: the compressed tar, its [`oci::Layer`], its [`Parts`], path → digest of its files.
 const BLOB: &str = "blob";
-const RECORD: &str = "record.json";
-const PARTS: &str = "parts.json";
+pub(super) const RECORD: &str = "record.json";
+pub(super) const PARTS: &str = "parts.json";
 const FILES: &str = "files.json";
 /// Files of a result of kind `image`.
 const CONFIGURATION: &str = "config.json";
@@ -42,7 +42,8 @@ pub(super) const MANIFEST: &str = "manifest.json";
 pub struct MadeLayer {
     pub key: Key,
     pub record: oci::Layer,
-    pub blob: PathBuf,
+    /// `None`: of a base from a registry, whose bytes are brought when somebody lacks them.
+    pub blob: Option<PathBuf>,
     pub parts: Parts,
 }
 
@@ -61,7 +62,8 @@ pub struct MadeImage {
 impl MadeImage {
     /// All that has to be at a target, under a name.
     pub fn delivery(&self, name: &str) -> Result<Named> {
-        let places = self.layers.iter().map(|layer| (layer.record.descriptor.digest, layer.blob.clone())).collect();
+        let source = |layer: &MadeLayer| layer.blob.clone().map_or(Source::Elsewhere, Source::File);
+        let places = self.layers.iter().map(|layer| (layer.record.descriptor.digest, source(layer))).collect();
         let named = Named::new(name, &self.documents, &places)
             .map_err(|error| Error::bug(tr!("image {name} does not hang together", name)).because(error))?;
         Ok(Named { referrers: self.referrers.clone(), ..named })
@@ -261,7 +263,8 @@ impl Workshop<'_> {
     /// Reads a layer that was made.
     pub fn made_layer(&self, key: &Key) -> Result<MadeLayer> {
         let entry = self.result(key)?;
-        let blob = self.file(&entry, BLOB)?;
+        let is_here = entry.outputs.iter().any(|output| output.path == BLOB);
+        let blob = is_here.then(|| self.file(&entry, BLOB)).transpose()?;
         Ok(MadeLayer {
             key: *key,
             record: read_json(&self.file(&entry, RECORD)?)?,
@@ -286,23 +289,43 @@ impl Workshop<'_> {
             return Err(Error::bug(tr!("image {name} has no inputs", name)));
         };
         let architecture = inputs.platform.rsplit('-').next().unwrap_or_default();
-        let mut image = oci::Image {
-            platform: oci::Platform::linux(architecture),
-            created_seconds: i64::try_from(inputs.created_seconds).unwrap_or(i64::MAX),
-            ..oci::Image::default()
-        };
+        let mut layers = Vec::new();
         for (key, made_by) in inputs.layers.iter().zip(&step.needs) {
-            image.push(&self.made_layer(key)?.record, &format!("cargo xtask images: {made_by}"));
+            layers.push((self.made_layer(key)?, made_by));
+        }
+        let ours = layers.iter().position(|(layer, _)| layer.blob.is_some()).unwrap_or(layers.len());
+        let below: Vec<_> = layers[..ours].iter().map(|(layer, _)| layer.record.descriptor.clone()).collect();
+        let base = match &inputs.base {
+            Some(base) => self.based_on(base, &below)?,
+            None => oci::Image { platform: oci::Platform::linux(architecture), ..oci::Image::default() },
+        };
+        let created_seconds = i64::try_from(inputs.created_seconds).unwrap_or(i64::MAX);
+        let mut image = oci::Image { created_seconds, ..base };
+        for (layer, made_by) in &layers[ours..] {
+            image.push(&layer.record, &format!("cargo xtask images: {made_by}"));
         }
         for (variable, value) in &inputs.environment {
             image.set_env(variable, value);
         }
-        image.execution.entrypoint.clone_from(&inputs.entrypoint);
-        image.execution.cmd.clone_from(&inputs.arguments);
-        image.execution.user.clone_from(&inputs.user);
-        image.execution.working_dir.clone_from(&inputs.working_directory);
-        image.execution.labels.clone_from(&inputs.labels);
-        image.execution.exposed_ports = inputs.ports.iter().map(|port| format!("{port}/tcp")).collect();
+        let execution = &mut image.execution;
+        // Arguments are those of an entrypoint: a base's go with its own.
+        if !inputs.entrypoint.is_empty() {
+            execution.entrypoint.clone_from(&inputs.entrypoint);
+            execution.cmd.clear();
+        }
+        if !inputs.arguments.is_empty() {
+            execution.cmd.clone_from(&inputs.arguments);
+        }
+        for (own, inherited) in
+            [(&inputs.user, &mut execution.user), (&inputs.working_directory, &mut execution.working_dir)]
+        {
+            if !own.is_empty() {
+                inherited.clone_from(own);
+            }
+        }
+        execution.labels.extend(inputs.labels.clone());
+        execution.exposed_ports.extend(inputs.ports.iter().map(|port| format!("{port}/tcp")));
+        self.must_be_started(name, inputs, execution)?;
         let written = image.write();
         self.in_scratch(|scratch| {
             files::write(&scratch.join(CONFIGURATION), &written.config.bytes)?;
@@ -317,6 +340,29 @@ impl Workshop<'_> {
             let entry = self.store.publish(lock, &step.id, step.flat_inputs(), Default::default(), &products)?;
             Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds: 0.0 })
         })
+    }
+
+    /// What a base was to say, and nobody declared.
+    fn must_be_started(&self, name: &str, declared: &key::Image, execution: &oci::image::Execution) -> Result<()> {
+        let lacks = |message: String, hint: String| {
+            Err(self.project.source.error(Code::WrongValue, &["image", name, "base"], &message).hint(hint))
+        };
+        if execution.entrypoint.is_empty() && execution.cmd.is_empty() {
+            return lacks(
+                tr!("image.{name} starts nothing, and its base neither", name),
+                tr!("name the program by its path in the image: entrypoint = [\"/app/server\"]"),
+            );
+        }
+        let user = execution.user.split(':').next().unwrap_or_default();
+        if declared.user.is_empty() && ["", "0", "root"].contains(&user) {
+            return lacks(
+                tr!("image.{name} runs as root, since its base does", name),
+                tr!(
+                    "name a user by numbers, user = \"65532:65532\"; an image that runs as root has to say so: user = \"0:0\""
+                ),
+            );
+        }
+        Ok(())
     }
 
     /// Reads an image of a finished plan, with what is said about it.
@@ -378,12 +424,12 @@ fn file_digests(tree: &Tree) -> Result<BTreeMap<String, Digest>> {
     Ok(digests)
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let bytes = serde_json::to_vec(value).map_err(|error| Error::bug(tr!("cannot serialise")).because(error))?;
     files::write(path, &bytes)
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_slice(&files::read(path)?)
         .map_err(|error| Error::bug(tr!("cannot read {path}", path = path.display())).because(error))
 }

@@ -14,6 +14,7 @@ mod model;
 mod native;
 pub mod outside;
 pub mod push;
+pub mod registry_base;
 pub mod samples;
 mod wheels;
 
@@ -465,6 +466,8 @@ impl<'a> Workshop<'a> {
             Work::GoToolchain { version, platform } => self.go_toolchain(step, version, platform, lock),
             Work::WheelSet { name, interpreter } => self.wheel_set(step, name, interpreter.as_ref(), facts, lock),
             Work::DebianBase { name, platform } => self.debian_base(step, name, platform, lock),
+            Work::RegistryBase { reference, image } => self.registry_base(step, reference, image, lock),
+            Work::BaseLayer { reference, layer } => self.base_layer(step, reference, layer, lock),
             Work::Layer { image, layer, cross } => self.layer(step, image, layer, *cross, facts, lock),
             Work::Image { name } => self.image(step, name, lock),
             Work::Attestation { image } => self.attestation(step, image, lock),
@@ -575,6 +578,7 @@ pub fn ecosystems(project: &Project, step: &Step) -> BTreeSet<Ecosystem> {
         Work::GoModules { .. } => [Ecosystem::Go].into(),
         Work::GoBinary { .. } | Work::Layer { .. } | Work::Image { .. } | Work::Attestation { .. } => BTreeSet::new(),
         Work::DebianBase { .. } => [Ecosystem::Apt].into(),
+        Work::RegistryBase { .. } | Work::BaseLayer { .. } => [Ecosystem::Oci].into(),
         Work::GoToolchain { .. } => [Ecosystem::Go, Ecosystem::Python].into(),
         Work::WheelSet { .. } => [Ecosystem::Python].into(),
         Work::Model { name } => {

@@ -4,6 +4,7 @@
 //! Without a profile the tools are left to what the user configured; what we fetch ourselves comes from each tool's own
 //! default. With one, every tool goes through the gateway, and so does our own fetching.
 
+use super::push::credentials;
 use super::{measure, samples};
 use crate::cache::measured::{Measured, circumstances};
 use crate::document::Source;
@@ -14,18 +15,18 @@ use crate::mirror::direct::{self, Defaults, Machine};
 use crate::mirror::env::{
     Context, Gateway as Door, HUB_TOKENS, Note, Tool, ToolEnvironment, go_private, tool_environment,
 };
-use crate::mirror::setup::{Places, defaults_needed, places};
+use crate::mirror::setup::{Places, base_places, defaults_needed, places};
 use crate::mirror::{
     self, Ecosystem, Egress, Endpoint, Layer, Masked, MirrorUrl, Profile, Profiles, Unexpanded, Unresolved, UrlPair,
 };
 use crate::process::{self, Invocation};
 use crate::project::Project;
-use crate::registry::RegistryPlace;
+use crate::registry::{BaseReference, RegistryPlace};
 use crate::report::{Sink, ToolMapping};
 use crate::satellite::{self, Gateway};
 use crate::settings::{MirrorChoice, Origin, Settings, env};
 use crate::tr;
-use protocol::{Limits, Pins, Proxy, SCHEMA, Setup};
+use protocol::{Credentials, Limits, Pins, Proxy, SCHEMA, Setup, Upstream};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -300,10 +301,12 @@ impl<'a> Outside<'a> {
         }
         self.need(ecosystems.iter().copied());
         let (defaults, _) = self.direct();
-        let by_ecosystem = match &self.profile {
+        let mut by_ecosystem = match &self.profile {
             Some(profile) => profile.hosts(defaults),
             None => defaults.iter().map(|(it, known)| (*it, known.all_hosts(*it))).collect(),
         };
+        // Of registries only those of bases.
+        by_ecosystem.insert(Ecosystem::Oci, self.base_hosts());
         let listed = by_ecosystem.into_iter().filter(|(it, _)| ecosystems.contains(it));
         let mut hosts: Vec<_> = listed.map(|(it, hosts)| (satellite::name(&it), hosts)).collect();
         // No ecosystem's own.
@@ -339,7 +342,7 @@ impl<'a> Outside<'a> {
         let invocation =
             Invocation { program, arguments: Vec::new(), directory: self.settings.workspace.root.clone(), environment };
         let begun = Instant::now();
-        let setup = self.setup();
+        let setup = Setup { bases: self.bases()?, ..self.setup() };
         self.check_proxy(&setup.proxy)?;
         let spent = begun.elapsed();
         let started = std::sync::Arc::new(Gateway::start(invocation, &setup, self.log.clone(), self.sink.clone())?);
@@ -351,6 +354,35 @@ impl<'a> Outside<'a> {
         }
         *gateway = Some(std::sync::Arc::clone(&started));
         Ok(started)
+    }
+
+    /// Where the bases of declared images are pulled from, in a run that may need one: who keeps a login may ask a person.
+    fn bases(&self) -> Result<BTreeMap<String, Vec<Upstream>>> {
+        let needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner).contains(&Ecosystem::Oci);
+        let mut bases = BTreeMap::new();
+        if !needed || self.settings.offline.value {
+            return Ok(bases);
+        }
+        for base in self.project.declaration.registry_bases() {
+            let login = || Ok(credentials(self.settings, &base.place())?.map(|(login, _)| login));
+            bases.insert(base.name(), self.base_places(base, login)?);
+        }
+        Ok(bases)
+    }
+
+    fn base_places(
+        &self,
+        base: &BaseReference,
+        login: impl FnOnce() -> Result<Option<Credentials>>,
+    ) -> Result<Vec<Upstream>> {
+        base_places(self.profile.as_ref(), &base.host, &base.repository, &base.place().origin(), login)
+    }
+
+    /// The hosts that bases are pulled from.
+    fn base_hosts(&self) -> Vec<String> {
+        let bases = self.project.declaration.registry_bases();
+        let places = bases.flat_map(|base| self.base_places(base, || Ok(None)).unwrap_or_default());
+        places.filter_map(|place| Some(MirrorUrl::parse(&place.url).ok()?.host_with_port())).collect()
     }
 
     /// The gateway speaks http to a proxy; said here, where the variable's name is known.

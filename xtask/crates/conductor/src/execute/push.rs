@@ -6,7 +6,7 @@ use super::outside::Outside;
 use crate::error::{Code, Error, Result};
 use crate::files;
 use crate::process::{self, Invocation};
-use crate::registry::{Login, Reference, RegistryPlace, helped, logins};
+use crate::registry::{BaseReference, Login, Reference, RegistryPlace, helped, logins};
 use crate::report::{Event, Sink};
 use crate::satellite::PushedBy;
 use crate::settings::{Settings, env};
@@ -20,6 +20,14 @@ use std::time::Duration;
 
 /// A helper may ask a person to unlock a keychain.
 const HELPER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is pushed under which name.
+pub struct Delivery<'a> {
+    pub image: &'a Named,
+    /// Whose layers are not on this machine.
+    pub base: Option<&'a BaseReference>,
+    pub reference: &'a Reference,
+}
 
 /// Pushes images one after the other; what one of them brought is not sent for the next.
 pub struct Pusher<'a> {
@@ -36,19 +44,25 @@ impl<'a> Pusher<'a> {
         Ok(Self { outside, place, credentials: credentials(settings, place)?, brought: BTreeMap::new() })
     }
 
-    pub fn push(&mut self, sink: &Sink, id: &str, image: &Named, reference: &Reference) -> Result<Pushed> {
+    pub fn push(&mut self, sink: &Sink, id: &str, delivery: &Delivery) -> Result<Pushed> {
+        let Delivery { image, base, reference } = delivery;
+        // The registry of a base may take its layers from there.
+        let own_base = base.filter(|base| base.host == reference.host).map(|base| &base.repository);
         let (mut blobs, mut manifests) = (Vec::new(), Vec::new());
         for (descriptor, source) in image.blobs.values() {
             if is_document(descriptor) {
                 manifests.push(manifest(descriptor, source)?);
             } else {
-                let mount_from = self.brought.get(&descriptor.digest).filter(|it| **it != reference.repository);
+                let brought = self.brought.get(&descriptor.digest);
+                let of_base = own_base.filter(|_| matches!(source, Source::Elsewhere));
+                let mount_from = brought.or(of_base).filter(|it| **it != reference.repository);
                 blobs.push(PushBlob {
                     digest: descriptor.digest.to_string(),
                     size_bytes: descriptor.size,
                     content: match source {
                         Source::File(path) => PushContent::File(path.clone()),
                         Source::Bytes(bytes) => PushContent::Text(text(bytes)?),
+                        Source::Elsewhere => PushContent::Base(base.map(BaseReference::name).unwrap_or_default()),
                     },
                     mount_from: mount_from.cloned(),
                 });
@@ -86,6 +100,9 @@ fn manifest(descriptor: &Descriptor, source: &Source) -> Result<PushManifest> {
     let bytes = match source {
         Source::Bytes(bytes) => bytes.clone(),
         Source::File(path) => files::read(path)?,
+        Source::Elsewhere => {
+            return Err(Error::bug(tr!("image {name} does not hang together", name = descriptor.digest)));
+        }
     };
     let (media_type, digest) = (descriptor.media_type.clone(), descriptor.digest.to_string());
     Ok(PushManifest { media_type, digest, text: text(&bytes)? })
@@ -97,7 +114,7 @@ fn text(bytes: &[u8]) -> Result<String> {
 }
 
 /// The first that an auth file names, and which file: podman's before docker's, as podman itself reads them.
-fn credentials(settings: &Settings, place: &RegistryPlace) -> Result<Option<(Credentials, String)>> {
+pub(super) fn credentials(settings: &Settings, place: &RegistryPlace) -> Result<Option<(Credentials, String)>> {
     for file in auth_files(settings) {
         if !file.is_file() {
             continue;

@@ -5,8 +5,12 @@
 use super::direct::{Defaults, Known};
 use super::endpoint::{Endpoint, MirrorUrl, UrlPair};
 use super::profile::{ChecksumDatabase, Ecosystem, Egress, Fallthrough, Profile};
-use protocol::{Private, Upstream};
+use super::template::OciPlace;
+use crate::error::Result;
+use protocol::{Credentials, Private, Upstream};
 use std::collections::{BTreeMap, BTreeSet};
+
+const DIRECT: &str = "direct";
 
 /// The parts of a [`protocol::Setup`] that a profile decides.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -113,7 +117,7 @@ pub fn places(profile: Option<&Profile>, defaults: &Defaults, hub_token: Option<
                     url,
                     second: None,
                     last_resort: false,
-                    origin: "direct".to_owned(),
+                    origin: DIRECT.to_owned(),
                     authorization: None,
                     second_authorization: None,
                     login: None,
@@ -139,6 +143,44 @@ pub fn places(profile: Option<&Profile>, defaults: &Defaults, hub_token: Option<
     }
     places.allowed_hosts = (profile.egress == Egress::MirrorsOnly).then(|| profile.allowed_hosts(defaults));
     places
+}
+
+/// Where a base of images is pulled from, a URL for its repository each. `registry`: its own origin, with who we are there.
+pub fn base_places(
+    profile: Option<&Profile>,
+    host: &str,
+    repository: &str,
+    registry: &str,
+    login: impl FnOnce() -> Result<Option<Credentials>>,
+) -> Result<Vec<Upstream>> {
+    let by = profile.map_or_else(|| DIRECT.to_owned(), |profile| format!("mirror {}", profile.name));
+    let places = profile.map_or_else(|| vec![OciPlace::Direct], |profile| profile.oci_places(host, repository));
+    let direct = match places.contains(&OciPlace::Direct) {
+        false => None,
+        true => Some(Upstream {
+            url: format!("{registry}/v2/{repository}"),
+            second: None,
+            last_resort: false,
+            origin: DIRECT.to_owned(),
+            authorization: None,
+            second_authorization: None,
+            login: login()?,
+        }),
+    };
+    let mut found = Vec::new();
+    for place in places {
+        match place {
+            OciPlace::Mirror { registry, repository } => {
+                let url = format!("{}/v2/{repository}", registry.without_credentials());
+                found.push(Upstream { url, ..upstream(&registry, &by) });
+            }
+            OciPlace::Direct => {
+                let last_resort = found.iter().any(|it| it.origin == by);
+                found.extend(direct.clone().map(|direct| Upstream { last_resort, ..direct }));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// `mirrors`: how the places of the profile itself are called. What stands behind the last of them is the last resort.

@@ -9,12 +9,13 @@ use crate::attest;
 use crate::cache::key::{self, Inputs, Key};
 use crate::cache::reason::Reason;
 use crate::cache::store::Entry;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::facts::Go;
 use crate::platform::Platform;
 use crate::project::Project;
 use crate::project::image::{Base, Content, FileMode, FileSet, Image, Layer};
-use crate::project::pins::DebianPin;
+use crate::project::pins::{BaseImage, DebianPin, LayerPin};
+use crate::registry::BaseReference;
 use crate::report::Status;
 use crate::tr;
 use crate::wheel::Interpreter;
@@ -36,11 +37,26 @@ pub(super) fn image(premise: &Premise, name: &str, plan: &mut Plan) -> Result<()
     let id = named_for(name, cross.as_ref());
     let mut layers = Vec::new();
     let mut interpreter = None;
-    if let Some(Base::Debian(base)) = &image.base {
-        interpreter = Some(interpreter_of_base(premise.project, base, &platform)?);
-        let step = debian_base(premise, base, &platform)?;
-        layers.push(step.id.clone());
-        add(plan, step);
+    let mut documents = None;
+    match &image.base {
+        Some(Base::Debian(base)) => {
+            interpreter = Some(interpreter_of_base(premise.project, base, &platform)?);
+            let step = debian_base(premise, base, &platform)?;
+            layers.push(step.id.clone());
+            add(plan, step);
+        }
+        Some(Base::Registry(reference)) => {
+            let pin = pinned_base(premise.project, reference, &platform)?;
+            for layer in &pin.layer {
+                let step = base_layer(premise, reference, layer)?;
+                layers.push(step.id.clone());
+                add(plan, step);
+            }
+            let step = registry_base(premise, reference, pin, &platform)?;
+            documents = Some((step.id.clone(), step.key));
+            add(plan, step);
+        }
+        None => {}
     }
     for layer in &image.layer {
         let step = self::layer(premise, name, layer, interpreter.as_ref(), plan)?;
@@ -51,10 +67,14 @@ pub(super) fn image(premise: &Premise, name: &str, plan: &mut Plan) -> Result<()
     let step = match keys {
         Some(keys) => {
             let work = Work::Image { name: name.to_owned() };
-            keyed(premise, work, &id, Inputs::Image(inputs(premise, name, image, &platform, keys)), Place::Store)?
+            let base = documents.as_ref().and_then(|(_, key)| *key);
+            let inputs = key::Image { base, ..inputs(premise, name, image, &platform, keys) };
+            keyed(premise, work, &id, Inputs::Image(inputs), Place::Store)?
         }
         None => waiting(premise, Work::Image { name: name.to_owned() }, &id, &layers),
     };
+    // Layers first, in their order.
+    layers.extend(documents.map(|(id, _)| id));
     let made = Step { needs: layers, ..step };
     let attestation = attestation(premise, name, image, &made, plan)?;
     plan.steps.extend([made, attestation]);
@@ -82,7 +102,12 @@ fn attestation(premise: &Premise, name: &str, image: &Image, made: &Step, plan: 
         ..key::Attestation::default()
     };
     let mut interpreter = None;
-    if let Some(Base::Debian(base)) = &image.base {
+    if let Some(reference) = image.registry_base() {
+        let pin = pinned_base(project, reference, &of_image.platform)?;
+        inputs.base = Some((reference.name(), pin.manifest.to_string()));
+        inputs.base_layers = of_image.layers[..pin.layer.len()].to_vec();
+    }
+    if let Some(base) = image.debian_base() {
         interpreter = Some(interpreter_of_base(premise.project, base, &of_image.platform)?);
         let text = |pin: &DebianPin| format!("{} {} {}", pin.version, pin.architecture, pin.sha256);
         let pins = pins_of_base(premise.project, base, &of_image.platform)?;
@@ -170,13 +195,17 @@ fn inputs(premise: &Premise, name: &str, image: &Image, platform: &str, layers: 
     key::Image {
         name: name.to_owned(),
         platform: platform.to_owned(),
+        base: None,
         layers,
         entrypoint: image.entrypoint.clone(),
         arguments: image.arguments.clone(),
         environment: image.environment.clone(),
         ports: image.ports.clone(),
-        user: image.user.to_string(),
-        working_directory: image.working_directory.clone(),
+        user: image.user.map(|user| user.to_string()).unwrap_or_default(),
+        working_directory: image.working_directory.clone().unwrap_or_else(|| match image.registry_base() {
+            Some(_) => String::new(),
+            None => "/".to_owned(),
+        }),
         labels: image.labels.clone(),
         created_seconds: premise.settings.source_date_epoch,
     }
@@ -215,6 +244,37 @@ fn debian_base(premise: &Premise, name: &str, platform: &str) -> Result<Step> {
     });
     let work = Work::DebianBase { name: name.to_owned(), platform: platform.to_owned() };
     keyed(premise, work, &format!("{name}/{platform}"), inputs, Place::Store)
+}
+
+fn registry_base(premise: &Premise, reference: &BaseReference, pin: &BaseImage, platform: &str) -> Result<Step> {
+    let inputs = Inputs::RegistryBase(key::RegistryBase {
+        config: pin.config.digest.to_string(),
+        diff_ids: pin.layer.iter().map(|layer| layer.diff_id.to_string()).collect(),
+    });
+    let work = Work::RegistryBase { reference: reference.clone(), image: pin.clone() };
+    keyed(premise, work, &format!("{reference}/{platform}"), inputs, Place::Store)
+}
+
+fn base_layer(premise: &Premise, reference: &BaseReference, layer: &LayerPin) -> Result<Step> {
+    let inputs = Inputs::BaseLayer(key::BaseLayer {
+        digest: layer.digest.to_string(),
+        diff_id: layer.diff_id.to_string(),
+        media_type: layer.media_type.clone(),
+        size_bytes: layer.size_bytes,
+    });
+    let work = Work::BaseLayer { reference: reference.clone(), layer: layer.clone() };
+    keyed(premise, work, &layer.digest.hex()[..12], inputs, Place::Store)
+}
+
+fn pinned_base<'a>(project: &'a Project, reference: &BaseReference, platform: &str) -> Result<&'a BaseImage> {
+    let name = reference.to_string();
+    let pin = project.pins.registry_base.get(&name).ok_or_else(|| not_pinned(project, "registry-base", &name))?;
+    pin.platform.get(platform).ok_or_else(|| {
+        let (wanted, known) = (platform, pin.platform.keys().cloned().collect::<Vec<_>>().join(", "));
+        let message = tr!("{reference} is no image for {wanted}, but for: {known}", reference, wanted, known);
+        Error::new(Code::NotPinned, message)
+            .hint(tr!("name a base that has it, or list the `platforms` that the image is made for"))
+    })
 }
 
 fn pins_of_base<'a>(project: &'a Project, name: &str, platform: &str) -> Result<&'a [DebianPin]> {

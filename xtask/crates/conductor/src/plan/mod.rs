@@ -13,6 +13,8 @@ use crate::cache::store::{Entry, Lookup, Output};
 use crate::error::Result;
 use crate::facts::{Facts, Wants};
 use crate::project::Project;
+use crate::project::pins::{BaseImage, LayerPin};
+use crate::registry::BaseReference;
 use crate::report::{PlannedStep, Status};
 use crate::settings::Settings;
 use crate::toolchain::cross::Cross;
@@ -127,6 +129,16 @@ pub enum Work {
         name: String,
         platform: String,
     },
+    /// The configuration of a base from a registry.
+    RegistryBase {
+        reference: BaseReference,
+        image: BaseImage,
+    },
+    /// What is known of a layer of such a base.
+    BaseLayer {
+        reference: BaseReference,
+        layer: LayerPin,
+    },
     Layer {
         image: String,
         layer: String,
@@ -156,6 +168,8 @@ impl Work {
             Self::WheelSet { .. } => "wheel-set",
             Self::Model { .. } => "model",
             Self::DebianBase { .. } => "debian-base",
+            Self::RegistryBase { .. } => "registry-base",
+            Self::BaseLayer { .. } => "base-layer",
             Self::Layer { .. } => "layer",
             Self::Image { .. } => "image",
             Self::Attestation { .. } => "attestation",

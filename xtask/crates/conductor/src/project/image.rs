@@ -1,8 +1,11 @@
 //! `[image.NAME]`: what a container image is made of, as data.
 
 use crate::platform::Platform;
+use crate::registry::BaseReference;
 use crate::tr;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -14,21 +17,23 @@ pub struct Image {
     pub base: Option<Base>,
     /// The lowest first. What changes most often belongs last: only the layers above a change are made and sent again.
     pub layer: Vec<Layer>,
-    /// Words of the process; arguments of `docker run` are added to them.
+    /// Words of the process; arguments of `docker run` are added to them [default: of a base from a registry its own]
+    #[serde(default)]
     pub entrypoint: Vec<String>,
-    /// Arguments where `docker run` names none.
+    /// Arguments where `docker run` names none [default: with the entrypoint of a base its arguments too]
     #[serde(default)]
     pub arguments: Vec<String>,
+    /// Added to that of a base from a registry, as `ports` and `labels` are.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
     /// TCP ports that the process listens on.
     #[serde(default)]
     pub ports: Vec<u16>,
-    /// `UID:GID`; an image that runs as root has to say so.
-    #[cfg_attr(test, schemars(with = "String"))]
-    pub user: Owner,
-    #[serde(default = "root")]
-    pub working_directory: String,
+    /// `UID:GID`; an image that runs as root has to say so [default: of a base from a registry its own]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    pub user: Option<Owner>,
+    /// [default: of a base from a registry its own, else `/`]
+    pub working_directory: Option<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// What it can be made for, as `linux/arm64`; anything else is refused before work begins [default: every platform]
@@ -39,16 +44,44 @@ pub struct Image {
     pub max_megabytes: Option<u64>,
 }
 
-fn root() -> String {
-    "/".to_owned()
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename_all = "kebab-case"))]
 pub enum Base {
     /// A `[debian-base]` of this project.
     Debian(String),
+    /// An image of a registry, `registry.example/team/base:1` or `…/base@sha256:…`, pinned in `xtask.lock`.
+    #[cfg_attr(test, schemars(untagged, with = "String"))]
+    Registry(BaseReference),
+}
+
+impl<'de> Deserialize<'de> for Base {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrTable;
+
+        impl<'de> Visitor<'de> for TextOrTable {
+            type Value = Base;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("{ debian = \"NAME\" } or \"HOST/NAME:TAG\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Base, E> {
+                BaseReference::try_from(text.to_owned()).map(Base::Registry).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Base, A::Error> {
+                #[derive(Deserialize)]
+                #[serde(rename_all = "kebab-case")]
+                enum Table {
+                    Debian(String),
+                }
+                let Table::Debian(name) = Table::deserialize(MapAccessDeserializer::new(table))?;
+                Ok(Base::Debian(name))
+            }
+        }
+
+        deserializer.deserialize_any(TextOrTable)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -121,6 +154,24 @@ pub struct Owner {
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.uid, self.gid)
+    }
+}
+
+impl Image {
+    /// The image of a registry that it is built on.
+    pub fn registry_base(&self) -> Option<&BaseReference> {
+        match &self.base {
+            Some(Base::Registry(reference)) => Some(reference),
+            _ => None,
+        }
+    }
+
+    /// The `[debian-base]` that it is built on.
+    pub fn debian_base(&self) -> Option<&String> {
+        match &self.base {
+            Some(Base::Debian(name)) => Some(name),
+            _ => None,
+        }
     }
 }
 

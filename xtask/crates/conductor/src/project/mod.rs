@@ -14,9 +14,10 @@ use crate::files;
 use crate::language::translated;
 use crate::mirror;
 use crate::platform::Platform;
+use crate::registry::BaseReference;
 use crate::tr;
 use crate::workspace::Workspace;
-use image::{Base, Content, Image};
+use image::{Content, Image};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -405,6 +406,13 @@ pub struct Project {
     pub source: Source,
 }
 
+impl Declaration {
+    /// The images of registries that images are built on, each once.
+    pub fn registry_bases(&self) -> impl Iterator<Item = &BaseReference> {
+        self.image.values().filter_map(Image::registry_base).collect::<BTreeSet<_>>().into_iter()
+    }
+}
+
 impl GoBinary {
     /// The declared flags, and a run path that follows the binary wherever `dist/` is moved, and into an image, where the libraries lie
     /// in `lib/` beside it.
@@ -552,13 +560,17 @@ impl Project {
     fn check_image(&self, name: &str, image: &Image) -> Result<()> {
         let it = &self.declaration;
         let wrong = |place: &[&str], message: &str| self.source.error(Code::WrongValue, place, message);
-        match &image.base {
-            Some(Base::Debian(base)) => {
-                self.known(&["image", name, "base", "debian"], base, it.debian_base.keys())?;
-            }
-            None => {}
+        if let Some(base) = image.debian_base() {
+            self.known(&["image", name, "base", "debian"], base, it.debian_base.keys())?;
         }
-        if image.entrypoint.is_empty() {
+        // A base from a registry may say it.
+        let inherits = image.registry_base().is_some();
+        if image.user.is_none() && !inherits {
+            let message = tr!("image.{name} does not say who runs it", name);
+            return Err(wrong(&["image", name], &message)
+                .hint(tr!("name a user by numbers, user = \"65532:65532\"; an image that runs as root has to say so: user = \"0:0\"")));
+        }
+        if image.entrypoint.is_empty() && !inherits {
             let message = tr!("image.{name} starts nothing", name);
             return Err(wrong(&["image", name, "entrypoint"], &message)
                 .hint(tr!("name the program by its path in the image: entrypoint = [\"/app/server\"]")));
@@ -582,6 +594,12 @@ impl Project {
                     }
                     Content::WheelSet(wheel_set) | Content::Wheel { wheel_set, .. } => {
                         self.known(&at("wheel-set"), wheel_set, it.wheel_set.keys())?;
+                        if inherits {
+                            let message =
+                                tr!("image.{name}: which wheels suit a base from a registry is not known", name);
+                            return Err(wrong(&at("wheel-set"), &message)
+                                .hint(tr!("use base = {{ debian = \"NAME\" }} with the packages of a Python")));
+                        }
                     }
                     Content::Path(_) => {}
                 }

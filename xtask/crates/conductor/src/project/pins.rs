@@ -28,6 +28,9 @@ pub struct Pins {
     /// Debian base → `linux-amd64` → its whole closure.
     #[serde(default)]
     pub debian_base: BTreeMap<String, BTreeMap<String, Vec<DebianPin>>>,
+    /// Reference of a base, as it is declared → what it leads to.
+    #[serde(default)]
+    pub registry_base: BTreeMap<String, RegistryBase>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +118,47 @@ impl DebianPin {
     }
 }
 
+/// An image of a registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RegistryBase {
+    /// Of the index, or of the manifest where there is none.
+    pub digest: oci::Digest,
+    /// `linux-amd64` → the image for it.
+    pub platform: BTreeMap<String, BaseImage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BaseImage {
+    pub manifest: oci::Digest,
+    pub config: BlobPin,
+    /// The lowest first.
+    pub layer: Vec<LayerPin>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlobPin {
+    pub digest: oci::Digest,
+    pub size_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LayerPin {
+    pub digest: oci::Digest,
+    pub diff_id: oci::Digest,
+    pub media_type: String,
+    pub size_bytes: u64,
+}
+
+impl LayerPin {
+    pub fn descriptor(&self) -> oci::Descriptor {
+        oci::Descriptor::new(self.media_type.clone(), self.digest, self.size_bytes)
+    }
+}
+
 pub const VERSION: u32 = 1;
 
 impl Pins {
@@ -197,6 +241,23 @@ impl Pins {
                 text.push_str("]\n");
             }
         }
+        for (reference, base) in &self.registry_base {
+            let _ = write!(text, "\n[registry-base.\"{reference}\"]\ndigest = \"{}\"\n", base.digest);
+            for (platform, BaseImage { manifest, config, layer }) in &base.platform {
+                let _ = write!(
+                    text,
+                    "\n[registry-base.\"{reference}\".platform.{platform}]\nmanifest = \"{manifest}\"\nconfig = {{ digest = \"{}\", size-bytes = {} }}\nlayer = [\n",
+                    config.digest, config.size_bytes
+                );
+                for LayerPin { digest, diff_id, media_type, size_bytes } in layer {
+                    let _ = writeln!(
+                        text,
+                        "  {{ digest = \"{digest}\", diff-id = \"{diff_id}\", media-type = \"{media_type}\", size-bytes = {size_bytes} }},"
+                    );
+                }
+                text.push_str("]\n");
+            }
+        }
         text
     }
 }
@@ -261,6 +322,10 @@ mod tests {
             sha256: Digest::of(b"d"),
             size_bytes: 1,
         };
+        let digest = oci::Digest::of(b"b");
+        let layer = LayerPin { digest, diff_id: digest, media_type: "application/x".into(), size_bytes: 2 };
+        let image = BaseImage { manifest: digest, config: BlobPin { digest, size_bytes: 3 }, layer: vec![layer] };
+        let registry_base = RegistryBase { digest, platform: [("linux-amd64".to_owned(), image)].into() };
         let pins = Pins {
             version: VERSION,
             go: Some(Go { version: "1.27.3".into(), platform }),
@@ -273,6 +338,7 @@ mod tests {
             wheel_set: [("mock".to_owned(), vec![pin.clone()])].into(),
             model: [("mini".to_owned(), ModelPins { file: vec![file], wheel: Some(pin) })].into(),
             debian_base: [("base".to_owned(), [("linux-amd64".to_owned(), vec![package])].into())].into(),
+            registry_base: [("registry.example:5000/team/base:1".to_owned(), registry_base)].into(),
         };
         assert_eq!(Pins::parse(Path::new("xtask.lock"), &pins.render()).unwrap(), pins);
     }

@@ -40,6 +40,9 @@ pub struct Parts {
     pub links: BTreeMap<String, String>,
     /// Files that begin like ELF and cannot be read.
     pub unreadable: BTreeMap<String, String>,
+    /// Paths at which nothing remains of the layers below.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub removed: BTreeSet<String>,
 }
 
 /// Why a program in the root would not start.
@@ -64,6 +67,14 @@ impl Parts {
 
     /// Lays another layer over this one.
     pub fn add_layer(&mut self, above: &Self) {
+        for path in &above.removed {
+            let remains = |it: &String| {
+                it.strip_prefix(path.as_str()).is_none_or(|rest| !(rest.is_empty() || rest.starts_with('/')))
+            };
+            self.files.retain(|it, _| remains(it));
+            self.links.retain(|it, _| remains(it));
+            self.unreadable.retain(|it, _| remains(it));
+        }
         for path in above.files.keys().chain(above.links.keys()).chain(above.unreadable.keys()) {
             self.files.remove(path);
             self.links.remove(path);
@@ -72,6 +83,12 @@ impl Parts {
         self.files.extend(above.files.clone());
         self.links.extend(above.links.clone());
         self.unreadable.extend(above.unreadable.clone());
+    }
+
+    /// Whether a subject of a lack is a file of these.
+    pub fn has(&self, subject: &str) -> bool {
+        let path = subject.trim_start_matches('/');
+        self.files.contains_key(path) || self.unreadable.contains_key(path)
     }
 
     /// Everything that is lacking on a machine of this kind, file by file.
@@ -375,6 +392,16 @@ mod tests {
         above.links.insert("app/lib/libown.so".to_owned(), "nowhere".to_owned());
         below.add_layer(&above);
         assert_eq!(below.lacks(X86_64).len(), 1);
+    }
+
+    #[test]
+    fn what_a_higher_layer_removes_is_not_there() {
+        for (removed, lacks) in [("app/lib", 1), ("app/lib/libown.so", 1), ("app/li", 0), ("app", 0), ("lib64", 1)] {
+            let (mut below, mut above) = (root(), Parts::default());
+            above.removed.insert(removed.to_owned());
+            below.add_layer(&above);
+            assert_eq!(below.lacks(X86_64).len(), lacks, "{removed}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn tree(rows: &[(&str, &str)]) -> Tree {
 }
 
 /// An image of a layer a tree, whose blobs lie in `store` as a store has them: named by digest, read-only.
-fn image(store: &Path, architecture: &str, trees: &[Tree]) -> (Written, BTreeMap<Digest, std::path::PathBuf>) {
+fn image(store: &Path, architecture: &str, trees: &[Tree]) -> (Written, BTreeMap<Digest, Source>) {
     fs::create_dir_all(store).unwrap();
     let mut image =
         Image { platform: Platform::linux(architecture), created_seconds: 1_700_000_000, ..Image::default() };
@@ -37,7 +37,7 @@ fn image(store: &Path, architecture: &str, trees: &[Tree]) -> (Written, BTreeMap
             fs::write(&place, packed).unwrap();
             fs::set_permissions(&place, fs::Permissions::from_mode(0o444)).unwrap();
         }
-        places.insert(layer.descriptor.digest, place);
+        places.insert(layer.descriptor.digest, Source::File(place));
         image.push(&layer, "test");
     }
     (image.write(), places)
@@ -165,7 +165,7 @@ fn places_of(image: &Named) -> Vec<std::path::PathBuf> {
     let manifest = oci::image::Manifest::parse(manifest, media_type::MANIFEST).unwrap();
     let place = |layer: &Descriptor| match &image.blobs[&layer.digest].1 {
         Source::File(path) => path.clone(),
-        Source::Bytes(_) => panic!(),
+        Source::Bytes(_) | Source::Elsewhere => panic!(),
     };
     manifest.layers.iter().map(place).collect()
 }

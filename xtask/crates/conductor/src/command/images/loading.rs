@@ -12,6 +12,7 @@ use crate::project::Project;
 use crate::report::{Done, Event, Sink, bytes};
 use crate::settings::Settings;
 use crate::tr;
+use oci::layout::Source;
 use protocol::engine::{Image, Loaded};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -46,8 +47,8 @@ pub fn load(
 ) -> Result<Vec<Option<Loaded>>> {
     let places = places(typed, &workshop.settings.environment)?;
     let (invocation, log) = satellite(workshop)?;
-    let images = made.iter().map(|it| image(it, it.for_platform(platform))).collect::<Result<_>>()?;
     let id = || "load:docker".to_owned();
+    let images = made.iter().map(|it| image(workshop, &id(), it, it.for_platform(platform))).collect::<Result<_>>()?;
     let start = Instant::now();
     sink.send(Event::Start { id: id(), reason: None });
     let progress = |text| sink.send(Event::Progress { id: id(), text });
@@ -63,7 +64,12 @@ pub fn load(
     Ok(loaded.into_iter().map(Some).collect())
 }
 
-fn image(image: &Named, made: &MadeImage) -> Result<Image> {
+fn image(workshop: &Workshop, id: &str, image: &Named, made: &MadeImage) -> Result<Image> {
+    let one = workshop.brought(id, image.name, &made.delivery(&image.delivery.name)?, |_| false)?;
+    let layer = |(digest, (_, source)): (&oci::Digest, &(_, Source))| match source {
+        Source::File(path) => Some((digest.to_string(), path.clone())),
+        Source::Bytes(_) | Source::Elsewhere => None,
+    };
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec());
     let documents = &made.documents;
     let broken = |error| Error::bug(tr!("image {name} does not hang together", name = image.name)).because(error);
@@ -72,6 +78,6 @@ fn image(image: &Named, made: &MadeImage) -> Result<Image> {
         architecture: made.platform.rsplit('/').next().unwrap_or_default().to_owned(),
         config: text(&documents.config.bytes).map_err(broken)?,
         manifest: text(&documents.manifest.bytes).map_err(broken)?,
-        layers: made.layers.iter().map(|it| (it.record.descriptor.digest.to_string(), it.blob.clone())).collect(),
+        layers: one.blobs.iter().filter_map(layer).collect(),
     })
 }
