@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import http.server
 import json
 import os
 import shutil
@@ -53,6 +54,14 @@ def certificates(folder: Path) -> Path:
         (folder / "extensions").write_text(f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\n")
         authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "extensions"]
         openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", "-days", "2", *authority)
+    return folder
+
+
+def packed(program: bytes) -> Path:
+    """The same with its layers in zstd."""
+    folder = project(program)
+    declared = (folder / "xtask.toml").read_text()
+    (folder / "xtask.toml").write_text(declared.replace("[image.small]", '[image.small]\ncodec = "zstd"'))
     return folder
 
 
@@ -115,6 +124,40 @@ class WithoutAnEngine(unittest.TestCase):
         self.assertIn("XT0807", run.stderr)
         self.assertIn(f"{sandbox.folder}/nobody (DOCKER_HOST): there is no such socket", run.stderr)
         self.assertIn("--to tar:images.tar", run.stderr)
+
+    def test_an_engine_that_takes_no_zstd_is_refused_an_image_of_it_by_name(self):
+        asked = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            """What Docker 20.10 without an image answers to those who look."""
+
+            def do_GET(self):
+                asked.append(self.path)
+                version = {"ApiVersion": "1.41", "Version": "20.10.24", "Os": "linux", "Arch": "amd64"}
+                known = {"version": version, "info": {"Driver": "overlay2"}, "_ping": {}}
+                answer = known.get(self.path.split("/")[-1])
+                self.send_response(404 if answer is None else 200)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(json.dumps({"message": "no such image"} if answer is None else answer).encode())
+
+            def do_POST(self):
+                asked.append(self.path)
+                self.send_error(500)
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        address = f"tcp://127.0.0.1:{server.server_port}"
+        run = images(packed(b"x"), Sandbox("no-zstd"), "--to", "docker", "--engine", address)
+        self.assertEqual(run.exit_code, 8, run)
+        self.assertIn("XT0808", run.stderr)
+        self.assertIn("takes no layers in zstd, and small:latest has some", run.stderr)
+        self.assertFalse([path for path in asked if "load" in path], asked)
 
     def test_a_socket_behind_which_nobody_or_no_engine_is_says_so(self):
         repo, sandbox = project(b"#!/bin/sh\n"), Sandbox("deaf")
@@ -198,6 +241,15 @@ class WithAnEngine(unittest.TestCase):
         version = json.loads(self.engine.run("version", "--format={{json .Server}}"))
         self.assertEqual((told["version"], told["api"]), (version["Version"], version["ApiVersion"]))
         self.assertEqual((told["origin"], told["platform"]), ("DOCKER_HOST", f"{version['Os']}/{version['Arch']}"))
+
+    def test_layers_in_zstd_are_loaded_where_the_engine_says_that_it_takes_them(self):
+        program = os.urandom(1_000_000)
+        repo, sandbox = packed(program), Sandbox("zstd")
+        place = {"DOCKER_HOST": f"unix://{self.engine.socket}"}
+        (told,) = xtask(ROOT, "images", "engine", "--repo", repo, sandbox=sandbox, environment=place).of("engine")
+        self.load(repo, sandbox, place["DOCKER_HOST"], "--tag", "packed", exit_code=0 if told["zstd"] else 8)
+        if told["zstd"]:
+            self.assertEqual(self.content(sandbox.folder / "start", "small:packed", "/app/start"), program)
 
     def test_an_engine_that_dies_in_the_middle_is_told_and_the_next_run_goes_on(self):
         program = os.urandom(LARGE_BYTES)

@@ -309,6 +309,12 @@ impl Companion {
         self.child.try_wait().ok().flatten()
     }
 
+    /// Its status, once it has ended; what it reads and writes must have its end.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        let failed = |error| Error::bug(tr!("nobody knows how {name} ended", name = self.name)).because(error);
+        self.child.wait().map_err(failed)
+    }
+
     /// SIGTERM to its whole group; dropping it waits.
     pub fn ask_to_end(&self) {
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {

@@ -60,6 +60,12 @@ pub async fn load(connected: &Connected, images: &[Image]) -> Result<Outcome, Fa
             None => missing.push(image),
         }
     }
+    let has_zstd = |image: &&&Prepared| {
+        image.named.blobs.values().any(|(descriptor, _)| descriptor.media_type == media_type::LAYER_ZSTD)
+    };
+    if let (false, Some(image)) = (connected.engine.zstd, missing.iter().find(has_zstd)) {
+        return Err(Failure::NoZstd { engine, reference: image.asked.reference.clone() });
+    }
     let mut sent_bytes = 0;
     if !missing.is_empty() {
         let archive = |without: &BTreeSet<Digest>| archive(&missing, without);

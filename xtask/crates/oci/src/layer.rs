@@ -15,6 +15,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// What hides everything that lower layers have in the folder in which it stands.
 pub(crate) const OPAQUE: &str = ".wh..wh..opq";
@@ -28,8 +29,7 @@ pub enum Codec {
     Tar,
     /// Level 1 to 9.
     Gzip(u32),
-    /// Level 1 to 19.
-    #[cfg(feature = "zstd")]
+    /// Level 1 to 19. Written where the feature `zstd` is on; named and read everywhere.
     Zstd(i32),
 }
 
@@ -44,19 +44,47 @@ impl fmt::Display for Codec {
         match self {
             Self::Tar => write!(f, "tar"),
             Self::Gzip(level) => write!(f, "gzip-{level}"),
-            #[cfg(feature = "zstd")]
             Self::Zstd(level) => write!(f, "zstd-{level}"),
         }
     }
 }
 
+/// The text of no codec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct NotACodec;
+
+impl FromStr for Codec {
+    type Err = NotACodec;
+
+    fn from_str(text: &str) -> Result<Self, NotACodec> {
+        let (name, level) = text.split_once('-').map_or((text, None), |(name, level)| (name, Some(level)));
+        // As it is written again: neither a sign nor a zero in front.
+        let level = level.map(|level| level.parse::<u32>().ok().filter(|number| number.to_string() == level));
+        let codec = match (name, level) {
+            ("tar", None) => Self::Tar,
+            ("gzip", Some(Some(level))) => Self::Gzip(level),
+            ("zstd", Some(Some(level))) => Self::Zstd(i32::try_from(level).map_err(|_| NotACodec)?),
+            _ => return Err(NotACodec),
+        };
+        if codec.has_level() { Ok(codec) } else { Err(NotACodec) }
+    }
+}
+
 impl Codec {
+    fn has_level(self) -> bool {
+        match self {
+            Self::Tar => true,
+            Self::Gzip(level) => (1..=9).contains(&level),
+            Self::Zstd(level) => (1..=19).contains(&level),
+        }
+    }
+
     /// Who compresses: another version may give other bytes for the same tar.
     pub fn encoder(self) -> &'static str {
         match self {
             Self::Tar => "none",
             Self::Gzip(_) => "zlib-rs 0.6.8",
-            #[cfg(feature = "zstd")]
             Self::Zstd(_) => "zstd-sys 2.1.3+zstd.1.5.7",
         }
     }
@@ -65,7 +93,6 @@ impl Codec {
         match self {
             Self::Tar => media_type::LAYER,
             Self::Gzip(_) => media_type::LAYER_GZIP,
-            #[cfg(feature = "zstd")]
             Self::Zstd(_) => media_type::LAYER_ZSTD,
         }
     }
@@ -146,6 +173,15 @@ pub fn write<W: Write>(tree: &Tree, codec: Codec, output: W) -> Result<Layer, La
         Ok(Layer { descriptor, diff_id, tar_size_bytes })
     };
     finish().map_err(LayerError::Output)
+}
+
+/// Compresses a tar as [`write`] would have.
+/// # Errors: of either side, and for a codec that is not linked.
+pub fn compress(codec: Codec, mut tar: impl Read, output: impl Write) -> io::Result<()> {
+    let mut pieces = Pieces { full: Vec::with_capacity(PIECE_BYTES), into: Encoder::new(codec, output)? };
+    io::copy(&mut tar, &mut pieces)?;
+    pieces.into.write_all(&pieces.full)?;
+    pieces.into.finish()?.flush()
 }
 
 fn write_entry(
@@ -313,21 +349,20 @@ enum Encoder<W: Write> {
 
 impl<W: Write> Encoder<W> {
     fn new(codec: Codec, output: W) -> io::Result<Self> {
-        let level =
-            |good: bool| if good { Ok(()) } else { Err(io::Error::other(format!("{codec} has no such level"))) };
+        if !codec.has_level() {
+            return Err(io::Error::other(format!("{codec} has no such level")));
+        }
         Ok(match codec {
             Codec::Tar => Self::Tar(output),
             Codec::Gzip(number) => {
-                level((1..=9).contains(&number))?;
                 // Neither a time nor a system in the header.
                 let header = GzBuilder::new().mtime(0).operating_system(255);
                 Self::Gzip(Box::new(header.write(output, Compression::new(number))))
             }
             #[cfg(feature = "zstd")]
-            Codec::Zstd(number) => {
-                level((1..=19).contains(&number))?;
-                Self::Zstd(zstd::Encoder::new(output, number)?)
-            }
+            Codec::Zstd(number) => Self::Zstd(zstd::Encoder::new(output, number)?),
+            #[cfg(not(feature = "zstd"))]
+            Codec::Zstd(_) => return Err(io::Error::new(io::ErrorKind::Unsupported, "libzstd is not linked here")),
         })
     }
 
@@ -364,12 +399,7 @@ mod tests {
     #[test]
     fn an_encoder_is_named_with_the_version_of_the_lock() {
         let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock")).unwrap();
-        let codecs = [
-            Codec::default(),
-            #[cfg(feature = "zstd")]
-            Codec::Zstd(3),
-        ];
-        for codec in codecs {
+        for codec in [Codec::default(), Codec::Zstd(3)] {
             let (name, version) = codec.encoder().split_once(' ').unwrap();
             assert!(lock.contains(&format!("name = \"{name}\"\nversion = \"{version}\"\n")), "{}", codec.encoder());
         }

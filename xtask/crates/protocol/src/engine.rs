@@ -151,6 +151,11 @@ pub enum Failure {
         engine: String,
         message: String,
     },
+    /// It takes no layers in zstd, and this image has some.
+    NoZstd {
+        engine: String,
+        reference: String,
+    },
     /// The disk of the engine is full.
     Full {
         engine: String,

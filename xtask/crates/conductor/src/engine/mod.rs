@@ -138,6 +138,11 @@ fn explain(failure: Failure) -> Error {
                 "its own log says more: `journalctl --unit docker`; the same images as an archive: --to tar:images.tar"
             ))
         }
+        Failure::NoZstd { engine, reference } => Error::new(
+            Code::EngineFailed,
+            tr!("{engine} takes no layers in zstd, and {reference} has some", engine, reference),
+        )
+        .hint(tr!("update it (Docker 23 and podman take them), or declare codec = \"gzip\" for that image")),
         Failure::Lost { engine, message } => {
             Error::new(Code::EngineFailed, tr!("{engine} went away in the middle of its work", engine))
                 .because(message)
@@ -239,6 +244,7 @@ mod tests {
         for (failure, code) in [
             (Failure::Full { engine: engine(), message: message() }, Code::DiskFull),
             (Failure::Refused { engine: engine(), message: message() }, Code::EngineFailed),
+            (Failure::NoZstd { engine: engine(), reference: message() }, Code::EngineFailed),
             (Failure::Lost { engine: engine(), message: message() }, Code::EngineFailed),
             (Failure::Stalled { engine: engine(), seconds: 600 }, Code::EngineFailed),
             (Failure::TooOld { engine: engine(), api: "1.40".into(), needed: "1.41".into() }, Code::EngineFailed),

@@ -12,20 +12,22 @@ use crate::error::{Code, Error, Result};
 use crate::facts::Facts;
 use crate::files;
 use crate::plan::{self, Step};
-use crate::process::{self, Invocation};
-use crate::project::image::{Content, FileMode, FileSet, Layer, Owner};
+use crate::process::{self, Companion, Invocation};
+use crate::project::image::{Content, FileMode, FileSet, Image, Layer, Owner};
 use crate::project::pins::DebianPin;
 use crate::report::{Done, Event};
 use crate::settings::env;
 use crate::toolchain::abi::Parts;
 use crate::toolchain::cross::Cross;
 use crate::tr;
+use oci::digest::Hashing;
 use oci::image::{Written, media_type};
 use oci::layout::{Named, Source};
 use oci::{Referrer, Tree, TreePath};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Files of a result of kind `debian-base` or `layer`: the compressed tar, its [`oci::Layer`], its [`Parts`], path → digest of its files.
@@ -88,7 +90,7 @@ impl Workshop<'_> {
             let contents = scratch.join("contents");
             files::create_folder(&contents)?;
             let tree = base_tree(name, declared, pins, &packages, self.modified_seconds(), &contents)?;
-            self.publish_layer(step, lock, tree, scratch)
+            self.publish_layer(step, lock, tree, plan::CODEC, scratch)
         })
     }
 
@@ -112,18 +114,19 @@ impl Workshop<'_> {
         facts: &Facts,
         lock: &Lock,
     ) -> Result<Made> {
-        let layer = self.declared_layer(image, layer)?;
+        let (declared, layer) = self.declared_layer(image, layer)?;
+        let codec = plan::codec_of(declared, layer);
         let mut tree = Tree::new();
         for files in &layer.files {
             self.fill(&mut tree, files, step, cross, facts)?;
         }
-        self.in_scratch(|scratch| self.publish_layer(step, lock, tree, scratch))
+        self.in_scratch(|scratch| self.publish_layer(step, lock, tree, codec, scratch))
     }
 
-    fn declared_layer(&self, image: &str, layer: &str) -> Result<&Layer> {
+    fn declared_layer(&self, image: &str, layer: &str) -> Result<(&Image, &Layer)> {
         let declared = self.project.declaration.image.get(image);
         declared
-            .and_then(|image| image.layer.iter().find(|it| it.name == layer))
+            .and_then(|image| Some((image, image.layer.iter().find(|it| it.name == layer)?)))
             .ok_or_else(|| Error::bug(tr!("image {image} declares no layer {layer}", image, layer)))
     }
 
@@ -190,7 +193,7 @@ impl Workshop<'_> {
 
     /// The children that a layer starts.
     pub fn layer_commands(&self, image: &str, layer: &str) -> Vec<String> {
-        let files = self.declared_layer(image, layer).map(|layer| layer.files.as_slice()).unwrap_or_default();
+        let files = self.declared_layer(image, layer).map(|(_, layer)| layer.files.as_slice()).unwrap_or_default();
         let command = |files: &FileSet| match &files.from {
             Content::Printed { binary, arguments, .. } => Some(format!("{binary} {}", arguments.join(" "))),
             _ => None,
@@ -237,14 +240,22 @@ impl Workshop<'_> {
         made
     }
 
-    fn publish_layer(&self, step: &Step, lock: &Lock, mut tree: Tree, scratch: &Path) -> Result<Made> {
+    fn publish_layer(
+        &self,
+        step: &Step,
+        lock: &Lock,
+        mut tree: Tree,
+        codec: oci::Codec,
+        scratch: &Path,
+    ) -> Result<Made> {
         tree.add_parents(self.modified_seconds());
         let parts = parts(&tree)?;
         let blob = scratch.join(BLOB);
         let output = files::create_scratch(&blob)?;
-        let record = oci::layer::write(&tree, plan::CODEC, output).map_err(|error| {
-            Error::new(Code::BadImage, tr!("cannot write the layer {id}", id = step.id)).because(error)
-        })?;
+        let record = match codec {
+            oci::Codec::Zstd(_) => self.packed(step, &tree, codec, output)?,
+            _ => oci::layer::write(&tree, codec, output).map_err(|error| unwritten(step, error))?,
+        };
         let product = |path: &str, expected| Product {
             path: path.to_owned(),
             file: scratch.join(path),
@@ -258,6 +269,36 @@ impl Workshop<'_> {
         let products = [product(BLOB, digest), product(RECORD, None), product(PARTS, None), product(FILES, None)];
         let entry = self.store.publish(lock, &step.id, step.flat_inputs(), Default::default(), &products)?;
         Ok(Made { entry: Some(entry), done: Done::Ran, cpu_seconds: 0.0 })
+    }
+
+    /// Writes a layer through the packer, whose C is not linked here: a tar goes in, and nobody holds more of it than a pipe does.
+    fn packed(&self, step: &Step, tree: &Tree, codec: oci::Codec, output: File) -> Result<oci::Layer> {
+        let invocation = Invocation {
+            program: self.outside.satellite("packer", &tr!("the packer"))?,
+            arguments: vec![codec.to_string().into()],
+            directory: self.settings.workspace.root.clone(),
+            environment: self.settings.environment.only(&["PATH", "RUST_BACKTRACE"]),
+        };
+        let log = self.log(&step.id);
+        let mut packer = Companion::start("packer", &invocation, &log, true)?;
+        let no_pipes = || Error::bug(tr!("the packer has no pipes"));
+        let (tar, mut packed) = packer.pipes().ok_or_else(no_pipes)?;
+        let (written, received) = std::thread::scope(|scope| {
+            let receiving = scope.spawn(move || {
+                let mut hashing = Hashing::new(output);
+                std::io::copy(&mut packed, &mut hashing).map(|_| hashing.finish())
+            });
+            (oci::layer::write(tree, oci::Codec::Tar, tar), receiving.join())
+        });
+        let status = packer.wait()?;
+        let layer = written.map_err(|error| unwritten(step, error))?;
+        let received = received.map_err(|_| no_pipes())?;
+        let (_, digest, size) = received.map_err(|error| Error::disk("write", Path::new(BLOB), error))?;
+        if !status.success() {
+            let message = tr!("the packer ended ({status}); its log: {log}", status, log = log.display());
+            return Err(Error::new(Code::ChildFailed, message));
+        }
+        Ok(oci::Layer { descriptor: oci::Descriptor::new(codec.media_type(), digest, size), ..layer })
     }
 
     /// Reads a layer that was made.
@@ -384,6 +425,10 @@ impl Workshop<'_> {
             layers: inputs.layers.iter().map(|key| self.made_layer(key)).collect::<Result<_>>()?,
         })
     }
+}
+
+fn unwritten(step: &Step, error: oci::layer::LayerError) -> Error {
+    Error::new(Code::BadImage, tr!("cannot write the layer {id}", id = step.id)).because(error)
 }
 
 fn linked<'s>(step: &'s Step, id: &str) -> Result<&'s Entry> {

@@ -58,6 +58,8 @@ pub struct Outside<'a> {
     /// What this run will fetch from, as far as somebody said: nobody else's endpoints are measured.
     needed: Mutex<BTreeSet<Ecosystem>>,
     gateway: Mutex<Option<std::sync::Arc<Gateway>>>,
+    /// Programs of satellites that were built, so that steps side by side ask once.
+    satellites: Mutex<BTreeMap<String, PathBuf>>,
 }
 
 impl<'a> Outside<'a> {
@@ -96,6 +98,7 @@ impl<'a> Outside<'a> {
             building: process::Deadline::BUILD,
             needed: Mutex::default(),
             gateway: Mutex::default(),
+            satellites: Mutex::default(),
         })
     }
 
@@ -408,6 +411,16 @@ impl<'a> Outside<'a> {
 
     /// The program of a satellite, built if it is not there. `what`: as a person calls it.
     pub fn satellite(&self, package: &str, what: &str) -> Result<PathBuf> {
+        let mut satellites = self.satellites.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = satellites.get(package) {
+            return Ok(program.clone());
+        }
+        let program = self.built(package, what)?;
+        satellites.insert(package.to_owned(), program.clone());
+        Ok(program)
+    }
+
+    fn built(&self, package: &str, what: &str) -> Result<PathBuf> {
         let Some(launcher) = &self.settings.launcher else {
             return Err(Error::bug(tr!("{what} is built by the launcher, which did not start this process", what))
                 .hint(tr!("start this program as `cargo xtask`")));

@@ -21,12 +21,17 @@ use crate::tr;
 use crate::wheel::Interpreter;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Of every layer: each engine reads it, however old.
+/// Of every layer that is not declared otherwise: each engine reads it, however old.
 pub const CODEC: oci::Codec = oci::Codec::Gzip(6);
 
+/// How a layer is compressed.
+pub fn codec_of(image: &Image, layer: &Layer) -> oci::Codec {
+    layer.codec.or(image.codec).map_or(CODEC, |codec| codec.0)
+}
+
 /// How layers are compressed, and by whom: both decide their bytes.
-fn codec() -> String {
-    format!("{CODEC} {}", CODEC.encoder())
+fn told(codec: oci::Codec) -> String {
+    format!("{codec} {}", codec.encoder())
 }
 
 /// Adds the image's steps, and those that only its layers need.
@@ -239,7 +244,7 @@ fn debian_base(premise: &Premise, name: &str, platform: &str) -> Result<Step> {
         exclude: declared.exclude.clone(),
         keep: declared.keep.clone(),
         users: declared.users.iter().map(|(name, user)| format!("{name} {} {}", user.id, user.home)).collect(),
-        codec: codec(),
+        codec: told(CODEC),
         modified_seconds: premise.settings.source_date_epoch,
     });
     let work = Work::DebianBase { name: name.to_owned(), platform: platform.to_owned() };
@@ -311,8 +316,10 @@ fn layer(
     interpreter: Option<&Interpreter>,
     plan: &mut Plan,
 ) -> Result<Step> {
+    let declared = premise.project.declaration.image.get(image).ok_or_else(|| unknown("image", image))?;
+    let codec = told(codec_of(declared, layer));
     let mut inputs =
-        key::Layer { codec: codec(), modified_seconds: premise.settings.source_date_epoch, ..key::Layer::default() };
+        key::Layer { codec, modified_seconds: premise.settings.source_date_epoch, ..key::Layer::default() };
     let cross = premise.wants.cross;
     let made_for = |kind: &str, name: &str| format!("{kind}:{}", named_for(name, cross.as_ref()));
     let mut sources = Sources::default();

@@ -22,7 +22,7 @@ use crate::wheel::Interpreter;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-pub use images::{CODEC, glibc_of, interpreter_of_base, placed};
+pub use images::{CODEC, codec_of, glibc_of, interpreter_of_base, placed};
 pub use steps::{build, chosen_wheels, go_toolchain_pins, inputs_again, not_pinned, wheels_for, zig};
 
 /// What a plan may know of the results that exist.

@@ -36,6 +36,10 @@ pub struct Image {
     pub working_directory: Option<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// How its layers are compressed, one of `gzip`, `gzip-9`, `zstd`, `zstd-19` with any level between [default: gzip-6, which
+    /// every engine reads]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    pub codec: Option<Codec>,
     /// What it can be made for, as `linux/arm64`; anything else is refused before work begins [default: every platform]
     #[serde(default)]
     #[cfg_attr(test, schemars(with = "Vec<String>"))]
@@ -90,6 +94,9 @@ impl<'de> Deserialize<'de> for Base {
 pub struct Layer {
     pub name: String,
     pub files: Vec<FileSet>,
+    /// Of this layer alone [default: that of the image]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    pub codec: Option<Codec>,
 }
 
 /// Files of one source at one place of the image.
@@ -107,6 +114,25 @@ pub struct FileSet {
     #[serde(default)]
     #[cfg_attr(test, schemars(with = "String"))]
     pub owner: Owner,
+}
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Codec(pub oci::Codec);
+
+impl TryFrom<String> for Codec {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let codec = match text.as_str() {
+            "gzip" => Some(oci::Codec::default()),
+            // As fast as gzip is slow, and smaller.
+            "zstd" => Some(oci::Codec::Zstd(3)),
+            text => text.parse().ok().filter(|codec| *codec != oci::Codec::Tar),
+        };
+        codec.map(Self).ok_or_else(|| tr!("`{text}` is not gzip, gzip-1 to gzip-9, zstd, or zstd-1 to zstd-19", text))
+    }
 }
 
 /// Permission bits without setuid, setgid and sticky.

@@ -55,8 +55,16 @@ fn the_conductor_links_no_tls_and_no_async_runtime_and_the_gateway_both() {
 }
 
 #[test]
+fn the_c_of_libzstd_is_for_those_who_ask_for_it() {
+    for package in ["conductor", "engine", "gateway"] {
+        assert_eq!(linked(&crates("xtask/crates", package, "normal,build"), &["zstd-sys"]), [""; 0], "{package}");
+    }
+    assert_eq!(linked(&crates("xtask/crates", "packer", "normal,build"), &["zstd-sys"]), ["zstd-sys"]);
+}
+
+#[test]
 fn neither_satellite_nor_library_depends_on_the_conductor() {
-    for package in ["debian", "engine", "gateway", "oci", "protocol"] {
+    for package in ["debian", "engine", "gateway", "oci", "packer", "protocol"] {
         assert_eq!(linked(&crates("xtask/crates", package, "all"), &["conductor"]), [""; 0], "{package}");
     }
 }
