@@ -70,7 +70,14 @@ class Codecs(unittest.TestCase):
         self.assertEqual(manifest["digest"], told["digest"])
         # Debian's umoci knows no zstd.
         plain = layout.parent / "plain"
-        unpack = ["skopeo", "--insecure-policy", "copy", "--dest-decompress", f"oci:{layout}:app:latest", f"dir:{plain}"]
+        unpack = [
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "--dest-decompress",
+            f"oci:{layout}:app:latest",
+            f"dir:{plain}",
+        ]
         subprocess.run(unpack, check=True, capture_output=True)
         tars = {f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}" for file in plain.iterdir()}
         self.assertLessEqual({it["diff_id"] for it in told["layers"]}, tars)

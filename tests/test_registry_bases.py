@@ -168,8 +168,7 @@ class RegistryBases(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         need("registry", why_no_registry())
-        project = folder(
-            "base", xtask_toml=MADE, status=STATUS, noise=os.urandom(200_000))
+        project = folder("base", xtask_toml=MADE, status=STATUS, noise=os.urandom(200_000))
         (project / "os-release").write_text('ID=debian\nVERSION_CODENAME="bookworm"\n')
         cls.made = project / "made"
         run = xtask(ROOT, "images", "--repo", project, "--to", f"oci:{cls.made}", sandbox=Sandbox("made"))
@@ -235,6 +234,11 @@ class RegistryBases(unittest.TestCase):
                 "Labels": {"of": "base", "own": "x"},
             },
         )
+        # Arguments belong to an entrypoint: another one does not get them.
+        other = self.pinned(base, sandbox, own='entrypoint = ["/own"]\nuser = "2:2"\n')
+        (image,) = self.images(other, sandbox).of("image")
+        own = self.document(other, self.document(other, image["digest"])["config"]["digest"])["config"]
+        self.assertEqual((own["Entrypoint"], own.get("Cmd"), own["User"]), (["/own"], None, "2:2"))
         root = folder("unpacked") / "root"
         unpack = ["umoci", "unpack", "--rootless", "--image", f"{project / 'out'}:app:latest", root]
         subprocess.run(unpack, check=True, capture_output=True)
