@@ -331,6 +331,23 @@ class RegistryBases(unittest.TestCase):
         (image,) = run.of("image")
         self.assertEqual([it["digest"] for it in image["layers"][:-1]], [it["digest"] for it in self.told["layers"]])
 
+    def test_what_a_base_lacks_by_itself_is_a_warning_and_what_our_files_lack_is_an_error(self):
+        sandbox, broken = Sandbox("bases-gate"), "\x7fELF and nothing more"
+        self.put(self.registry, "team/broken:1", layout=layout_of(tar(**{"lib/broken.so": broken})))
+        own = 'entrypoint = ["/x"]\nuser = "1:1"\n'
+        project = self.pinned(f"{self.registry.host}/team/broken:1", sandbox, own=own)
+        for content, exit_code, expected in (
+            ("text", 0, {("app:/lib/broken.so", "warning")}),
+            (broken, 3, {("app:/lib/broken.so", "warning"), ("app:/srv/data", "error")}),
+        ):
+            (project / "data").write_text(content)
+            run = self.images(project, sandbox)
+            self.assertEqual(run.exit_code, exit_code, run)
+            found = {
+                (it["subject"], it["severity"]) for it in run.of("finding") if it["code"] == "image.would-not-start"
+            }
+            self.assertEqual(found, expected)
+
     def test_a_hostile_base_is_refused_by_layer_and_entry(self):
         self.put(self.registry, "team/hostile:1", layout=layout_of(tar(**{"../escaped": ""})))
         sandbox = Sandbox("bases-hostile")

@@ -482,7 +482,7 @@ pub enum LockCommand {
     /// Resolve pins anew and write xtask.lock
     #[command(after_help = "Examples:\n  cargo xtask lock update\n  cargo xtask lock update go --dry-run")]
     Update {
-        /// `go`, `rustup`, a wheel set or a model [default: all]
+        /// `go`, `rustup`, a wheel set, a model, a Debian base, or the reference of a base from a registry [default: all]
         #[arg(value_name = PIN)]
         names: Vec<String>,
     },

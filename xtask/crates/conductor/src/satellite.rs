@@ -695,6 +695,52 @@ mod tests {
     }
 
     #[test]
+    fn a_base_that_does_not_come_says_what_helps() {
+        let hint = |text: &str, kind, causes: &[Cause]| {
+            let attempts = causes.iter().map(|cause| attempt("https://registry.example", cause.clone())).collect();
+            let (subject, message) = ("manifest of it".to_owned(), "why".to_owned());
+            let failure = Failure { kind, subject, message, attempts };
+            let error = not_pulled(&failure, &BaseReference::try_from(text.to_owned()).unwrap(), &Lists::new());
+            assert_eq!(error.to_string(), format!("cannot get {text}"));
+            error.hints().last().cloned().unwrap_or_default()
+        };
+        let tagged = "registry.example/team/base:1";
+        let digested = format!("registry.example/team/base@{}", oci::Digest::of(b"x"));
+        let unauthorized = |named| Cause::Unauthorized { named, text: "401".into() };
+        for (text, kind, causes, expected) in [
+            (
+                tagged,
+                FailureKind::Network,
+                vec![Cause::Absent],
+                "`cargo xtask lock update registry.example/team/base:1`",
+            ),
+            (tagged, FailureKind::Network, vec![], "`cargo xtask lock update registry.example/team/base:1`"),
+            (
+                &digested,
+                FailureKind::Network,
+                vec![Cause::Absent, Cause::Absent],
+                "nobody who was asked has it any more",
+            ),
+            (
+                tagged,
+                FailureKind::Network,
+                vec![Cause::Absent, unauthorized(false)],
+                "log in: `docker login registry.example`",
+            ),
+            (
+                tagged,
+                FailureKind::Network,
+                vec![unauthorized(true)],
+                "log in again with `docker login registry.example`",
+            ),
+            (tagged, FailureKind::Integrity, vec![Cause::Absent], "the bytes are not the pinned ones"),
+        ] {
+            let hint = hint(text, kind, &causes);
+            assert!(hint.starts_with(expected), "{expected}: {hint}");
+        }
+    }
+
+    #[test]
     fn whoever_was_asked_was_contacted_and_where_we_refused_to_go_was_not() {
         let contacted = |host: &str, led_to: &[&str], status: Option<u16>, verdict: Verdict| -> Vec<String> {
             let (sink, heard) = Sink::heard();
