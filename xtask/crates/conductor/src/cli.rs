@@ -79,8 +79,8 @@ pub enum Command {
     Build(Build),
     /// Make container images out of what `build` makes
     #[command(
-        args_conflicts_with_subcommands = true,
-        after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --to docker\n  cargo xtask images --platform linux/amd64,linux/arm64\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images --to registry:registry.example/team --tag v1   as registry.example/team/extproc:v1, …\n  cargo xtask images extproc --to registry:127.0.0.1:5000/router:v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images engine"
+        subcommand_precedence_over_arg = true,
+        after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --to docker\n  cargo xtask images --builder docker --to docker     put together by the engine's BuildKit, which is sent what changed\n  cargo xtask images --builder buildkit://builder.example --to registry:registry.example/team\n  cargo xtask images --platform linux/amd64,linux/arm64\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images --to registry:registry.example/team --tag v1   as registry.example/team/extproc:v1, …\n  cargo xtask images extproc --to registry:127.0.0.1:5000/router:v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images engine"
     )]
     Images(Images),
     /// Write plain files for people who do not use this tool when they build
@@ -224,7 +224,14 @@ pub struct Images {
     /// Tag of each image [default: latest]
     #[arg(long, value_name = "TAG")]
     pub tag: Option<String>,
-    /// Where the engine of `--to docker` listens: `unix:///PATH` or `tcp://HOST:PORT` [default: as for `docker`]
+    /// Who makes them: `embedded` is this program; `docker` the BuildKit of the engine; `buildkit://HOST[:PORT]` or
+    /// `buildkit:///SOCKET` one elsewhere [default: embedded]
+    #[arg(long, value_name = "BUILDER", default_value = "auto", hide_default_value = true)]
+    pub builder: ImageBuilder,
+    /// Make everything again that a builder has in its cache
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Where the engine of `--to docker` and `--builder docker` listens: `unix:///PATH` or `tcp://HOST:PORT` [default: as for `docker`]
     #[arg(long, value_name = "ADDRESS")]
     pub engine: Option<String>,
 }
@@ -251,6 +258,34 @@ pub struct EmitDockerfile {
     /// Write credentials of the mirror profile too
     #[arg(long)]
     pub show_secrets: bool,
+}
+
+/// Who puts images together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageBuilder {
+    Auto,
+    /// This program.
+    Embedded,
+    /// The BuildKit of the engine of this machine.
+    Engine,
+    /// A BuildKit by itself: `HOST`, `HOST:PORT`, or the path of its socket.
+    BuildKit(String),
+}
+
+impl FromStr for ImageBuilder {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "embedded" => Ok(Self::Embedded),
+            "docker" => Ok(Self::Engine),
+            _ => match text.strip_prefix("buildkit://").filter(|place| !place.is_empty()) {
+                Some(place) => Ok(Self::BuildKit(place.to_owned())),
+                None => Err(tr!("write auto, embedded, docker, or buildkit://HOST for a builder elsewhere")),
+            },
+        }
+    }
 }
 
 /// Where images go.
@@ -337,7 +372,7 @@ pub enum ImagesCommand {
 
 #[derive(Debug, Args)]
 pub struct ImagesEngine {
-    /// Where it listens: `unix:///PATH` or `tcp://HOST:PORT` [default: as for `docker`]
+    /// Where it listens: `unix:///PATH`, `tcp://HOST:PORT` or `buildkit://HOST` [default: as for `docker`]
     #[arg(value_name = "ADDRESS")]
     pub address: Option<String>,
 }

@@ -4,7 +4,8 @@
 //! an engine that lacks what is needed, or with a certificate that nobody vouches for.
 //! Rules: Docker Engine API 1.41 (`/version`, `/info`); docs/decisions/0015-engine-by-bollard.md.
 
-use crate::failure;
+use crate::wire::{self, Channel, Manner};
+use crate::{capability, failure};
 use bollard::models::{SystemInfo, SystemVersion};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use protocol::engine::{Engine, Failure, Place, Silent, SilentCause, Store};
@@ -17,8 +18,12 @@ use tokio::time::timeout;
 const NEEDED_API: (u32, u32) = (1, 41);
 /// `docker load` reads layers in zstd since Docker 23.0.
 const ZSTD_API: (u32, u32) = (1, 42);
+/// Scheme of an address that leads to a builder: `buildkit://HOST:PORT`, `buildkit:///PATH`.
+const BUILDER: &str = "buildkit://";
 /// BuildKit came with Docker 18.09.
 const BUILDKIT_API: (u32, u32) = (1, 39);
+/// From here on an engine speaks gRPC from the first byte; before, on a connection that is upgraded.
+const NATIVE_API: (u32, u32) = (1, 53);
 /// How long a place may take to show that an engine is there.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Loading has its own watchdog; no answer of an engine may be cut off by a shorter limit.
@@ -26,8 +31,17 @@ const WHOLE: Duration = Duration::from_secs(24 * 3600);
 
 /// An engine that answered.
 pub struct Connected {
-    pub docker: Docker,
+    pub access: Access,
+    pub place: Place,
     pub engine: Engine,
+}
+
+/// How it is spoken with.
+pub enum Access {
+    /// By Docker's API.
+    Engine(Docker),
+    /// By BuildKit's alone.
+    Builder,
 }
 
 impl Connected {
@@ -36,14 +50,28 @@ impl Connected {
         let Engine { name, version, address, .. } = &self.engine;
         format!("{name} {version} at {address}")
     }
+
+    /// How its BuildKit is spoken with.
+    pub fn manner(&self) -> Manner {
+        match self.access {
+            Access::Engine(_) if api(&self.engine.api) < NATIVE_API => Manner::Upgraded,
+            Access::Engine(_) | Access::Builder => Manner::Native,
+        }
+    }
 }
 
 /// The first place that has an engine.
 pub async fn connect(places: &[Place]) -> Result<Connected, Failure> {
     let mut silent = Vec::new();
     for place in places {
-        match timeout(PATIENCE, ask(place)).await {
-            Ok(Ok((docker, version, info))) => return described(place, docker, &version, &info),
+        let asked = async {
+            if place.address.starts_with(BUILDER) {
+                return ask_builder(place).await.map(Ok);
+            }
+            ask(place).await.map(|(docker, version, info)| described(place, docker, &version, &info))
+        };
+        match timeout(PATIENCE, asked).await {
+            Ok(Ok(answer)) => return answer,
             Ok(Err(cause)) => silent.push(at(place, cause)),
             Err(_) => silent.push(at(place, SilentCause::NoAnswer { seconds: PATIENCE.as_secs() })),
         }
@@ -80,6 +108,27 @@ async fn ask(place: &Place) -> Result<(Docker, SystemVersion, SystemInfo), Silen
     Ok((docker, version, info))
 }
 
+/// A builder has no API but BuildKit's own.
+async fn ask_builder(place: &Place) -> Result<Connected, SilentCause> {
+    let wire = wire::dial(place, Manner::Native).await.map_err(unreachable)?;
+    let said = |error: &dyn std::fmt::Display| SilentCause::Said { text: error.to_string() };
+    let channel = Channel::over(wire).await.map_err(|error| said(&error))?;
+    let (version, platforms) =
+        capability::who(&channel).await.map_err(|status| SilentCause::Said { text: status.message().to_owned() })?;
+    let engine = Engine {
+        address: place.address.clone(),
+        origin: place.origin.clone(),
+        name: "BuildKit".to_owned(),
+        version: version.trim_start_matches('v').to_owned(),
+        api: String::new(),
+        platform: platforms.first().cloned().unwrap_or_default(),
+        store: Store::None,
+        zstd: true,
+        buildkit: true,
+    };
+    Ok(Connected { access: Access::Builder, place: place.clone(), engine })
+}
+
 fn unreachable(error: io::Error) -> SilentCause {
     match error.kind() {
         io::ErrorKind::NotFound => SilentCause::Absent,
@@ -99,7 +148,7 @@ fn described(place: &Place, docker: Docker, version: &SystemVersion, info: &Syst
             needed: format!("{major}.{minor}"),
         });
     }
-    Ok(Connected { docker, engine })
+    Ok(Connected { access: Access::Engine(docker), place: place.clone(), engine })
 }
 
 fn describe(place: &Place, version: &SystemVersion, info: &SystemInfo) -> Engine {

@@ -20,7 +20,8 @@ pub fn of(engine: &str, error: &Error) -> Failure {
     }
 }
 
-fn refused(engine: String, message: String) -> Failure {
+/// The engine's own words.
+pub fn refused(engine: String, message: String) -> Failure {
     // The daemon's own words for ENOSPC and EDQUOT, wherever in its chain.
     let full = ["no space left on device", "disk quota exceeded"].iter().any(|it| message.contains(it));
     if full { Failure::Full { engine, message } } else { Failure::Refused { engine, message } }

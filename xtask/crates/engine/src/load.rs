@@ -5,7 +5,7 @@
 //! write it to a disk; believe an engine that says it has loaded what it then does not have.
 //! Rules: Docker Engine API 1.41 (`/images/load`); moby `image/tarexport/load.go`: a layer whose chain is known is not read.
 
-use crate::connect::Connected;
+use crate::connect::{Access, Connected};
 use crate::{emit, failure};
 use bollard::Docker;
 use bollard::body_try_stream;
@@ -16,7 +16,7 @@ use futures_util::{Stream, StreamExt, stream};
 use oci::image::{Config, Manifest, Written, media_type};
 use oci::layout::{LayoutError, Named, Source};
 use oci::{Blob, Digest, Platform};
-use protocol::engine::{Event, Failure, Image, Loaded, Outcome, Store};
+use protocol::engine::{Event, Failure, Image, Lack, Loaded, Outcome, Store};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
@@ -44,7 +44,9 @@ struct Prepared<'a> {
 pub async fn load(connected: &Connected, images: &[Image]) -> Result<Outcome, Failure> {
     let engine = connected.name();
     let failed = |error: &Error| failure::of(&engine, error);
-    let docker = &connected.docker;
+    let Access::Engine(docker) = &connected.access else {
+        return Err(Failure::Unable { engine, lacks: Lack::Store });
+    };
     let mut prepared = Vec::new();
     for image in images {
         prepared.push(prepare(image).map_err(|message| Failure::Bug { message })?);
@@ -71,7 +73,7 @@ pub async fn load(connected: &Connected, images: &[Image]) -> Result<Outcome, Fa
         let archive = |without: &BTreeSet<Digest>| archive(&missing, without);
         let there = match connected.engine.store {
             Store::Docker => layers_there(docker, &missing).await.map_err(|error| failed(&error))?,
-            Store::Containerd | Store::Containers => BTreeSet::new(),
+            Store::Containerd | Store::Containers | Store::None => BTreeSet::new(),
         };
         let sent = send(docker, &engine, archive(&there)).await;
         // A layer may have been removed since it was seen, and an engine may want them all.

@@ -5,14 +5,21 @@
 //! Owns: the loop below. Never: parse arguments, read the environment or look for an engine: where one may be is in the request.
 //! Rules: ARCHITECTURE.md, "Invariants"; Docker Engine API 1.41.
 //!
-//! Reading order: `connect` (who answers, and what it can do) → `load` (images into it) → `failure` (why not).
+//! Reading order: `connect` (who answers) → `load` (images into it); `build` (an image by BuildKit) → `recipe` (what is asked of it),
+//! `session` (what it asks of us) → `sync` (files) → `wire` (how it is reached); `capability` (what a BuildKit can do); `failure` (why not).
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod build;
+mod capability;
 mod connect;
 mod failure;
 mod load;
+mod recipe;
+mod session;
+mod sync;
+mod wire;
 
 use protocol::engine::{Event, Failure, Job, Outcome, Request, SCHEMA};
 use std::io::{BufRead, Write};
@@ -54,7 +61,8 @@ async fn perform(line: &str) -> Result<Event, Failure> {
     }
     let connected = connect::connect(&request.places).await?;
     let outcome = match request.job {
-        Job::Probe => Outcome::Probed,
+        Job::Probe => Outcome::Probed { builder: capability::probe(&connected).await? },
+        Job::Build(build) => build::build(&connected, build).await?,
         Job::Load { images } => load::load(&connected, &images).await?,
     };
     Ok(Event::Done { engine: connected.engine, outcome })

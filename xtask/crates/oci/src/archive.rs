@@ -5,12 +5,15 @@
 //! Rules: OCI image specification, image-layout.md; Docker image specification v1.2, "Combined Image JSON + Filesystem
 //! Changeset Format", whose layers `docker load` decompresses since 1.10 (zstd since 23.0).
 
+use crate::digest::{Digest, Hashing};
 use crate::image::{Descriptor, DocumentError, Index, Manifest, Platform, REF_NAME, media_type};
 use crate::layout::{BLOBS, LayoutError, Named, Source, VERSION};
+use crate::read::{Limits, Reader};
 use crate::tar::{self, Header, Type};
+use crate::tree::Kind;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
@@ -73,6 +76,44 @@ pub fn write(images: &[Named], platform: &Platform, mut output: impl Write) -> R
         tar::pad(size_bytes, &mut output).map_err(failed)?;
     }
     tar::end(&mut output).and_then(|()| output.flush()).map_err(failed)
+}
+
+/// Takes an archive that somebody else wrote apart into an image layout, in a folder that is empty. Each blob is what its name says;
+/// what is no part of a layout stays out.
+/// # Errors: Foreign for what is no archive of images, Blob, Disk.
+pub fn unpack(archive: &Path, folder: &Path) -> Result<(), LayoutError> {
+    let disk = |action, path: &Path| {
+        let path = path.to_owned();
+        move |cause| LayoutError::Disk { action, path, cause }
+    };
+    let input = File::open(archive).map_err(disk("read", archive))?;
+    let blobs = folder.join(BLOBS);
+    fs::create_dir_all(&blobs).map_err(disk("create", &blobs))?;
+    let mut reader = Reader::new(io::BufReader::with_capacity(1 << 20, input), Limits::default());
+    loop {
+        let foreign = |why: String| LayoutError::Foreign { path: archive.to_owned(), why };
+        let Some((path, entry)) = reader.next().map_err(|error| foreign(error.to_string()))? else { return Ok(()) };
+        let name = path.to_string();
+        let digest = name.strip_prefix(BLOBS).and_then(|name| name.strip_prefix('/'));
+        let is_ours = digest.is_some() || ["index.json", "oci-layout"].contains(&name.as_str());
+        let Kind::File(_) = entry.kind else { continue };
+        if !is_ours {
+            continue;
+        }
+        let expected: Option<Digest> = match digest {
+            Some(hex) => Some(format!("sha256:{hex}").parse().map_err(|_| foreign(format!("{name} is no digest")))?),
+            None => None,
+        };
+        let file = folder.join(&name);
+        let output = File::create_new(&file).map_err(disk("write", &file))?;
+        let mut output = Hashing::new(io::BufWriter::new(output));
+        io::copy(&mut reader, &mut output).map_err(disk("write", &file))?;
+        output.flush().map_err(disk("write", &file))?;
+        let (_, digest, _) = output.finish();
+        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+            return Err(LayoutError::Blob { path: file, expected: expected.to_string(), got: digest.to_string() });
+        }
+    }
 }
 
 fn place(descriptor: &Descriptor) -> String {

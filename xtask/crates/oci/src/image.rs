@@ -495,7 +495,7 @@ mod tests {
         image.set_env("A", "1");
         image.set_env("PATH", "/usr/bin");
         let descriptor = Descriptor::new(media_type::LAYER_GZIP, digest("layer"), 5);
-        image.push(&Layer { descriptor, diff_id: digest("tar"), tar_size_bytes: 9 }, "router");
+        image.push(&Layer { descriptor, diff_id: digest("tar") }, "router");
         image
     }
 

@@ -105,7 +105,6 @@ pub struct Layer {
     pub descriptor: Descriptor,
     /// Digest of the tar before compression: the layer's identity in the image's configuration.
     pub diff_id: Digest,
-    pub tar_size_bytes: u64,
 }
 
 /// Why a layer was not written; what came out so far is worth nothing.
@@ -166,11 +165,11 @@ pub fn write<W: Write>(tree: &Tree, codec: Codec, output: W) -> Result<Layer, La
     let finish = || -> io::Result<Layer> {
         tar::end(&mut tar)?;
         tar.into.write_all(&tar.full)?;
-        let (encoder, diff_id, tar_size_bytes) = tar.into.finish();
+        let (encoder, diff_id, _) = tar.into.finish();
         let (mut output, digest, size) = encoder.finish()?.finish();
         output.flush()?;
         let descriptor = Descriptor::new(codec.media_type(), digest, size);
-        Ok(Layer { descriptor, diff_id, tar_size_bytes })
+        Ok(Layer { descriptor, diff_id })
     };
     finish().map_err(LayerError::Output)
 }

@@ -440,12 +440,28 @@ impl Layout {
     /// The image of this name for this platform.
     /// # Errors: Absent; Disk, Blob, Document.
     pub fn image(&self, name: &str, platform: &Platform) -> Result<Found, LayoutError> {
-        let known = || self.images().map(|(name, _)| name.to_owned()).collect();
-        let absent = || LayoutError::Absent { name: name.to_owned(), known: known() };
+        let absent = || LayoutError::Absent { name: name.to_owned(), known: self.names() };
         let (_, root) = self.images().find(|(it, _)| *it == name).ok_or_else(absent)?;
+        self.found(name, root, platform)
+    }
+
+    /// The image for this platform of a layout that holds one, whatever it is called.
+    /// # Errors: Absent; Disk, Blob, Document.
+    pub fn only(&self, platform: &Platform) -> Result<Found, LayoutError> {
+        match self.index.manifests.as_slice() {
+            [root] => self.found("its image", root, platform),
+            _ => Err(LayoutError::Absent { name: "one image alone".to_owned(), known: self.names() }),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.images().map(|(name, _)| name.to_owned()).collect()
+    }
+
+    fn found(&self, name: &str, root: &Descriptor, platform: &Platform) -> Result<Found, LayoutError> {
         let descriptor = self
             .select(root, platform, 0)?
-            .ok_or_else(|| LayoutError::Absent { name: format!("{name} for {platform}"), known: known() })?;
+            .ok_or_else(|| LayoutError::Absent { name: format!("{name} for {platform}"), known: self.names() })?;
         let digest = descriptor.digest;
         let document = |digest| move |cause| LayoutError::Document { digest, cause };
         let manifest =

@@ -47,6 +47,67 @@ pub enum Job {
     Probe,
     /// Bring images into the engine's own store; of what is there already nothing is sent → [`Outcome::Loaded`].
     Load { images: Vec<Image> },
+    /// Have an image made by BuildKit → [`Outcome::Built`].
+    Build(Build),
+}
+
+/// An image of one platform that BuildKit makes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// Under which a builder keeps what it was sent, so that the next build sends what changed: `semantic-router/extproc`.
+    pub name: String,
+    /// `arm64`; the system is Linux.
+    pub architecture: String,
+    pub recipe: Recipe,
+    /// Path in the context, without a leading `/` → its file. Nothing else can be had.
+    pub context: BTreeMap<String, PathBuf>,
+    /// Id → text, for instructions that mount it.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Host of a registry → who we are there.
+    pub logins: BTreeMap<String, BuilderLogin>,
+    /// Make everything again, whatever the builder has.
+    pub no_cache: bool,
+    pub export: Export,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "recipe", rename_all = "kebab-case")]
+pub enum Recipe {
+    /// Archives of the context, the lowest first, and the image's configuration, whose layers are the builder's to fill in.
+    Layers {
+        archives: Vec<String>,
+        config: String,
+    },
+    Dockerfile {
+        text: String,
+        arguments: BTreeMap<String, String>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "export", rename_all = "kebab-case")]
+pub enum Export {
+    /// Into the engine's own store.
+    Store { reference: String },
+    /// An OCI layout in one tar, which must not be there yet.
+    Archive { file: PathBuf },
+}
+
+/// What is told to nobody but the builder.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuilderLogin {
+    pub user: String,
+    pub password: Secret,
 }
 
 /// An image of one platform that lies in files.
@@ -70,6 +131,10 @@ pub enum Event {
     Progress {
         sent_bytes: u64,
         total_bytes: u64,
+    },
+    /// What a builder does now; what it prints goes to standard error.
+    Building {
+        name: String,
     },
     Done {
         engine: Engine,
@@ -100,6 +165,21 @@ pub struct Engine {
     pub buildkit: bool,
 }
 
+/// What a BuildKit can do, as it says itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Builder {
+    /// Empty: older than 0.11, which was the first to say.
+    pub version: String,
+    /// What it runs instructions for: `linux/amd64`.
+    pub platforms: Vec<String>,
+    /// What may become of a result: `moby` (kept by the engine), `oci`, `image` (pushed by the builder).
+    pub exporters: Vec<String>,
+    /// Where its cache can be kept for other builders: `inline`, `registry`.
+    pub caches: Vec<String>,
+    /// Whether a build may read folders and images under names of its own.
+    pub named_contexts: bool,
+}
+
 /// How an engine keeps images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -110,17 +190,31 @@ pub enum Store {
     Containerd,
     /// As podman does.
     Containers,
+    /// Not at all: it builds, and hands out.
+    None,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum Outcome {
-    Probed,
+    Probed {
+        /// `None`: it builds nothing.
+        builder: Option<Builder>,
+    },
     /// In the order of the request.
     Loaded {
         images: Vec<Loaded>,
         /// Of all archives together.
         sent_bytes: u64,
+    },
+    Built {
+        /// By which the engine knows the image, or the digest of what was exported: `sha256:…`.
+        id: String,
+        /// Of files; what the builder had already is not among them.
+        sent_bytes: u64,
+        /// Of its steps, those that were in its cache and the others.
+        cached: usize,
+        ran: usize,
     },
 }
 
@@ -171,6 +265,18 @@ pub enum Failure {
         engine: String,
         seconds: u64,
     },
+    /// It cannot do what was asked.
+    Unable {
+        engine: String,
+        lacks: Lack,
+    },
+    /// A step of a build failed; the last lines that it printed.
+    StepFailed {
+        engine: String,
+        step: String,
+        message: String,
+        output: String,
+    },
     /// A file on our side could not be read.
     Unreadable {
         message: String,
@@ -178,6 +284,17 @@ pub enum Failure {
     Bug {
         message: String,
     },
+}
+
+/// What a builder may be without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lack {
+    BuildKit,
+    /// Handing out what it made as an OCI layout.
+    OciExport,
+    /// Keeping images itself.
+    Store,
 }
 
 /// A place without an engine, and why.

@@ -1,10 +1,11 @@
 //! `images`: what is made, looked at before it goes anywhere, and put at its targets.
 
+mod building;
 mod loading;
 
 use super::gates;
 use crate::cache::key::Key;
-use crate::cli::{self, ImagePlace, ImageTarget};
+use crate::cli::{self, ImageBuilder, ImagePlace, ImageTarget};
 use crate::digest::Digest;
 use crate::document::did_you_mean;
 use crate::engine;
@@ -41,9 +42,19 @@ struct Named<'a> {
     platforms: Vec<MadeImage>,
     /// All of them under its reference: `extproc:latest`, with what DOCKER_REGISTRY says before it.
     delivery: oci::layout::Named,
+    builder: &'static str,
 }
 
-impl Named<'_> {
+impl<'a> Named<'a> {
+    fn new(name: &'a str, reference: &str, platforms: Vec<MadeImage>, builder: &'static str) -> Result<Self> {
+        let mut deliveries = platforms.iter().map(|image| image.delivery(reference)).collect::<Result<Vec<_>>>()?;
+        let delivery = match deliveries.pop() {
+            Some(only) if deliveries.is_empty() => only,
+            last => oci::layout::Named::platforms(reference, deliveries.into_iter().chain(last).collect()),
+        };
+        Ok(Self { name, platforms, delivery, builder })
+    }
+
     /// For those who take one only: this machine's, unless another was asked for alone.
     fn for_platform(&self, platform: Option<Platform>) -> &MadeImage {
         let wanted = platform.or(Platform::here()).map(|it| it.to_string());
@@ -53,6 +64,12 @@ impl Named<'_> {
 }
 
 pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Images) -> Result<()> {
+    if let (Some(_), Some(image)) = (&args.command, args.images.first()) {
+        return Err(Error::new(
+            Code::CommandLine,
+            tr!("`{image}` stands before a command that makes no images", image),
+        ));
+    }
     match &args.command {
         Some(cli::ImagesCommand::Diff(diff)) => return self::diff(settings, diff),
         Some(cli::ImagesCommand::Engine(engine)) => {
@@ -60,10 +77,11 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
         }
         None => {}
     }
-    if args.to.contains(&ImageTarget::Engine) {
-        // Said before anything is made.
+    // Said before anything is made.
+    if args.to.contains(&ImageTarget::Engine) || args.builder == ImageBuilder::Engine {
         engine::must_be_somewhere(&engine::place::places(args.engine.as_deref(), &settings.environment)?)?;
     }
+    let builder = building::builder(settings, args)?;
     let names = chosen(project, &args.images)?;
     names.iter().try_for_each(|name| can_be_made_for(project, name, &args.platform))?;
     let workshop = Workshop::new(settings, project, sink)?;
@@ -90,8 +108,17 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
         [(only, _)] => *only,
         _ => Platform::here(),
     };
+    let (kept, handed_out) = match &builder {
+        Some(builder) => builder.build(&workshop, args, platform, &made)?,
+        None => Default::default(),
+    };
     for target in &args.to {
-        let landed = deliver(&workshop, args, target, platform, &made, &mut pushers)?;
+        if let Some(built) = kept.as_deref().filter(|_| *target == ImageTarget::Engine) {
+            made.iter().zip(built).for_each(|(image, built)| building::tell(&workshop, image, built));
+            continue;
+        }
+        let made = handed_out.as_ref().map_or(made.as_slice(), |it| it.images.as_slice());
+        let landed = deliver(&workshop, args, target, platform, made, &mut pushers)?;
         made.iter().zip(landed).for_each(|(image, landed)| tell(&workshop, target, platform, image, landed, &anew));
     }
     Ok(())
@@ -142,12 +169,7 @@ fn make<'a>(
     let named = |&name: &&'a str| {
         let platforms = images.remove(name).unwrap_or_default();
         let reference = reference(workshop.settings, name, args.tag.as_deref());
-        let mut deliveries = platforms.iter().map(|image| image.delivery(&reference)).collect::<Result<Vec<_>>>()?;
-        let delivery = match deliveries.pop() {
-            Some(only) if deliveries.is_empty() => only,
-            last => oci::layout::Named::platforms(&reference, deliveries.into_iter().chain(last).collect()),
-        };
-        Ok(Named { name, platforms, delivery })
+        Named::new(name, &reference, platforms, "embedded")
     };
     Ok((names.iter().map(named).collect::<Result<_>>()?, anew))
 }
@@ -460,7 +482,7 @@ fn tell(
             diff_id: layer.record.diff_id.to_string(),
             size_bytes: *size,
             media_type: media_type.clone(),
-            reused: !anew.contains(&layer.key),
+            reused: layer.key.is_some_and(|key| !anew.contains(&key)),
         }
     };
     let attestation = |referrer: &oci::Referrer| {
@@ -474,7 +496,7 @@ fn tell(
         platform,
         layers: Vec::new(),
         attestations: Vec::new(),
-        builder: "embedded",
+        builder: image.builder,
         id: there.as_ref().map(|it| it.id.clone()),
         present: there.as_ref().map(|it| it.present),
         // Said once, of what the name leads to.

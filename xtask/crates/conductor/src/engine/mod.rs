@@ -10,7 +10,8 @@ use crate::process::{Companion, Invocation};
 use crate::report::bytes;
 use crate::tr;
 use protocol::engine::{
-    Engine, Event, Failure, Image, Job, Loaded, Outcome, Place, Request, SCHEMA, Silent, SilentCause, Store,
+    Build, Builder, Engine, Event, Failure, Image, Job, Lack, Loaded, Outcome, Place, Request, SCHEMA, Silent,
+    SilentCause, Store,
 };
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt as _;
@@ -20,9 +21,9 @@ use std::thread;
 use std::time::Duration;
 
 /// Who answers at these places, and what it can do.
-pub fn probe(invocation: Invocation, log: &Path, places: Vec<Place>) -> Result<Engine> {
+pub fn probe(invocation: Invocation, log: &Path, places: Vec<Place>) -> Result<(Engine, Option<Builder>)> {
     match ask(invocation, log, places, Job::Probe, |_| {})? {
-        (engine, Outcome::Probed) => Ok(engine),
+        (engine, Outcome::Probed { builder }) => Ok((engine, builder)),
         (_, other) => Err(unexpected(&other)),
     }
 }
@@ -38,6 +39,31 @@ pub fn load(
 ) -> Result<(Engine, Vec<Loaded>, u64)> {
     match ask(invocation, log, places, Job::Load { images }, progress)? {
         (engine, Outcome::Loaded { images, sent_bytes }) => Ok((engine, images, sent_bytes)),
+        (_, other) => Err(unexpected(&other)),
+    }
+}
+
+/// What came of a build.
+pub struct Built {
+    pub engine: Engine,
+    /// By which the engine knows the image, or the digest of what was exported.
+    pub id: String,
+    pub sent_bytes: u64,
+    /// Of its steps, those that the builder had and the others.
+    pub cached: usize,
+    pub ran: usize,
+}
+
+/// Has an image made by the BuildKit that answers. `progress` hears its steps; what they print is in the log.
+pub fn build(
+    invocation: Invocation,
+    log: &Path,
+    places: Vec<Place>,
+    build: Build,
+    progress: impl FnMut(String),
+) -> Result<Built> {
+    match ask(invocation, log, places, Job::Build(build), progress)? {
+        (engine, Outcome::Built { id, sent_bytes, cached, ran }) => Ok(Built { engine, id, sent_bytes, cached, ran }),
         (_, other) => Err(unexpected(&other)),
     }
 }
@@ -80,6 +106,7 @@ fn ask(
             Event::Progress { sent_bytes, total_bytes } => {
                 progress(tr!("{received} of {total}", received = bytes(sent_bytes), total = bytes(total_bytes)));
             }
+            Event::Building { name } => progress(name),
             Event::Done { engine, outcome } => return Ok((engine, outcome)),
             Event::Failed { failure } => return Err(explain(failure)),
         }
@@ -104,19 +131,36 @@ fn gone(companion: &mut Companion, log: &Path) -> Error {
 /// Which engine answered and who named it, in a line.
 pub fn told(engine: &Engine) -> String {
     let Engine { name, version, api, address, origin, .. } = engine;
+    if api.is_empty() {
+        return tr!("{name} {version} at {address} ({origin})", name, version, address, origin);
+    }
     tr!("{name} {version} (API {api}) at {address} ({origin})", name, version, api, address, origin)
 }
 
 /// What it can do, a line each.
-pub fn abilities(engine: &Engine) -> Vec<String> {
+pub fn abilities(engine: &Engine, builder: Option<&Builder>) -> Vec<String> {
     let store = match engine.store {
         Store::Docker => tr!("images: kept by Docker itself; only layers that it lacks are sent"),
         Store::Containerd => tr!("images: kept by containerd; an image that it lacks is sent whole"),
         Store::Containers => tr!("images: kept as podman does; an image that it lacks is sent whole"),
+        Store::None => tr!("images: not kept; it builds and hands out"),
     };
     let codecs = if engine.zstd { "gzip, zstd" } else { "gzip" };
-    let builds = if engine.buildkit { tr!("builds: BuildKit") } else { tr!("builds: no BuildKit") };
-    vec![tr!("platform: {platform}", platform = engine.platform), store, tr!("layers: {codecs}", codecs), builds]
+    let mut lines =
+        vec![tr!("platform: {platform}", platform = engine.platform), store, tr!("layers: {codecs}", codecs)];
+    let Some(builder) = builder else {
+        lines.push(tr!("builds: no BuildKit"));
+        return lines;
+    };
+    let version = if builder.version.is_empty() { tr!("before 0.11") } else { builder.version.clone() };
+    let list = |words: &[String]| if words.is_empty() { tr!("none") } else { words.join(", ") };
+    lines.extend([
+        tr!("builds: BuildKit {version}, for {platforms}", version, platforms = list(&builder.platforms)),
+        tr!("results: {exporters}", exporters = list(&builder.exporters)),
+        tr!("cache for others: {caches}", caches = list(&builder.caches)),
+        if builder.named_contexts { tr!("named contexts: yes") } else { tr!("named contexts: no") },
+    ]);
+    lines
 }
 
 /// The satellite's failure as ours: what happened, and what to do.
@@ -152,11 +196,37 @@ fn explain(failure: Failure) -> Error {
             Error::new(Code::EngineFailed, tr!("{engine} did nothing for {seconds} s", engine, seconds))
                 .hint(tr!("restart it and run the command again: what it has by then is not sent twice"))
         }
+        Failure::Unable { engine, lacks } => unable(&engine, lacks),
+        Failure::StepFailed { engine, step, message, output } => {
+            let error = Error::new(Code::ChildFailed, tr!("{step} failed on {engine}", step, engine)).because(message);
+            if output.is_empty() { error } else { error.excerpt(output) }
+        }
         Failure::Unreadable { message } => Error::new(Code::AlteredObject, tr!("a layer cannot be sent"))
             .because(message)
             .hint(tr!("`cargo xtask cache verify` looks at what is stored; what is broken there is made anew")),
         Failure::Bug { message } => Error::bug(tr!("the engine satellite failed: {message}", message)),
     }
+}
+
+/// What an engine cannot do is refused by name.
+fn unable(engine: &str, lacks: Lack) -> Error {
+    let (message, hint) = match lacks {
+        Lack::BuildKit => (
+            tr!("{engine} has no BuildKit", engine),
+            tr!("leave the building to this tool: --builder embedded; or name a builder: --builder buildkit://HOST"),
+        ),
+        Lack::OciExport => (
+            tr!("{engine} does not hand out what it builds (it has no exporter `oci`)", engine),
+            tr!(
+                "keep the image there: --to docker; or choose another builder: --builder embedded, --builder buildkit://HOST"
+            ),
+        ),
+        Lack::Store => (
+            tr!("{engine} keeps no images", engine),
+            tr!("say where they go: --to oci:DIR, --to registry:HOST/PATH; --to docker brings them into an engine"),
+        ),
+    };
+    Error::new(Code::EngineFailed, message).hint(hint)
 }
 
 fn no_engine(silent: &[Silent]) -> Error {
@@ -201,7 +271,8 @@ fn cause(cause: &SilentCause) -> String {
 /// Where nothing can answer nothing is built to ask.
 pub fn must_be_somewhere(places: &[Place]) -> Result<()> {
     let absent = |place: &Place| {
-        let path = place.address.strip_prefix("unix://")?;
+        let path = place.address.strip_prefix("unix://").or_else(|| place.address.strip_prefix("buildkit://"))?;
+        let path = Some(path).filter(|path| path.starts_with('/'))?;
         // A socket that this user may not even see is there.
         let missing = std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
         missing.then(|| Silent {
@@ -250,6 +321,9 @@ mod tests {
             (Failure::TooOld { engine: engine(), api: "1.40".into(), needed: "1.41".into() }, Code::EngineFailed),
             (Failure::NoEngine { silent: vec![at("tcp://h:1", SilentCause::Refused)] }, Code::NoEngine),
             (Failure::Unreadable { message: message() }, Code::AlteredObject),
+            (Failure::Unable { engine: engine(), lacks: Lack::BuildKit }, Code::EngineFailed),
+            (Failure::Unable { engine: engine(), lacks: Lack::OciExport }, Code::EngineFailed),
+            (Failure::Unable { engine: engine(), lacks: Lack::Store }, Code::EngineFailed),
         ] {
             let error = explain(failure);
             assert_eq!((error.code(), error.hints().len()), (code, 1), "{}", error.render());

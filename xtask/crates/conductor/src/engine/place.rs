@@ -7,6 +7,7 @@
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
 use crate::files;
+use crate::registry;
 use crate::settings::env::{self, Environment};
 use crate::tr;
 use protocol::engine::{Place, Tls};
@@ -74,6 +75,31 @@ fn places_by(typed: Option<&str>, environment: &Environment, read: Read) -> Resu
         .into_iter()
         .map(|path| Place { address: format!("unix://{}", path.display()), origin: tr!("usual place"), tls: None })
         .collect())
+}
+
+/// The port that buildkitd's own documents use.
+const BUILDER_PORT: u16 = 1234;
+
+/// Where a builder listens: `HOST`, `HOST:PORT`, or the path of a socket. What is sent to one holds secrets, so another machine's is
+/// spoken to in TLS alone, with the files `ca.pem`, `cert.pem` and `key.pem` of a folder.
+pub fn builder(address: &str, environment: &Environment) -> Result<Place> {
+    let origin = "--builder".to_owned();
+    if address.starts_with('/') {
+        return Ok(Place { address: format!("buildkit://{address}"), origin, tls: None });
+    }
+    let address = address.trim_end_matches('/');
+    let port = address.rsplit_once(':').filter(|(host, port)| !host.ends_with(':') && port.parse::<u16>().is_ok());
+    let (host, address) = match port {
+        Some((host, _)) => (host, address.to_owned()),
+        None => (address, format!("{address}:{BUILDER_PORT}")),
+    };
+    let tls = environment.get(env::BUILDKIT_CERT_PATH).map(|folder| tls(Path::new(folder)));
+    if tls.is_none() && !registry::is_loopback(host) {
+        let message = tr!("the builder {address} is on another machine, and no certificates are named", address);
+        return Err(Error::new(Code::WrongValue, message)
+            .hint(tr!("put ca.pem, cert.pem and key.pem into a folder and name it: XTASK_BUILDKIT_CERT_PATH=DIR")));
+    }
+    Ok(Place { address: format!("buildkit://{address}"), origin, tls })
 }
 
 fn place(address: &str, origin: &str, tls: Option<Tls>) -> Result<Place> {

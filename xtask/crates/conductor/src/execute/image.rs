@@ -42,7 +42,8 @@ pub(super) const MANIFEST: &str = "manifest.json";
 /// A layer in the store.
 #[derive(Clone, Debug)]
 pub struct MadeLayer {
-    pub key: Key,
+    /// `None`: a builder made it, and keeps it in its own cache.
+    pub key: Option<Key>,
     pub record: oci::Layer,
     /// `None`: of a base from a registry, whose bytes are brought when somebody lacks them.
     pub blob: Option<PathBuf>,
@@ -307,7 +308,7 @@ impl Workshop<'_> {
         let is_here = entry.outputs.iter().any(|output| output.path == BLOB);
         let blob = is_here.then(|| self.file(&entry, BLOB)).transpose()?;
         Ok(MadeLayer {
-            key: *key,
+            key: Some(*key),
             record: read_json(&self.file(&entry, RECORD)?)?,
             blob,
             parts: read_json(&self.file(&entry, PARTS)?)?,

@@ -83,7 +83,7 @@ impl Workshop<'_> {
         let descriptor = pin.descriptor();
         let path = self.base_blob(&step.id, reference, pin.digest, pin.size_bytes)?;
         let file = LayerFile { path, descriptor: descriptor.clone(), diff_id: pin.diff_id };
-        let (parts, system, tar_size_bytes) = look(&file).map_err(|error| {
+        let (parts, system) = look(&file).map_err(|error| {
             let code = match error {
                 ReadError::Wrong { .. } => Code::OtherBytes,
                 _ => Code::BadImage,
@@ -93,7 +93,7 @@ impl Workshop<'_> {
                 .hint(tr!("a layer like that is not used, whoever made it: name another base"))
         })?;
         self.in_scratch(|scratch| {
-            write_json(&scratch.join(RECORD), &oci::Layer { descriptor, diff_id: pin.diff_id, tar_size_bytes })?;
+            write_json(&scratch.join(RECORD), &oci::Layer { descriptor, diff_id: pin.diff_id })?;
             write_json(&scratch.join(PARTS), &parts)?;
             write_json(&scratch.join(SYSTEM), &system)?;
             self.publish_files(step, lock, scratch, &[RECORD, PARTS, SYSTEM])
@@ -169,8 +169,8 @@ pub fn refused(reference: &BaseReference) -> Error {
         .hint(tr!("name another image, or another tag of it"))
 }
 
-/// Reads a layer once: what a dynamic linker could notice, what dpkg says, and its size as a tar.
-fn look(file: &LayerFile) -> std::result::Result<(Parts, System, u64), ReadError> {
+/// Reads a layer once: what a dynamic linker could notice, and what dpkg says.
+fn look(file: &LayerFile) -> std::result::Result<(Parts, System), ReadError> {
     let (mut parts, mut system) = (Parts::default(), System::default());
     let mut reader = LayerReader::open(file, Limits::default())?;
     while let Some((path, entry)) = reader.next()? {
@@ -198,8 +198,8 @@ fn look(file: &LayerFile) -> std::result::Result<(Parts, System, u64), ReadError
             oci::Kind::Directory => {}
         }
     }
-    let taken = reader.finish()?;
-    Ok((parts, system, taken.unpacked_bytes))
+    reader.finish()?;
+    Ok((parts, system))
 }
 
 fn filled(content: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -280,13 +280,12 @@ mod tests {
             ("var/lib/dpkg/status.d/c.md5sums", b"0 usr/bin/it\n"),
         ];
         let mut layer = layer(&folder, &files, "usr/lib/gone.so");
-        let (parts, system, tar_size_bytes) = look(&layer).unwrap();
+        let (parts, system) = look(&layer).unwrap();
         assert!(parts.files["usr/bin/it"].needed.contains(&"libc.so.6".to_owned()));
         assert_eq!(
             (parts.files.len(), parts.removed.into_iter().collect::<Vec<_>>()),
             (1, vec!["usr/lib/gone.so".into()])
         );
-        assert_eq!(tar_size_bytes % 512, 0);
         assert_eq!(system.release, Some(("debian".into(), "bookworm".into())));
         let named: Vec<_> =
             system.packages.values().flatten().map(|it| (it.name.as_str(), it.version.as_str())).collect();

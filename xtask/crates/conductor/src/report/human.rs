@@ -234,9 +234,11 @@ impl Voice for Human {
             Event::Image(image) => {
                 let size_bytes = image.layers.iter().map(|layer| layer.size_bytes).sum();
                 let short = image.digest.get(..19).unwrap_or(&image.digest);
-                let held = match image.platform.contains(',') {
-                    true => tr!("for {platforms}", platforms = image.platform),
-                    false => format!("{} {}", bytes(size_bytes), image.platform),
+                let held = match (image.platform.contains(','), image.layers.is_empty()) {
+                    (true, _) => tr!("for {platforms}", platforms = image.platform),
+                    // An engine keeps them unpacked.
+                    (false, true) => image.platform.clone(),
+                    (false, false) => format!("{} {}", bytes(size_bytes), image.platform),
                 };
                 let sent = image.pushed.map(|it| tr!(", {sent} sent", sent = bytes(it.sent_bytes))).unwrap_or_default();
                 self.say(&format!("{:>12} {} {short} {held}{sent}", "", image.reference));

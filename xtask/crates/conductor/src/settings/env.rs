@@ -79,6 +79,8 @@ pub const DOCKER_TLS_VERIFY: &str = "DOCKER_TLS_VERIFY";
 pub const DOCKER_CERT_PATH: &str = "DOCKER_CERT_PATH";
 pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 pub const DOCKER_CONTEXT: &str = "DOCKER_CONTEXT";
+/// Folder of `ca.pem`, `cert.pem` and `key.pem` for `images --builder buildkit://HOST`.
+pub const BUILDKIT_CERT_PATH: &str = "XTASK_BUILDKIT_CERT_PATH";
 /// Where podman and docker keep logins of registries.
 pub const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
 pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";

@@ -5,6 +5,7 @@
 //! README's test command is executed for real by `.ci/run`. Other blocks are `text`: output, and what needs root.
 
 use crate::{Folder, read, repository, repository_files};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -115,6 +116,11 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("images", "tests/test_images.py", "\"images\", \"--repo\""),
     ("images extproc --to tar:extproc.tar", "tests/test_images.py", "f\"tar:{cls.archive}\""),
     ("images --to docker", "tests/test_engine.py", "\"--to\", \"docker\""),
+    (
+        "images --builder docker --to docker",
+        "tests/test_builders.py",
+        "\"--builder\", \"docker\", \"--to\", \"docker\"",
+    ),
     (
         "images --to registry:registry.example/team --tag v1",
         "tests/test_push.py",
@@ -240,6 +246,16 @@ fn the_code_map_has_every_room_of_the_conductor() {
         })
         .collect();
     assert!(missing.is_empty(), "not in ARCHITECTURE.md: {missing:?}");
+    // Two that change it beside each other must not leave a room twice.
+    let rooms = |line: &str| {
+        let first = line.strip_prefix("| ")?.split(" | ").next()?.to_owned();
+        Some(first.split(", ").filter(|it| it.starts_with('`')).map(str::to_owned).collect::<Vec<_>>())
+    };
+    let code_map = map.split("\n## ").find(|chapter| chapter.starts_with("Code map")).unwrap();
+    let mut seen = BTreeSet::new();
+    let twice: Vec<String> =
+        code_map.lines().filter_map(rooms).flatten().filter(|room| !seen.insert(room.clone())).collect();
+    assert!(twice.is_empty(), "twice in ARCHITECTURE.md: {twice:?}");
 }
 
 #[test]

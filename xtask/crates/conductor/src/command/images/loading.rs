@@ -2,7 +2,7 @@
 
 use super::Named;
 use crate::command;
-use crate::engine::{self, place::places};
+use crate::engine::{self, place, place::places};
 use crate::error::{Error, Result};
 use crate::execute::Workshop;
 use crate::execute::image::MadeImage;
@@ -13,28 +13,44 @@ use crate::report::{Done, Event, Sink, bytes};
 use crate::settings::Settings;
 use crate::tr;
 use oci::layout::Source;
-use protocol::engine::{Image, Loaded};
+use protocol::engine::{Builder, Engine, Image, Loaded};
+use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Instant;
 
+/// What `images engine` says to programs.
+#[derive(Serialize)]
+struct Probed<'a> {
+    #[serde(flatten)]
+    engine: &'a Engine,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    builder: Option<&'a Builder>,
+}
+
 /// How the satellite is started, and its log.
-fn satellite(workshop: &Workshop) -> Result<(Invocation, PathBuf)> {
+pub fn satellite(workshop: &Workshop, log: &str) -> Result<(Invocation, PathBuf)> {
     let program = workshop.outside.satellite("engine", &tr!("the engine satellite"))?;
     let environment =
         workshop.settings.environment.only(&["PATH", "HOME", "TMPDIR", "RUST_BACKTRACE", "SSL_CERT_FILE"]);
     let directory = workshop.settings.workspace.root.clone();
-    Ok((Invocation { program, arguments: Vec::new(), directory, environment }, workshop.logs.join("engine.log")))
+    Ok((
+        Invocation { program, arguments: Vec::new(), directory, environment },
+        workshop.logs.join(format!("{log}.log")),
+    ))
 }
 
 /// Who answers, and what it can do.
 pub fn engine(settings: &Settings, project: &Project, sink: Sink, typed: Option<&str>) -> Result<()> {
-    let places = places(typed, &settings.environment)?;
+    let places = match typed.and_then(|typed| typed.strip_prefix("buildkit://")) {
+        Some(address) => vec![place::builder(address, &settings.environment)?],
+        None => places(typed, &settings.environment)?,
+    };
     engine::must_be_somewhere(&places)?;
     let workshop = Workshop::new(settings, project, sink)?;
-    let (invocation, log) = satellite(&workshop)?;
-    let engine = engine::probe(invocation, &log, places)?;
-    let lines = [vec![engine::told(&engine)], engine::abilities(&engine)].concat();
-    command::print(settings, "engine", &engine, &lines.join("\n  "))
+    let (invocation, log) = satellite(&workshop, "engine")?;
+    let (engine, builder) = engine::probe(invocation, &log, places)?;
+    let lines = [vec![engine::told(&engine)], engine::abilities(&engine, builder.as_ref())].concat();
+    command::print(settings, "engine", &Probed { engine: &engine, builder: builder.as_ref() }, &lines.join("\n  "))
 }
 
 /// What the engine has of each image afterwards.
@@ -46,7 +62,7 @@ pub fn load(
     made: &[Named],
 ) -> Result<Vec<Option<Loaded>>> {
     let places = places(typed, &workshop.settings.environment)?;
-    let (invocation, log) = satellite(workshop)?;
+    let (invocation, log) = satellite(workshop, "engine")?;
     let id = || "load:docker".to_owned();
     let images = made.iter().map(|it| image(workshop, &id(), it, it.for_platform(platform))).collect::<Result<_>>()?;
     let start = Instant::now();
