@@ -237,6 +237,59 @@ class Source(unittest.TestCase):
         tell(f"other bytes in: {', '.join(sorted(differing)) or 'nothing'}")
         self.assertIn("version=1.2.3 banner=on capacity=64", self.engine.run("run", "--rm", "--network=none", "first"))
 
+    def from_source(self, *words, exit_code=0, **environment):
+        arguments = ["images", "reader", "--from", "source", "--builder", "docker", "--to", "docker", "--mirror", "lab"]
+        arguments += ["--engine", f"unix://{self.engine.socket}", "--repo", self.repo, *words]
+        told = {"XTASK_TOOLS_IMAGE": "tools", **environment}
+        run = xtask(ROOT, *arguments, sandbox=self.sandbox, environment=told)
+        self.assertEqual(run.exit_code, exit_code, run)
+        return run
+
+    def test_xtask_has_the_same_stages_built_and_leaves_as_little_behind(self):
+        first = self.from_source("--tag", "told")
+        # What the client of the engine had built is there, whatever the mirrors: their settings are secrets for both.
+        self.assertRegex(first.stderr, r"[1-9]\d* of \d+ steps were there")
+        differing = self.same_as_native("first", "reader:told")
+        self.assertLessEqual(differing, COMPILED)
+        again = self.from_source("--tag", "told")
+        (built,) = [it for it in again.of("step") if it["id"] == "build:reader" and it["state"] == "done"]
+        self.assertEqual(built["status"], "hit", again)
+        self.assertEqual([it["id"] for it in again.of("image")], [it["id"] for it in first.of("image")])
+        source = self.repo / "service/app/reader/banner.go"
+        before = source.read_text()
+        self.addCleanup(source.write_text, before)
+        source.write_text(f"{before}\n// Told.\n")
+        logs = self.repo / "target/xtask/logs"
+        before_logs = set(logs.glob("*/build-reader.log"))
+        changed = self.from_source("--tag", "told")
+        (log,) = set(logs.glob("*/build-reader.log")) - before_logs
+        self.assertNotIn("go: downloading", log.read_text())
+        (built,) = [it for it in changed.of("step") if it["id"] == "build:reader" and it["state"] == "done"]
+        self.assertEqual(built["status"], "ran", changed)
+        logs = subprocess.run(
+            ["grep", "-rlF", CANARY, self.repo / "target", self.repo / "dist/images"], capture_output=True
+        )
+        self.assertEqual((logs.stdout, self.found_in_engine(CANARY)), (b"", ""))
+
+    def test_a_step_that_fails_is_named_with_what_it_printed(self):
+        source = self.repo / "service/app/reader/banner.go"
+        before = source.read_text()
+        self.addCleanup(source.write_text, before)
+        source.write_text(f'{before}\nvar broken int = "text"\n')
+        run = self.from_source("--tag", "broken", exit_code=9)
+        self.assertIn("go build", run.stderr)
+        self.assertIn("banner.go", run.stderr)
+        self.assertIn("cannot use", run.stderr)
+
+    def test_who_is_asked_to_compile_must_be_able_to(self):
+        for words, said in (
+            ([], "--from source needs a builder that compiles"),
+            (["--builder", "docker", "--platform", "linux/arm64,linux/amd64"], "for this machine, not for"),
+        ):
+            run = xtask(ROOT, "images", "--from", "source", *words, "--repo", self.repo, sandbox=self.sandbox)
+            self.assertEqual(run.exit_code, 2, run)
+            self.assertIn(said, run.stderr)
+
     def test_wheels_with_programs_in_them_lie_there_as_xtask_lays_them(self):
         repo, archive = checkout("source real"), self.sandbox.folder / "real.tar"
         for words in (

@@ -80,7 +80,7 @@ pub enum Command {
     /// Make container images out of what `build` makes
     #[command(
         subcommand_precedence_over_arg = true,
-        after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --to docker\n  cargo xtask images --builder docker --to docker     put together by the engine's BuildKit, which is sent what changed\n  cargo xtask images --builder buildkit://builder.example --to registry:registry.example/team\n  cargo xtask images --platform linux/amd64,linux/arm64\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images --to registry:registry.example/team --tag v1   as registry.example/team/extproc:v1, …\n  cargo xtask images extproc --to registry:127.0.0.1:5000/router:v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images engine"
+        after_help = "Examples:\n  cargo xtask images\n  cargo xtask images extproc --to tar:extproc.tar      then `docker load` or `podman load`\n  cargo xtask images --to docker\n  cargo xtask images --builder docker --to docker     put together by the engine's BuildKit, which is sent what changed\n  cargo xtask images --builder buildkit://builder.example --to registry:registry.example/team\n  cargo xtask images --builder docker --from source --to docker --mirror cn   compiled by the engine too\n  cargo xtask images --platform linux/amd64,linux/arm64\n  cargo xtask images --mirror cn --to oci:dist/images --tag v1\n  cargo xtask images --to registry:registry.example/team --tag v1   as registry.example/team/extproc:v1, …\n  cargo xtask images extproc --to registry:127.0.0.1:5000/router:v1\n  cargo xtask images diff oci:dist/images:extproc:latest oci:before:extproc:latest\n  cargo xtask images engine"
     )]
     Images(Images),
     /// Write plain files for people who do not use this tool when they build
@@ -228,6 +228,10 @@ pub struct Images {
     /// `buildkit:///SOCKET` one elsewhere [default: embedded]
     #[arg(long, value_name = "BUILDER", default_value = "auto", hide_default_value = true)]
     pub builder: ImageBuilder,
+    /// What they are made of: `native` takes what `build` makes here; `source` has everything compiled by the builder, in the
+    /// stages that `emit dockerfile` writes down
+    #[arg(long, value_name = "ORIGIN", default_value = "native")]
+    pub from: ImageOrigin,
     /// Make everything again that a builder has in its cache
     #[arg(long)]
     pub no_cache: bool,
@@ -258,6 +262,13 @@ pub struct EmitDockerfile {
     /// Write credentials of the mirror profile too
     #[arg(long)]
     pub show_secrets: bool,
+}
+
+/// What images are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImageOrigin {
+    Native,
+    Source,
 }
 
 /// Who puts images together.

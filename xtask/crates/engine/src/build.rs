@@ -295,9 +295,10 @@ impl Progress {
     fn hear(&mut self, status: &StatusResponse) {
         for vertex in &status.vertexes {
             self.names.insert(vertex.digest.clone(), vertex.name.clone());
-            // A builder's own housekeeping is no step of the build: it reads what it is sent, and exports.
+            // A builder's own housekeeping is no step of the build: it reads what it is sent, looks images up, and exports.
             let is_internal = vertex.name.starts_with("[internal]")
                 || vertex.name == recipe::FILES
+                || vertex.name.contains("] FROM ")
                 || vertex.name.starts_with("exporting to ");
             if vertex.started.is_some() && self.told.insert(vertex.digest.clone()) {
                 emit(&Event::Building { name: vertex.name.clone() });

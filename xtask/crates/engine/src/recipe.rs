@@ -45,12 +45,16 @@ pub fn request(build: &Build, session: &str, exporter: &str) -> SolveRequest {
     match &build.recipe {
         // No frontend and no graph: the builder waits for one that makes itself known, which we are.
         Recipe::Layers { .. } => {}
-        Recipe::Dockerfile { arguments, .. } => {
+        Recipe::Dockerfile { arguments, host_network, .. } => {
             let platform = format!("linux/{}", build.architecture);
             let asked = [("platform", platform.as_str()), ("filename", DOCKERFILE_NAME)];
             let mut attributes: HashMap<String, String> =
                 asked.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            attributes.extend(arguments.iter().map(|(name, value)| (format!("build-arg:{name}"), value.clone())));
+            attributes.extend(arguments.iter().map(|(name, value)| (format!("build-arg:{name}"), value.0.clone())));
+            if *host_network {
+                attributes.insert("force-network-mode".to_owned(), "host".to_owned());
+                request.entitlements.push("network.host".to_owned());
+            }
             if build.no_cache {
                 attributes.insert("no-cache".to_owned(), String::new());
             }

@@ -74,13 +74,13 @@ pub struct Build {
 #[serde(tag = "recipe", rename_all = "kebab-case")]
 pub enum Recipe {
     /// Archives of the context, the lowest first, and the image's configuration, whose layers are the builder's to fill in.
-    Layers {
-        archives: Vec<String>,
-        config: String,
-    },
+    Layers { archives: Vec<String>, config: String },
     Dockerfile {
         text: String,
-        arguments: BTreeMap<String, String>,
+        /// They may be proxies, which have passwords.
+        arguments: BTreeMap<String, Secret>,
+        /// Whether instructions reach what listens on the builder's own loopback address.
+        host_network: bool,
     },
 }
 

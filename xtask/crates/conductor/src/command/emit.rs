@@ -128,26 +128,31 @@ fn must_be_ours(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes the root file systems, and puts them beside the Dockerfiles: path → digest.
+/// Puts the root file systems beside the Dockerfiles: path → digest.
 fn base_archives(workshop: &Workshop, wants: &Wants, output: &Path) -> Result<BTreeMap<PathBuf, Digest>> {
     let mut placed = BTreeMap::new();
-    let results = workshop.make(wants, false, &|plan, facts| super::describe(workshop, plan, facts, false))?;
-    let (platform, architecture) = match Platform::here() {
-        Some(platform) => (platform.name(), platform.architecture()),
-        None => return Ok(placed),
-    };
-    for name in &wants.bases {
-        let step = results.plan.step(&format!("debian-base:{name}/{platform}"));
-        let unmade = || Error::bug(tr!("base {name} was not made", name));
-        let layer = workshop.made_layer(&step.and_then(|step| step.key).ok_or_else(unmade)?)?;
-        let path = output.join(dockerfile::base_archive(name, architecture));
-        let digest = layer.record.descriptor.digest.hex().parse().map_err(|_| unmade())?;
+    let architecture = Platform::here().map_or(std::env::consts::ARCH, Platform::architecture);
+    for (name, (blob, digest)) in bases(workshop, wants)? {
+        let path = output.join(dockerfile::base_archive(&name, architecture));
         let is_there = Digest::of_file(&path).is_ok_and(|(there, _)| there == digest);
         if !is_there {
-            let blob = layer.blob.as_ref().ok_or_else(unmade)?;
-            files::Draft::copy(blob, output, PUBLIC)?.publish(&path)?;
+            files::Draft::copy(&blob, output, PUBLIC)?.publish(&path)?;
         }
         placed.insert(path, digest);
     }
     Ok(placed)
+}
+
+/// Makes root file systems for this machine's platform: name → compressed tar and its digest.
+pub(super) fn bases(workshop: &Workshop, wants: &Wants) -> Result<BTreeMap<String, (PathBuf, Digest)>> {
+    let results = workshop.make(wants, false, &|plan, facts| super::describe(workshop, plan, facts, false))?;
+    let Some(platform) = Platform::here().map(Platform::name) else { return Ok(BTreeMap::new()) };
+    let made = |name: &String| {
+        let step = results.plan.step(&format!("debian-base:{name}/{platform}"));
+        let unmade = || Error::bug(tr!("base {name} was not made", name));
+        let layer = workshop.made_layer(&step.and_then(|step| step.key).ok_or_else(unmade)?)?;
+        let digest = layer.record.descriptor.digest.hex().parse().map_err(|_| unmade())?;
+        Ok((name.clone(), (layer.blob.ok_or_else(unmade)?, digest)))
+    };
+    wants.bases.iter().map(made).collect()
 }

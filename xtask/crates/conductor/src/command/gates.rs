@@ -40,7 +40,11 @@ pub fn no_secret_leaves(workshop: &Workshop, images: &[(&str, &MadeImage)]) -> R
                 return Err(leaked(name, &document.descriptor.media_type, origin));
             }
         }
-        let declared = workshop.project.declaration.image.get(*name).map_or(0, |image| image.layer.len());
+        // What a builder made has layers of its own choice.
+        let declared = match image.layers.iter().all(|layer| layer.key.is_some()) {
+            true => workshop.project.declaration.image.get(*name).map_or(0, |image| image.layer.len()),
+            false => image.layers.len(),
+        };
         for layer in image.layers.iter().rev().take(declared) {
             let Some(blob) = layer.blob.as_ref().filter(|_| seen.insert(layer.record.descriptor.digest)) else {
                 continue;

@@ -278,7 +278,7 @@ pub const PARITY: &[Capability] = &[
     row("P8", "models alone, from a registry map or a folder", Coming("cargo xtask models fetch"), ""),
     row("P9", "local models with no network at all", Now("cargo xtask build --offline", ""), "test_without_dist_and_build_folders_everything_is_restored_with_the_network_unplugged"),
     row("P10", "a hub cache and a mirror of the hub", Coming("cargo xtask models fetch"), ""),
-    row("P11", "Go proxy and checksum database through a mirror, in image builds", Coming("cargo xtask images --from source"), ""),
+    row("P11", "Go proxy and checksum database through a mirror, in image builds", Now("cargo xtask images --from source", ""), "test_xtask_has_the_same_stages_built_and_leaves_as_little_behind"),
     row("P12", "Python index through a mirror for the mock backend", Now("cargo xtask run --mirror cn", ""), "test_one_request_is_routed_although_nothing_but_the_library_was_there"),
     row("P13", "extproc image with the same paths, ports and entry point", Now("cargo xtask images extproc", ""), "test_the_stack_of_these_images_answers_a_chat_through_envoy"),
     row("P15", "mock backend: its image", Now("cargo xtask images mock-vllm", ""), "test_the_stack_of_these_images_answers_a_chat_through_envoy"),

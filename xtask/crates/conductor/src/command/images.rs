@@ -2,10 +2,11 @@
 
 mod building;
 mod loading;
+mod sources;
 
 use super::gates;
 use crate::cache::key::Key;
-use crate::cli::{self, ImageBuilder, ImagePlace, ImageTarget};
+use crate::cli::{self, ImageBuilder, ImageOrigin, ImagePlace, ImageTarget};
 use crate::digest::Digest;
 use crate::document::did_you_mean;
 use crate::engine;
@@ -77,6 +78,7 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
         }
         None => {}
     }
+    building::must_suit(args)?;
     // Said before anything is made.
     if args.to.contains(&ImageTarget::Engine) || args.builder == ImageBuilder::Engine {
         engine::must_be_somewhere(&engine::place::places(args.engine.as_deref(), &settings.environment)?)?;
@@ -100,28 +102,51 @@ pub fn images(settings: &Settings, project: &Project, sink: Sink, args: &cli::Im
     // Whoever is not logged in hears it before anything is built.
     let pushers = registries(args).map(|place| Pusher::new(settings, &workshop.outside, place));
     let mut pushers = pushers.collect::<Result<VecDeque<_>>>()?;
-    let (made, anew) = make(&workshop, &names, &wanted, args)?;
-    let each = made.iter().flat_map(|image| image.platforms.iter().map(|made| (image.name, made)));
-    gates::no_secret_leaves(&workshop, &each.collect::<Vec<_>>())?;
     // Of several, what loads an archive gets the one for this machine.
     let platform = match wanted.as_slice() {
         [(only, _)] => *only,
         _ => Platform::here(),
     };
-    let (kept, handed_out) = match &builder {
-        Some(builder) => builder.build(&workshop, args, platform, &made)?,
-        None => Default::default(),
+    let (made, anew) = match args.from {
+        ImageOrigin::Native => make(&workshop, &names, &wanted, args)?,
+        ImageOrigin::Source => Default::default(),
     };
+    must_hold_no_secret(&workshop, &made)?;
+    let built = match &builder {
+        Some(builder) => {
+            let orders = match args.from {
+                ImageOrigin::Native => building::assemblies(&workshop, args, &made)?,
+                ImageOrigin::Source => sources::orders(&workshop, args, &names, &wanted)?,
+            };
+            Some(builder.build(&workshop, args, platform, &orders)?)
+        }
+        None => None,
+    };
+    let handed_out = built.as_ref().and_then(|it| it.handed_out.as_ref());
+    if let (ImageOrigin::Source, Some(handed_out)) = (args.from, handed_out) {
+        for (image, made) in handed_out.images.iter().flat_map(|it| it.platforms.iter().map(move |made| (it, made))) {
+            must_fit(project, image.name, made)?;
+            must_start(&workshop.sink, image.name, platform, made)?;
+        }
+        must_hold_no_secret(&workshop, &handed_out.images)?;
+    }
+    let made = handed_out.map_or(made.as_slice(), |it| it.images.as_slice());
     for target in &args.to {
-        if let Some(built) = kept.as_deref().filter(|_| *target == ImageTarget::Engine) {
-            made.iter().zip(built).for_each(|(image, built)| building::tell(&workshop, image, built));
+        if let Some(kept) = built.as_ref().map(|it| it.kept.as_slice()).filter(|it| !it.is_empty())
+            && *target == ImageTarget::Engine
+        {
+            kept.iter().for_each(|kept| building::tell(&workshop, kept));
             continue;
         }
-        let made = handed_out.as_ref().map_or(made.as_slice(), |it| it.images.as_slice());
         let landed = deliver(&workshop, args, target, platform, made, &mut pushers)?;
         made.iter().zip(landed).for_each(|(image, landed)| tell(&workshop, target, platform, image, landed, &anew));
     }
     Ok(())
+}
+
+fn must_hold_no_secret(workshop: &Workshop, images: &[Named]) -> Result<()> {
+    let each = images.iter().flat_map(|image| image.platforms.iter().map(|made| (image.name, made)));
+    gates::no_secret_leaves(workshop, &each.collect::<Vec<_>>())
 }
 
 /// What is needed of each platform that was named. `None`: this machine's.

@@ -88,13 +88,13 @@ fn has_tools(stages: &Stages) -> bool {
     stages.go.is_some() || !(libraries.is_empty() && wheels.is_empty() && placed.is_empty())
 }
 
-/// A Debian with the compiler that is wanted; nothing is known of its bytes, so it may be any.
-fn tools_image(stages: &Stages) -> String {
+/// The image of the tools: its repository, and its tag. A Debian with the compiler that is wanted; nothing is known of its bytes, so it may be any.
+pub fn tools_image(stages: &Stages) -> (&'static str, String) {
     let Stages { suite, rust_version, .. } = stages;
     match (stages.libraries.is_empty(), rust_version.is_empty()) {
-        (true, _) => format!("debian:{suite}-slim"),
-        (false, true) => format!("rust:slim-{suite}"),
-        (false, false) => format!("rust:{rust_version}-slim-{suite}"),
+        (true, _) => ("debian", format!("{suite}-slim")),
+        (false, true) => ("rust", format!("slim-{suite}")),
+        (false, false) => ("rust", format!("{rust_version}-slim-{suite}")),
     }
 }
 
@@ -174,9 +174,10 @@ fn tools(stages: &Stages) -> String {
         (false, "") => " with Rust".to_owned(),
         (false, version) => format!(" with Rust {version}"),
     };
+    let (repository, tag) = tools_image(stages);
     format!(
         "# --build-arg TOOLS=IMAGE names another one: any of Debian {suite}{rust}.\n\
-         ARG TOOLS={image}\n\
+         ARG TOOLS={repository}:{tag}\n\
          FROM ${{TOOLS}} AS tools\n\
          # Here alone apt is told of the authority: the package would replace the file that every later step finds it in.\n\
          RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \\\n\
@@ -189,7 +190,6 @@ fn tools(stages: &Stages) -> String {
          \x20   apt-get \"$@\" update; \\\n\
          \x20   DEBIAN_FRONTEND=noninteractive apt-get \"$@\" install --yes --no-install-recommends {packages}\n\n",
         suite = stages.suite,
-        image = tools_image(stages),
         packages = packages.join(" "),
     )
 }

@@ -170,7 +170,7 @@ pub fn refused(reference: &BaseReference) -> Error {
 }
 
 /// Reads a layer once: what a dynamic linker could notice, and what dpkg says.
-fn look(file: &LayerFile) -> std::result::Result<(Parts, System), ReadError> {
+pub fn look(file: &LayerFile) -> std::result::Result<(Parts, System), ReadError> {
     let (mut parts, mut system) = (Parts::default(), System::default());
     let mut reader = LayerReader::open(file, Limits::default())?;
     while let Some((path, entry)) = reader.next()? {

@@ -81,6 +81,13 @@ pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 pub const DOCKER_CONTEXT: &str = "DOCKER_CONTEXT";
 /// Folder of `ca.pem`, `cert.pem` and `key.pem` for `images --builder buildkit://HOST`.
 pub const BUILDKIT_CERT_PATH: &str = "XTASK_BUILDKIT_CERT_PATH";
+/// Image with the compilers of `images --from source`.
+pub const TOOLS_IMAGE: &str = "XTASK_TOOLS_IMAGE";
+/// Proxies by the names that BuildKit keeps out of images and cache keys.
+#[rustfmt::skip]
+pub const PROXIES: &[&str] = &[
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+];
 /// Where podman and docker keep logins of registries.
 pub const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
 pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";

@@ -35,6 +35,7 @@ pub const OURS: &[Variable] = &[
     ours(env::LOCK_TIMEOUT, "seconds to wait for another process that makes the same result", "`3600`"),
     ours(env::SOURCE_DATE_EPOCH, "seconds since 1970 that everything in an image is dated with", "`0`"),
     ours(env::BUILDKIT_CERT_PATH, "folder of `ca.pem`, `cert.pem` and `key.pem` for `images --builder buildkit://HOST`", "no TLS, which is for this machine's alone"),
+    ours(env::TOOLS_IMAGE, "image with the compilers of `images --from source`", "Docker's official image of Rust, or of Debian"),
     ours(env::CORP_HOST, "for mirror profile `corporate`: `HOST`, `HOST:PORT` or `USER:TOKEN@HOST` of the repository manager", "the profile cannot be chosen"),
     ours(env::CORP_CA, "for mirror profile `corporate`: a PEM file of certificate authorities to trust as well", "none"),
     ours(env::CORP_PROXY, "for mirror profile `corporate`: `http://HOST:PORT` of the HTTP proxy", "`HTTPS_PROXY` and its like"),
